@@ -1,0 +1,28 @@
+"""AtlasVLA: a vision-language-action policy for LeRobot whose eyes are a geometry transformer.
+
+Importing this package registers the policy type ``atlasvla`` and prepares LIBERO's first import; the network and
+transformers are imported only when a public name below is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import _plugin  # noqa: F401
+from .configuration_atlasvla import AtlasVLAConfig
+
+if TYPE_CHECKING:
+    from .modeling_atlasvla import AtlasVLAPolicy
+    from .processor_atlasvla import make_atlasvla_pre_post_processors
+
+_LAZY = {
+    "AtlasVLAPolicy": "modeling_atlasvla",
+    "make_atlasvla_pre_post_processors": "processor_atlasvla",
+}
+
+__all__ = ["AtlasVLAConfig", "AtlasVLAPolicy", "make_atlasvla_pre_post_processors"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

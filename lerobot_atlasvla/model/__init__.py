@@ -1,0 +1,1 @@
+"""Tensor code only: nothing under this package knows LeRobot's keys."""

@@ -1,0 +1,128 @@
+"""Transformer blocks of VGGT: pre-norm attention with layer scale, q/k-norm and 2-D rotary positions.
+
+Shape suffixes: B batch, P tokens, C width, H heads, K head dim.
+Source: Wang et al., VGGT, CVPR 2025, arXiv:2503.11651, sec. 3.2; parameter names as in the released checkpoint.
+Differs: rotary tables are always float32 (the reference follows the dtype of q).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
+from torch import Tensor, nn
+
+ROPE_BASE = 100.0
+
+
+class RopeTables(NamedTuple):
+    """Cosine and sine of the rotary angles, both ``(P, K)`` float32."""
+
+    cos_PK: Tensor
+    sin_PK: Tensor
+
+
+def rope_2d_tables(positions_P2: Tensor, head_dim: int) -> RopeTables:
+    """Rotary tables for 2-D positions: the first half of a head turns with y, the second with x.
+
+    Args:
+        positions_P2: Integer (y, x) of each token; (0, 0) leaves a token unrotated.
+        head_dim: Channels per head, a multiple of 4.
+
+    Returns:
+        Tables for :func:`apply_rope`.
+
+    Raises:
+        ValueError: If ``head_dim`` is not a multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(f"2-D rotary positions need a head size that is a multiple of 4, got {head_dim}.")
+    half = head_dim // 2
+    exponents = torch.arange(0, half, 2, device=positions_P2.device, dtype=torch.float32) / half
+    inverse_frequencies = ROPE_BASE**-exponents
+    angles_P2Q = positions_P2.to(torch.float32)[:, :, None] * inverse_frequencies
+    # Within each half the angles are repeated, [a | a]: channels i and i + half/2 form one rotated pair.
+    angles_PK = angles_P2Q.repeat(1, 1, 2).flatten(1)
+    return RopeTables(angles_PK.cos(), angles_PK.sin())
+
+
+def apply_rope(x_BHPK: Tensor, tables: RopeTables) -> Tensor:
+    """Rotate queries or keys; the result has the dtype of ``x_BHPK``."""
+    cos, sin = tables
+    # (..., y|x, first|second of the pair, quarter)
+    pairs = x_BHPK.unflatten(-1, (2, 2, -1))
+    rotated = torch.stack((-pairs[..., 1, :], pairs[..., 0, :]), dim=-2).flatten(-3)
+    return (x_BHPK * cos + rotated * sin).to(x_BHPK.dtype)
+
+
+class LayerScale(nn.Module):
+    """Learned per-channel gain of a residual branch (parameter ``gamma``)."""
+
+    def __init__(self, dim: int, init_value: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init_value))
+
+    def forward(self, x_BPC: Tensor) -> Tensor:
+        """``(B, P, C)`` to ``(B, P, C)``."""
+        return x_BPC * self.gamma
+
+
+class Mlp(nn.Module):
+    """Two linear layers with exact (erf) GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x_BPC: Tensor) -> Tensor:
+        """``(B, P, C)`` to ``(B, P, C)``."""
+        return self.fc2(F.gelu(self.fc1(x_BPC)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; q/k LayerNorm per head (eps 1e-5), then rotary positions, then attention."""
+
+    def __init__(self, dim: int, num_heads: int, *, qk_norm: bool):
+        super().__init__()
+        self.num_heads = num_heads
+        head_dim = dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BPC: Tensor, rope: RopeTables | None = None) -> Tensor:
+        """``(B, P, C)`` to ``(B, P, C)``; ``rope`` holds one row per token."""
+        qkv_3BHPK = self.qkv(x_BPC).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q_BHPK, k_BHPK, v_BHPK = qkv_3BHPK.unbind(0)
+        q_BHPK, k_BHPK = self.q_norm(q_BHPK), self.k_norm(k_BHPK)
+        if rope is not None:
+            q_BHPK, k_BHPK = apply_rope(q_BHPK, rope), apply_rope(k_BHPK, rope)
+        out_BHPK = F.scaled_dot_product_attention(q_BHPK, k_BHPK, v_BHPK)
+        return self.proj(out_BHPK.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """``x += ls1(attn(norm1(x))); x += ls2(mlp(norm2(x)))``."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = True,
+        layer_scale_init: float = 0.01,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = SelfAttention(dim, num_heads, qk_norm=qk_norm)
+        self.ls1 = LayerScale(dim, layer_scale_init)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = LayerScale(dim, layer_scale_init)
+
+    def forward(self, x_BPC: Tensor, rope: RopeTables | None = None) -> Tensor:
+        """``(B, P, C)`` to ``(B, P, C)``."""
+        x_BPC = x_BPC + self.ls1(self.attn(self.norm1(x_BPC), rope))
+        return x_BPC + self.ls2(self.mlp(self.norm2(x_BPC)))

@@ -1,0 +1,53 @@
+"""The two objects that cross the border between the policy (LeRobot's keys) and the model (tensors).
+
+Shape suffixes: B batch, V view, H height, W width, N state size, L words, S context, D decoder width.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """One batch of observations, resized and normalised, keys forgotten.
+
+    Attributes:
+        views_BV3HW: RGB in [0, 1], views in the policy's fixed camera order.
+        state_BN: Normalised ``observation.state``.
+        tokens_BL: Token ids of the instruction.
+        token_mask_BL: True = real token, False = padding.
+    """
+
+    views_BV3HW: Tensor
+    state_BN: Tensor
+    tokens_BL: Tensor
+    token_mask_BL: Tensor
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """Tokens of one origin in decoder width.
+
+    Attributes:
+        tokens_BSD: The tokens.
+        mask_BS: True = real token; ``None`` means that all are real.
+    """
+
+    tokens_BSD: Tensor
+    mask_BS: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Everything the decoder may look at.
+
+    Attributes:
+        geometry: Camera and patch tokens of all views.
+        context: Language tokens followed by the state token.
+        condition_BE: What the action queries are conditioned on: state, pooled language and the visual summary.
+    """
+
+    geometry: TokenGroup
+    context: TokenGroup
+    condition_BE: Tensor

@@ -1,0 +1,167 @@
+"""VGGT's aggregator: alternating attention within each view (frame) and across all views (global).
+
+Shape suffixes: B batch, V view, P tokens per view (camera, registers, patches), C width, H and W in pixels.
+Source: Wang et al., VGGT, CVPR 2025, arXiv:2503.11651, sec. 3.2; names and rules of facebookresearch/vggt
+``models/aggregator.py``. Differs: only the requested layers are kept; rotary tables are always float32; no
+checkpointing switch hidden in ``train()``.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .layers import Block, rope_2d_tables
+from .vision import build_patch_embed, check_image_size
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class AggregatorOutput(NamedTuple):
+    """What the aggregator returns.
+
+    Attributes:
+        layers: One ``(B, V, P, 2C)`` tensor per requested layer, frame half first.
+        patch_tokens_BVPC: The patch embedder's output, before any attention of the aggregator.
+        patch_start_idx: Index of the first patch token in P (camera and registers come before).
+    """
+
+    layers: list[Tensor]
+    patch_tokens_BVPC: Tensor
+    patch_start_idx: int
+
+
+class Aggregator(nn.Module):
+    """Camera views in, geometry tokens out.
+
+    Args:
+        patch_embed: One of ``vision.PATCH_EMBEDDERS``; VGGT-1B uses ``dinov2_vitl14_reg``.
+        img_size: Side in pixels that sizes DINOv2's position table.
+        patch_size: Pixels per patch side.
+        embed_dim: Width C.
+        depth: Number of frame blocks, and of global blocks.
+        num_heads: Attention heads; ``embed_dim / num_heads`` must be a multiple of 4.
+        num_register_tokens: Register tokens per view.
+        mlp_ratio: Hidden width of an MLP over C.
+        aa_block_size: Frame blocks in a row before as many global blocks.
+        grid: Patch grid, needed by ``conv_stem`` only.
+        layer_scale_init: Start value of the layer scale (0.01 in VGGT).
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_embed: str = "dinov2_vitl14_reg",
+        img_size: int = 518,
+        patch_size: int = 14,
+        embed_dim: int = 1024,
+        depth: int = 24,
+        num_heads: int = 16,
+        num_register_tokens: int = 4,
+        mlp_ratio: float = 4.0,
+        aa_block_size: int = 1,
+        grid: tuple[int, int] | None = None,
+        layer_scale_init: float = 0.01,
+    ):
+        super().__init__()
+        if depth % aa_block_size:
+            raise ValueError(f"depth {depth} is no multiple of aa_block_size {aa_block_size}.")
+        self.patch_size = patch_size
+        self.depth = depth
+        self.head_dim = embed_dim // num_heads
+        self.aa_block_size = aa_block_size
+        self.patch_start_idx = 1 + num_register_tokens
+        self.patch_embed = build_patch_embed(
+            patch_embed, patch_size=patch_size, dim=embed_dim, img_size=img_size, grid=grid
+        )
+        # Slot 0 belongs to the first view, which defines the world frame; slot 1 to all others.
+        self.camera_token = nn.Parameter(torch.empty(1, 2, 1, embed_dim))
+        self.register_token = nn.Parameter(torch.empty(1, 2, num_register_tokens, embed_dim))
+        nn.init.normal_(self.camera_token, std=1e-6)
+        nn.init.normal_(self.register_token, std=1e-6)
+
+        def blocks() -> nn.ModuleList:
+            return nn.ModuleList(
+                Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, layer_scale_init=layer_scale_init)
+                for _ in range(depth)
+            )
+
+        self.frame_blocks = blocks()
+        self.global_blocks = blocks()
+        # Not in the released checkpoint, hence non-persistent.
+        self.register_buffer("_resnet_mean", torch.tensor(IMAGENET_MEAN).view(1, 1, 3, 1, 1), persistent=False)
+        self.register_buffer("_resnet_std", torch.tensor(IMAGENET_STD).view(1, 1, 3, 1, 1), persistent=False)
+
+    def forward(self, images_BV3HW: Tensor, output_layers: Sequence[int] | None = None) -> AggregatorOutput:
+        """Encode the views of each sample jointly.
+
+        Args:
+            images_BV3HW: RGB in [0, 1], H and W multiples of ``patch_size``. ImageNet scaling happens here.
+            output_layers: Indices of the frame/global pairs to return, 0 .. depth - 1; ``None`` returns all.
+
+        Raises:
+            ValueError: If C != 3, or H or W is no multiple of ``patch_size``, or a layer does not exist.
+        """
+        batch, views, channels, height, width = images_BV3HW.shape
+        if channels != 3:
+            raise ValueError(f"Expected RGB images (B, V, 3, H, W), got shape {tuple(images_BV3HW.shape)}.")
+        check_image_size(height, width, self.patch_size)
+        wanted = range(self.depth) if output_layers is None else output_layers
+        if any(not 0 <= layer < self.depth for layer in wanted):
+            raise ValueError(f"output_layers {list(wanted)} must lie in 0 .. {self.depth - 1}.")
+
+        normalised = (images_BV3HW - self._resnet_mean) / self._resnet_std
+        patches = self.patch_embed(normalised.flatten(0, 1))
+        tokens = torch.cat(
+            [
+                _first_view_then_others(self.camera_token, batch, views),
+                _first_view_then_others(self.register_token, batch, views),
+                patches,
+            ],
+            dim=1,
+        )
+        per_view = tokens.shape[1]
+        positions = self._positions(height // self.patch_size, width // self.patch_size, tokens.device)
+        rope_frame = rope_2d_tables(positions, self.head_dim)
+        # Positions do not depend on the view: all views share them in global attention too.
+        rope_global = rope_2d_tables(positions.repeat(views, 1), self.head_dim)
+
+        kept: dict[int, Tensor] = {}
+        last_wanted = max(wanted, default=-1)
+        for start in range(0, self.depth, self.aa_block_size):
+            if start > last_wanted:
+                break
+            indices = range(start, start + self.aa_block_size)
+            frame_outputs = {}
+            for index in indices:
+                tokens = self.frame_blocks[index](tokens, rope_frame)
+                if index in wanted:
+                    frame_outputs[index] = tokens
+            tokens = tokens.unflatten(0, (batch, views)).flatten(1, 2)
+            for index in indices:
+                tokens = self.global_blocks[index](tokens, rope_global)
+                if index in wanted:
+                    both = (frame_outputs[index], tokens)
+                    kept[index] = torch.cat([half.reshape(batch, views, per_view, -1) for half in both], dim=-1)
+            tokens = tokens.unflatten(1, (views, per_view)).flatten(0, 1)
+        return AggregatorOutput(
+            layers=[kept[layer] for layer in wanted],
+            patch_tokens_BVPC=patches.unflatten(0, (batch, views)),
+            patch_start_idx=self.patch_start_idx,
+        )
+
+    def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """(y, x) per token, (P, 2): patches start at 1, camera and registers sit at (0, 0)."""
+        y, x = torch.meshgrid(
+            torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device), indexing="ij"
+        )
+        patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
+        return torch.cat((patches.new_zeros(self.patch_start_idx, 2), patches))
+
+
+def _first_view_then_others(token_12RC: Tensor, batch: int, views: int) -> Tensor:
+    """Give slot 0 to the first view and slot 1 to the rest: (1, 2, R, C) -> (B * V, R, C)."""
+    slots = [0] + [1] * (views - 1)
+    return token_12RC[:, slots].expand(batch, -1, -1, -1).flatten(0, 1)

@@ -1,0 +1,145 @@
+"""Patch embedders: images to one token per patch.
+
+Shape suffixes: N images, H and W in pixels, P tokens per image, C width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+# name -> (width, layers, heads); all have patch size 14, four registers and a 37 x 37 position table.
+DINOV2_SIZES = {
+    "dinov2_vits14_reg": (384, 12, 6),
+    "dinov2_vitb14_reg": (768, 12, 12),
+    "dinov2_vitl14_reg": (1024, 24, 16),
+    "dinov2_vitg2_reg": (1536, 40, 24),
+}
+DINOV2_REGISTERS = 4
+PATCH_EMBEDDERS = ("conv_stem", "conv", *DINOV2_SIZES)
+
+
+def check_image_size(height: int, width: int, patch_size: int) -> None:
+    """Refuse an image that does not divide into patches.
+
+    Raises:
+        ValueError: Naming the size, the patch size and the nearest size that works.
+    """
+    if height % patch_size or width % patch_size:
+        nearest = tuple(max(patch_size, round(side / patch_size) * patch_size) for side in (height, width))
+        raise ValueError(
+            f"Image size {(height, width)} is no multiple of the patch size {patch_size}; "
+            f"the nearest allowed size is {nearest} (--policy.image_size, --policy.vggt_patch_size)."
+        )
+
+
+class ConvPatchEmbed(nn.Module):
+    """One strided convolution, no norm: VGGT's ``patch_embed="conv"`` (keys ``proj.weight``, ``proj.bias``)."""
+
+    def __init__(self, patch_size: int, dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to ``(N, P, C)``."""
+        return self.proj(images_N3HW).flatten(2).transpose(1, 2)
+
+
+class ConvStem(nn.Module):
+    """A few stride-2 convolutions plus a learned position per patch: learns from little data, from scratch.
+
+    Args:
+        patch_size: Total stride, a power of two of at least 4.
+        dim: Token width C.
+        grid: Patches per (column, row) of an image; the position table has exactly this size.
+
+    Source: Xiao et al., Early Convolutions Help Transformers See Better, NeurIPS 2021, arXiv:2106.14881.
+    """
+
+    def __init__(self, patch_size: int, dim: int, grid: tuple[int, int]):
+        super().__init__()
+        steps = patch_size.bit_length() - 1
+        if patch_size < 4 or 2**steps != patch_size:
+            raise ValueError(
+                f"The convolutional stem needs a patch size that is a power of two and at least 4, got {patch_size} "
+                "(--policy.vggt_patch_size)."
+            )
+        layers: list[nn.Module] = []
+        channels = 3
+        for step in range(steps):
+            out_channels = max(32, dim >> (steps - 1 - step))
+            layers += [nn.Conv2d(channels, out_channels, 3, stride=2, padding=1), nn.ReLU()]
+            channels = out_channels
+        layers += [nn.Conv2d(channels, dim, 1)]
+        self.grid = grid
+        self.layers = nn.Sequential(*layers)
+        self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to ``(N, P, C)``; raises ValueError if the patch grid is not the one built for."""
+        features_NChw = self.layers(images_N3HW)
+        if tuple(features_NChw.shape[-2:]) != self.grid:
+            raise ValueError(
+                f"The convolutional stem was built for a {self.grid} patch grid, got images of "
+                f"{tuple(images_N3HW.shape[-2:])} pixels (--policy.image_size)."
+            )
+        return features_NChw.flatten(2).transpose(1, 2) + self.pos_embed
+
+
+class Dinov2PatchEmbed(Dinov2WithRegistersModel):
+    """DINOv2 with registers as VGGT uses it: patch tokens after the final norm, class and register tokens dropped.
+
+    transformers' model is bit-identical to VGGT's own copy; only the parameter names differ (``weights.py`` maps them).
+    """
+
+    def __init__(self, name: str, patch_size: int, img_size: int):
+        width, layers, heads = DINOV2_SIZES[name]
+        sizes: dict[str, Any] = {
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "image_size": img_size,
+            "patch_size": patch_size,
+            "num_register_tokens": DINOV2_REGISTERS,
+        }
+        super().__init__(Dinov2WithRegistersConfig(**sizes))
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:  # type: ignore[override]
+        """``(N, 3, H, W)``, ImageNet-normalised, to ``(N, P, C)``."""
+        hidden_NSC = super().forward(pixel_values=images_N3HW).last_hidden_state
+        return hidden_NSC[:, 1 + DINOV2_REGISTERS :]
+
+
+def build_patch_embed(
+    name: str, *, patch_size: int, dim: int, img_size: int, grid: tuple[int, int] | None
+) -> nn.Module:
+    """Build a patch embedder ``(N, 3, H, W) -> (N, P, C)`` by name.
+
+    Args:
+        name: One of :data:`PATCH_EMBEDDERS`.
+        patch_size: Pixels per patch side.
+        dim: Token width C.
+        img_size: Side in pixels that sizes DINOv2's position table (518 in VGGT-1B).
+        grid: Patch grid, needed by ``conv_stem`` only.
+
+    Raises:
+        ValueError: For an unknown name, or a DINOv2 whose width is not ``dim``.
+    """
+    if name == "conv":
+        return ConvPatchEmbed(patch_size, dim)
+    if name == "conv_stem":
+        if grid is None:
+            raise ValueError("patch_embed='conv_stem' needs the patch grid.")
+        return ConvStem(patch_size, dim, grid)
+    if name in DINOV2_SIZES:
+        if DINOV2_SIZES[name][0] != dim:
+            raise ValueError(
+                f"{name} is {DINOV2_SIZES[name][0]} wide but the aggregator is {dim} wide "
+                "(--policy.vggt_patch_embed, --policy.vggt_embed_dim)."
+            )
+        return Dinov2PatchEmbed(name, patch_size, img_size)
+    raise ValueError(
+        f"Unknown patch embedder {name!r}; allowed: {', '.join(PATCH_EMBEDDERS)} (--policy.vggt_patch_embed)."
+    )

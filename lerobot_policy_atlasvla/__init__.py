@@ -1,0 +1,3 @@
+"""Discovery shim: LeRobot imports the module that is named like the distribution."""
+
+import lerobot_atlasvla._plugin  # noqa: F401

@@ -1,0 +1,98 @@
+"""Shared fixtures: a tiny configuration, a batch, an environment without the Hub."""
+
+import os
+
+# Before any test imports huggingface_hub or transformers: no test may depend on the Hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import pytest
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+
+from lerobot_atlasvla import AtlasVLAConfig
+
+IMAGE = "observation.images.image"
+WRIST = "observation.images.wrist_image"
+STATE = "observation.state"
+PIXELS = 32
+STATE_DIM = 8
+ACTION_DIM = 7
+CHUNK = 10
+TASK = "pick up the black bowl next to the plate and place it on the plate"
+
+
+def tiny_config(**overrides) -> AtlasVLAConfig:
+    """The shape of atlasvla_tiny, smaller still."""
+    values = {
+        "device": "cpu",
+        "push_to_hub": False,
+        "image_size": (PIXELS, PIXELS),
+        "vggt_init": "random",
+        "vggt_patch_embed": "conv_stem",
+        "vggt_patch_size": 8,
+        "vggt_embed_dim": 32,
+        "vggt_depth": 2,
+        "vggt_num_heads": 2,
+        "vggt_layer_scale_init": 1.0,
+        "vggt_output_layers": (0, 1),
+        "language_init": "random",
+        "language_hidden_size": 16,
+        "language_num_layers": 1,
+        "language_num_heads": 2,
+        "tokenizer_max_length": 128,
+        "decoder_hidden_size": 32,
+        "decoder_num_layers": 1,
+        "decoder_num_heads": 2,
+        "condition_hidden_size": 32,
+        "summary_keypoints": 4,
+        "summary_map_channels": 4,
+        "input_features": {
+            IMAGE: PolicyFeature(FeatureType.VISUAL, (3, PIXELS, PIXELS)),
+            WRIST: PolicyFeature(FeatureType.VISUAL, (3, PIXELS, PIXELS)),
+            STATE: PolicyFeature(FeatureType.STATE, (STATE_DIM,)),
+        },
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM,))},
+    }
+    return AtlasVLAConfig(**(values | overrides))
+
+
+def raw_batch(size: int = 3, seed: int = 0) -> dict:
+    """What a LeRobot data loader hands to the preprocessor."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    return {
+        IMAGE: uniform(size, 3, PIXELS, PIXELS),
+        WRIST: uniform(size, 3, PIXELS, PIXELS),
+        STATE: uniform(size, STATE_DIM),
+        "action": uniform(size, CHUNK, ACTION_DIM) * 2 - 1,
+        "action_is_pad": torch.zeros(size, CHUNK, dtype=torch.bool),
+        "task": [TASK] * size,
+    }
+
+
+def dataset_stats() -> dict:
+    """Statistics that differ per dimension, so that a wrong axis shows."""
+    return {
+        STATE: {"mean": torch.arange(STATE_DIM) * 0.1, "std": torch.linspace(0.5, 2, STATE_DIM)},
+        "action": {"mean": torch.arange(ACTION_DIM) * 0.01, "std": torch.linspace(0.2, 1, ACTION_DIM)},
+    }
+
+
+@pytest.fixture
+def policy():
+    from lerobot_atlasvla import AtlasVLAPolicy
+
+    torch.manual_seed(0)
+    return AtlasVLAPolicy(tiny_config())
+
+
+@pytest.fixture
+def batch():
+    from lerobot_atlasvla import make_atlasvla_pre_post_processors
+
+    preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    return preprocessor(raw_batch())

@@ -1,0 +1,94 @@
+"""Our aggregator against stored outputs of VGGT's own code.
+
+Weights and images are drawn from seeds, so only figures are stored. The case in ``data/`` travels with the repository;
+more are checked when a ``shared/vggt_golden`` folder lies beside it.
+"""
+
+import json
+import zlib
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lerobot_atlasvla.model import layers
+from tests.golden.adapter import run
+
+HERE = Path(__file__).parent
+FOLDERS = [HERE / "data", HERE.parents[2] / "shared" / "vggt_golden"]
+CASES = sorted(
+    {file.stem: file for folder in reversed(FOLDERS) for file in folder.glob("*_s[0-9].json")}.values(),
+    key=lambda file: file.stem,
+)
+NORMS = ("norm.weight", "norm1.weight", "norm2.weight", "q_norm.weight", "k_norm.weight")
+MATRICES = (".attn.qkv.weight", ".attn.proj.weight", ".fc1.weight", ".fc2.weight")
+MAX_DIFFERENCE = {"plain": 1e-5, "strong": 1e-4, "strong_smallqk": 1e-4}
+MAX_RELATIVE = 5e-6
+
+
+def draw_weight(key: str, shape: list[int], seed: int, profile: str) -> torch.Tensor:
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode()) ^ seed))
+    if profile == "plain":
+        offset = 1.0 if key.endswith(NORMS) else 0.1 if key.endswith(".gamma") else 0.0
+        return offset + 0.02 * noise
+    if key.endswith(NORMS):
+        return 1.0 + 0.1 * noise
+    if key.endswith(".gamma"):
+        return 0.5 + 0.1 * noise
+    if key.endswith(MATRICES):
+        weight = noise * (1.5 / shape[1] ** 0.5)
+    elif key.endswith(".weight"):
+        weight = noise * (1.0 / torch.tensor(shape[1:]).prod().item() ** 0.5)
+    else:
+        weight = noise * (0.1 if key.endswith(".bias") else 0.5)
+    if profile == "strong_smallqk" and ".attn.qkv." in key:
+        weight[: 2 * shape[0] // 3] *= 0.01
+    return weight
+
+
+def draw_images(shape: list[int], seed: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(zlib.crc32(b"images") ^ seed))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda file: file.stem)
+def test_aggregator_matches_vggt(case: Path):
+    meta = json.loads(case.read_text())
+    weights = {}
+    for key, (shape, total, absolute) in meta["weights_checksum"]["per_tensor[shape,sum,abs_sum]"].items():
+        weights[key] = draw_weight(key, shape, meta["seed"], meta["profile"])
+        drawn = weights[key].double()
+        assert abs(drawn.sum().item() - total) <= 1e-4 * max(1.0, absolute), f"{key}: this torch draws other numbers"
+    with torch.no_grad():
+        result = run(meta, weights, draw_images(meta["images_shape_BSCHW"], meta["seed"]))
+
+    golden = load_file(case.with_suffix(".tokens.safetensors"))
+    start = meta["patch_start_idx"]
+    layout = meta["token_layout"]
+    every = int(layout.split("patches[::")[1].split("]")[0]) if "patches[::" in layout else 1
+    assert result["patch_start_idx"] == start
+    assert len(result["layers"]) == meta["n_layers_saved"]
+    ours = {
+        f"layer_{index:02d}": torch.cat((tokens[:, :, :start], tokens[:, :, start::every]), dim=2)
+        for index, tokens in enumerate(result["layers"])
+    } | {"patch_tokens": result["patch_tokens"][:, ::every]}
+    assert golden.keys() <= ours.keys()
+    for name, reference in golden.items():
+        difference = (ours[name] - reference).double()
+        assert difference.abs().max() <= MAX_DIFFERENCE[meta["profile"]], name
+        assert difference.norm() / reference.double().norm() <= MAX_RELATIVE, name
+
+
+def test_a_small_mistake_would_be_seen(monkeypatch):
+    """The stored case must be able to fail: the tanh form of GELU, a classic slip, has to break it."""
+    case = HERE / "data" / "strong_s1.json"
+    meta = json.loads(case.read_text())
+    shapes = meta["weights_checksum"]["per_tensor[shape,sum,abs_sum]"]
+    weights = {key: draw_weight(key, shape, meta["seed"], meta["profile"]) for key, (shape, _, _) in shapes.items()}
+    monkeypatch.setattr(layers.F, "gelu", partial(torch.nn.functional.gelu, approximate="tanh"))
+    with torch.no_grad():
+        result = run(meta, weights, draw_images(meta["images_shape_BSCHW"], meta["seed"]))
+    golden = load_file(case.with_suffix(".tokens.safetensors"))["layer_02"]
+    difference = (result["layers"][2] - golden).double()
+    assert difference.norm() / golden.double().norm() > 10 * MAX_RELATIVE

@@ -1,0 +1,96 @@
+"""The pipelines: order, normalisation and its inverse, and a tokenizer that travels inside the checkpoint."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from lerobot.processor import PolicyProcessorPipeline
+from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
+
+from lerobot_atlasvla import make_atlasvla_pre_post_processors
+from lerobot_atlasvla.byte_tokenizer import VOCAB_SIZE, make_byte_tokenizer
+from tests.conftest import IMAGE, STATE, TASK, dataset_stats, raw_batch, tiny_config
+
+
+def test_steps_that_lerobot_overrides_are_there_in_order():
+    preprocessor, postprocessor = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    names = [type(step)._registry_name or type(step).__name__ for step in preprocessor.steps]
+    assert names == [
+        "rename_observations_processor",
+        "to_batch_processor",
+        "SelfContainedTokenizerStep",
+        "device_processor",
+        "normalizer_processor",
+    ]
+    assert [type(s)._registry_name for s in postprocessor.steps] == ["unnormalizer_processor", "device_processor"]
+    assert (preprocessor.name, postprocessor.name) == ("policy_preprocessor", "policy_postprocessor")
+
+
+def test_normalisation_and_its_inverse():
+    preprocessor, postprocessor = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    raw, stats = raw_batch(), dataset_stats()
+    batch = preprocessor(raw)
+    torch.testing.assert_close(batch[STATE], (raw[STATE] - stats[STATE]["mean"]) / stats[STATE]["std"])
+    torch.testing.assert_close(batch[IMAGE], raw[IMAGE])
+    torch.testing.assert_close(postprocessor(batch["action"]), raw["action"])
+    torch.testing.assert_close(postprocessor(batch["action"][:, 0]), raw["action"][:, 0])
+
+
+def test_saved_pipelines_need_nothing_but_their_files(tmp_path):
+    preprocessor, postprocessor = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    preprocessor.save_pretrained(tmp_path)
+    postprocessor.save_pretrained(tmp_path)
+    expected = preprocessor(raw_batch())
+    loaded = PolicyProcessorPipeline.from_pretrained(tmp_path, "policy_preprocessor.json")(raw_batch())
+    assert loaded.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(loaded[key], value), key
+    post = PolicyProcessorPipeline.from_pretrained(
+        tmp_path,
+        "policy_postprocessor.json",
+        to_transition=policy_action_to_transition,
+        to_output=transition_to_policy_action,
+    )
+    torch.testing.assert_close(post(expected["action"]), raw_batch()["action"])
+
+
+def test_saved_pipelines_load_before_anything_of_ours_is_imported(tmp_path):
+    preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    preprocessor.save_pretrained(tmp_path)
+    code = (
+        "import sys; from lerobot.processor import PolicyProcessorPipeline;"
+        "assert not any(name.startswith('lerobot_atlasvla') for name in sys.modules);"
+        f"print(len(PolicyProcessorPipeline.from_pretrained({str(tmp_path)!r}, 'policy_preprocessor.json').steps))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "5", done.stderr
+
+
+def test_instructions_of_different_length_are_padded_on_the_right():
+    preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    raw = raw_batch() | {"task": [TASK, "go", ""]}
+    batch = preprocessor(raw)
+    mask = batch["observation.language.attention_mask"]
+    assert mask.sum(1).tolist() == [len(TASK), 2, 0]
+    assert mask[1, :2].all()
+
+
+def test_a_cut_instruction_is_reported_once(caplog):
+    preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(tokenizer_max_length=8), dataset_stats())
+    for _ in range(2):
+        batch = preprocessor(raw_batch())
+    assert batch["observation.language.tokens"].shape == (3, 8)
+    assert caplog.text.count("--policy.tokenizer_max_length") == 1
+    assert f"{len(TASK)} tokens is cut to 8" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", TASK, "put the ° über 汉字 🤖\n\ttwice  "])
+def test_byte_tokenizer_is_lossless(text):
+    tokenizer = make_byte_tokenizer()
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    assert len(ids) == len(text.encode())
+    assert len(tokenizer) == VOCAB_SIZE
+    assert tokenizer.pad_token_id not in ids
