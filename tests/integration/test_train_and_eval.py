@@ -1,0 +1,158 @@
+"""Through LeRobot's own commands: train, resume, reload, and a few steps of a rollout in LIBERO."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from safetensors.torch import load_file
+
+from lerobot_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
+from tests.conftest import TASK
+
+ROOT = Path(__file__).parents[2]
+PIXELS = 32
+TINY = [
+    "--config_path=configs/policy/atlasvla_tiny.yaml",
+    f"--policy.image_size=[{PIXELS},{PIXELS}]",
+    "--policy.vggt_embed_dim=32",
+    "--policy.decoder_hidden_size=32",
+    "--policy.device=cpu",
+    "--dataset.repo_id=local/test",
+    "--batch_size=4",
+    "--num_workers=0",
+    "--log_freq=1",
+]
+
+
+def lerobot(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(command)), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def succeed(command: str, *arguments: str) -> str:
+    done = lerobot(command, *arguments)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def dataset_root(tmp_path_factory):
+    """Two short episodes with the published schema and random content."""
+    root = tmp_path_factory.mktemp("data") / "dataset"
+    dataset = LeRobotDataset.create(
+        "local/test", fps=FPS, features=libero_features(PIXELS), root=root, robot_type=ROBOT_TYPE, use_videos=False
+    )
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        for _ in range(12):
+            dataset.add_frame(
+                {
+                    "observation.images.image": random.integers(0, 255, (PIXELS, PIXELS, 3), np.uint8),
+                    "observation.images.wrist_image": random.integers(0, 255, (PIXELS, PIXELS, 3), np.uint8),
+                    "observation.state": random.normal(size=8).astype(np.float32),
+                    "action": random.uniform(-1, 1, 7).astype(np.float32),
+                    "task": TASK,
+                }
+            )
+        dataset.save_episode()
+    dataset.finalize()
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(dataset_root, tmp_path_factory):
+    """Two steps of training, each with a checkpoint."""
+    output = tmp_path_factory.mktemp("train") / "run"
+    log = succeed(
+        "lerobot-train", *TINY, f"--dataset.root={dataset_root}", f"--output_dir={output}", "--steps=2", "--save_freq=2"
+    )
+    return output, log
+
+
+def test_two_steps_of_training_leave_a_checkpoint(trained):
+    output, log = trained
+    saved = output / "checkpoints/last/pretrained_model"
+    assert json.loads((saved / "config.json").read_text())["type"] == "atlasvla"
+    assert "RANDOM weights" in log
+    assert "l1_loss" in log
+
+
+def test_resume_continues_and_the_result_reloads(trained, dataset_root):
+    output, _ = trained
+    before = load_file(output / "checkpoints/000002/pretrained_model/model.safetensors")
+    log = succeed(
+        "lerobot-train",
+        f"--config_path={output}/checkpoints/last/pretrained_model/train_config.json",
+        "--resume=true",
+        "--steps=4",
+        "--policy.device=cpu",
+    )
+    assert "RANDOM weights" not in log
+    saved = (output / "checkpoints/last").resolve()
+    assert saved.name == "000004"
+    after = load_file(saved / "pretrained_model/model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+    policy = AtlasVLAPolicy.from_pretrained(saved / "pretrained_model")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in policy.state_dict().items() if name in after)
+    assert after.keys() <= policy.state_dict().keys()
+
+
+def test_a_rollout_of_a_few_steps_in_libero(trained, tmp_path):
+    output, _ = trained
+    succeed(
+        "lerobot-eval",
+        f"--policy.path={output}/checkpoints/000002/pretrained_model",
+        "--policy.device=cpu",
+        "--env.type=libero",
+        "--env.task=libero_spatial",
+        "--env.task_ids=[0]",
+        "--env.episode_length=12",
+        f"--env.observation_height={PIXELS}",
+        f"--env.observation_width={PIXELS}",
+        '--env.camera_name_mapping={"agentview_image":"image","robot0_eye_in_hand_image":"wrist_image"}',
+        "--eval.n_episodes=1",
+        "--eval.batch_size=1",
+        f"--output_dir={tmp_path / 'eval'}",
+    )
+    info = json.loads((tmp_path / "eval/eval_info.json").read_text())
+    assert info["overall"]["n_episodes"] == 1
+    (task,) = info["per_task"]
+    assert Path(task["metrics"]["video_paths"][0]).stat().st_size > 1000
+
+
+def test_another_camera_name_is_explained(trained, tmp_path):
+    output, _ = trained
+    done = lerobot(
+        "lerobot-eval",
+        f"--policy.path={output}/checkpoints/000002/pretrained_model",
+        "--policy.device=cpu",
+        "--env.type=libero",
+        "--env.task=libero_spatial",
+        "--env.task_ids=[0]",
+        f"--output_dir={tmp_path / 'eval'}",
+    )
+    assert done.returncode != 0
+    assert "observation.images.wrist_image" in done.stderr
+    assert "rename_map" in done.stderr
+
+
+def test_a_dataset_that_is_not_there_is_named(tmp_path):
+    missing = tmp_path / "nowhere"
+    done = lerobot("lerobot-train", *TINY, f"--dataset.root={missing}", f"--output_dir={tmp_path / 'out'}", "--steps=1")
+    assert done.returncode != 0
+    assert str(missing) in done.stderr
+    assert not (tmp_path / "out").exists()

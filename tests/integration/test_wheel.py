@@ -1,0 +1,89 @@
+"""A built wheel in a fresh environment is discovered by LeRobot, and importing the plugin stays light."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ("lerobot_policy_atlasvla", "lerobot_atlasvla", "_lerobot_policy_atlasvla", "_editable", "__editable__")
+
+
+@pytest.fixture(scope="module")
+def wheel_python(tmp_path_factory):
+    """A new virtual environment with our wheel and links to everything else that is installed here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    (wheel,) = folder.glob("*.whl")
+    # LeRobot matches the name with underscores; some build backends write dashes and are never discovered.
+    assert wheel.name.startswith("lerobot_policy_atlasvla-")
+
+    dependencies = folder / "dependencies"
+    dependencies.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(OURS) and entry.suffix != ".pth":
+            (dependencies / entry.name).symlink_to(entry)
+    venv.create(folder / "venv", with_pip=True, system_site_packages=False)
+    python = folder / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True, capture_output=True)
+    (site,) = (folder / "venv/lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(str(dependencies))
+    return python
+
+
+def run(python: Path, code: str) -> str:
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_is_discovered(wheel_python):
+    output = run(
+        wheel_python,
+        "from lerobot.utils.import_utils import register_third_party_plugins as register; register();"
+        "from lerobot.configs.policies import PreTrainedConfig;"
+        "import lerobot_atlasvla as ours;"
+        "print(PreTrainedConfig.get_choice_class('atlasvla').__name__, ours.__file__)",
+    )
+    name, file = output.split()
+    assert name == "AtlasVLAConfig"
+    assert Path(file).is_relative_to(wheel_python.parents[1])
+
+
+def test_help_of_lerobot_train_explains_our_fields(wheel_python):
+    done = subprocess.run(
+        [wheel_python, "-I", "-m", "lerobot.scripts.lerobot_train", "--policy.type=atlasvla", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--policy.vggt_output_layers" in done.stdout
+    assert "Actions executed before the next prediction" in done.stdout
+
+
+def test_importing_the_plugin_stays_light(wheel_python):
+    """What LeRobot imports at every start must not pull in the network, transformers or the simulator."""
+    output = run(
+        wheel_python,
+        "import sys, lerobot.configs.policies; before = set(sys.modules); import lerobot_policy_atlasvla;"
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}));"
+        "print(*[m for m in sys.modules if m.startswith('lerobot_atlasvla.model')])",
+    )
+    added, model_modules = output.split("\n")[:2]
+    assert not set(added.split()) & {
+        "transformers",
+        "torchvision",
+        "libero",
+        "mujoco",
+        "robosuite",
+        "datasets",
+        "matplotlib",
+    }
+    assert model_modules == ""
