@@ -1,0 +1,282 @@
+"""LIBERO without questions, patches or downloads that hang: config file, OpenGL backend and assets.
+
+Everything here acts through an import hook on ``libero.libero``, so that LeRobot's own commands get it too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+logger = logging.getLogger(__name__)
+
+ENV_ASSETS = "ATLASVLA_LIBERO_ASSETS"
+STAND_IN = "stand-in"
+_PACKAGE = "libero"
+_MODULE = "libero.libero"
+_ENVIRONMENTS = "libero.libero.envs.env_wrapper"
+# What one process found, for its workers: all of them must use the same assets, and only one should talk about it.
+_ENV_RESOLVED = "_ATLASVLA_LIBERO_RESOLVED"
+_FOLDERS = ("articulated_objects", "scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
+_SENTINEL = "scenes/libero_tabletop_base_style.xml"
+_STAND_IN_MARK = "Stand-in for LIBERO's assets"
+
+
+@dataclass(frozen=True)
+class LiberoAssets:
+    """The assets folder LIBERO uses.
+
+    Attributes:
+        path: The folder.
+        kind: LIBERO's own files, or the built-in scene drawn from primitives.
+        source: Where the folder was found, for people.
+        note: What its ``NOTICE.md`` says, such as files replaced by look-alikes.
+    """
+
+    path: Path
+    kind: Literal["official", "stand-in"]
+    source: str
+    note: str = ""
+
+
+_resolved: LiberoAssets | None = None
+_hooked = False
+
+
+def install_hooks() -> None:
+    """Prepare LIBERO's first import, in this process and in the environment workers it starts.
+
+    Light and repeatable; does nothing where hf-libero is not installed. Meant for the plugin's import.
+    """
+    global _hooked
+    if _hooked or importlib.util.find_spec(_PACKAGE) is None:
+        return
+    _hooked = True
+    try:
+        _write_config()
+    except OSError as error:
+        # Not an error yet: this also runs in commands that never touch LIBERO.
+        logger.warning("%s", error)
+    import multiprocessing
+
+    import wrapt
+
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        # "__main__" is the default content, and what makes a script's own classes known to its workers.
+        multiprocessing.set_forkserver_preload(["__main__", "lerobot_atlasvla.sim.worker"])
+    wrapt.register_post_import_hook(_on_libero, _MODULE)
+    wrapt.register_post_import_hook(_on_environments, _ENVIRONMENTS)
+
+
+def prepare_libero() -> LiberoAssets:
+    """Import LIBERO ready to build environments.
+
+    Returns:
+        The assets in use.
+
+    Raises:
+        ModuleNotFoundError: If hf-libero is not installed.
+        OSError: If LIBERO's config file is missing and cannot be written.
+        GlUnavailableError: If nothing can render.
+        ValueError: If ``ATLASVLA_LIBERO_ASSETS`` does not name an assets folder.
+    """
+    if importlib.util.find_spec(_PACKAGE) is None:
+        raise ModuleNotFoundError(
+            "LIBERO is not installed; install it with `pip install 'lerobot[libero]'` (Linux only)", name=_PACKAGE
+        )
+    install_hooks()
+    _write_config()
+    # A second call repeats a hook whose first run failed; otherwise it changes nothing.
+    _on_libero(importlib.import_module(_MODULE))
+    return libero_assets()
+
+
+def libero_assets() -> LiberoAssets:
+    """Return the assets LIBERO uses, or would use. Looked up once per process, without importing LIBERO.
+
+    In this order: the folder in ``ATLASVLA_LIBERO_ASSETS`` (or the word ``stand-in``), the installed package,
+    hf-libero's download cache, the Hub, the built-in stand-in scene.
+
+    Raises:
+        ValueError: If ``ATLASVLA_LIBERO_ASSETS`` does not name an assets folder.
+    """
+    global _resolved
+    if _resolved is None:
+        inherited = _inherited()
+        _resolved = inherited or _find_assets()
+        if inherited is None:
+            _announce(_resolved)
+    return _resolved
+
+
+def describe_simulator() -> dict[str, str]:
+    """Return what a report must say about the simulator: versions, OpenGL backend and assets."""
+    from lerobot_atlasvla.sim.gl import choose_gl
+
+    assets = libero_assets()
+    versions = {name: _version(name) for name in ("mujoco", "robosuite", "hf-libero")}
+    return versions | {
+        "gl": choose_gl(),
+        "assets": assets.kind,
+        "assets_source": assets.source,
+        "assets_path": str(assets.path),
+        "assets_note": assets.note,
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _package_root() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+
+
+def _write_config() -> None:
+    """Write LIBERO's config file if there is none: LIBERO would ask on standard input instead."""
+    # As LIBERO has it: a "~" is expanded in the default only.
+    file = Path(os.environ.get("LIBERO_CONFIG_PATH", os.path.expanduser("~/.libero"))) / "config.yaml"
+    if file.exists():
+        return
+    root = _package_root()
+    paths = {
+        "benchmark_root": root,
+        "bddl_files": root / "bddl_files",
+        "init_states": root / "init_files",
+        "datasets": root.parent / "datasets",
+        "assets": root / "assets",
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, scratch = tempfile.mkstemp(prefix=".config-", dir=file.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            # A JSON string is a YAML string as well, whatever characters the path has.
+            stream.writelines(f"{key}: {json.dumps(str(path))}\n" for key, path in paths.items())
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, file)
+    except OSError as error:
+        raise OSError(
+            f"LIBERO needs the config file {file}, which cannot be written ({error}); "
+            "set LIBERO_CONFIG_PATH to a writable folder"
+        ) from error
+    logger.info("Wrote LIBERO's config file %s with its default paths", file)
+
+
+def _on_libero(module: ModuleType) -> None:
+    """Runs when ``libero.libero`` has been imported, before anything asks it for assets or imports robosuite."""
+    from lerobot_atlasvla.sim.gl import choose_gl
+
+    choose_gl()
+    # The variable LIBERO keeps its own answer in.
+    vars(module)["_assets_path_cache"] = str(libero_assets().path)
+
+
+def _on_environments(module: ModuleType) -> None:
+    """Make a task that needs objects the stand-in does not draw fail with a reason instead of a missing file."""
+    import wrapt
+
+    def build(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return wrapped(*args, **kwargs)
+        except FileNotFoundError as error:
+            assets = libero_assets()
+            if assets.kind != STAND_IN or not str(error.filename).startswith(str(assets.path)):
+                raise
+            from lerobot_atlasvla.sim.tabletop import SUITES
+
+            raise FileNotFoundError(
+                f"this task needs {Path(error.filename).name}, which the built-in stand-in scene does not draw: it "
+                f"covers {', '.join(SUITES)} only. For other suites set {ENV_ASSETS} to LIBERO's assets folder, or let "
+                "the Hub be reached to download it"
+            ) from error
+
+    wrapt.wrap_function_wrapper(module, "ControlEnv.__init__", build)
+
+
+def _find_assets() -> LiberoAssets:
+    if requested := os.environ.get(ENV_ASSETS):
+        if requested == STAND_IN:
+            return _stand_in(f"built-in stand-in scene, asked for by {ENV_ASSETS}")
+        path = Path(requested).expanduser().absolute()
+        if missing := _missing(path):
+            raise ValueError(
+                f"{ENV_ASSETS}={requested!r} is not a LIBERO assets folder: it lacks {', '.join(missing)}. "
+                f"Set it to a folder with {', '.join(_FOLDERS)}, to {STAND_IN!r}, or unset it"
+            )
+        return _describe(path, ENV_ASSETS)
+    if importlib.util.find_spec(_PACKAGE) is not None and not _missing(_package_root() / "assets"):
+        return _describe(_package_root() / "assets", "installed hf-libero package")
+    # hf-libero itself takes this folder for complete as soon as its sub-folders exist.
+    cached = Path("~/.cache/libero/assets").expanduser()
+    if not _missing(cached) and not any((cached / ".cache").rglob("*.incomplete")):
+        return _describe(cached, "Hub cache of hf-libero")
+    from lerobot_atlasvla.sim import hub
+    from lerobot_atlasvla.sim.tabletop import cache_root
+
+    downloaded = hub.download_assets(cache_root())
+    if downloaded is not None and not _missing(downloaded):
+        return _describe(downloaded, f"Hub {hub.REPOSITORY}")
+    return _stand_in("built-in stand-in scene")
+
+
+def _missing(folder: Path) -> list[str]:
+    """What an assets folder lacks."""
+    if not folder.is_dir():
+        return ["everything (no such folder)"]
+    return [name for name in (*_FOLDERS, _SENTINEL) if not (folder / name).exists()]
+
+
+def _describe(path: Path, source: str) -> LiberoAssets:
+    notice = path / "NOTICE.md"
+    note = " ".join(notice.read_text(encoding="utf-8", errors="replace").split()) if notice.is_file() else ""
+    kind: Literal["official", "stand-in"] = "stand-in" if note.startswith(_STAND_IN_MARK) else "official"
+    return LiberoAssets(path, kind, source, note[:400])
+
+
+def _stand_in(source: str) -> LiberoAssets:
+    # Drawing needs Pillow and NumPy; finding LIBERO's own assets does not.
+    from lerobot_atlasvla.sim.tabletop import tabletop_assets
+
+    return _describe(tabletop_assets(), source)
+
+
+def _inherited() -> LiberoAssets | None:
+    """What the process that started this one uses, if it was asked for the same."""
+    try:
+        found = json.loads(os.environ[_ENV_RESOLVED])
+        if found.pop("requested") == os.environ.get(ENV_ASSETS) and Path(found["path"]).is_dir():
+            return LiberoAssets(**(found | {"path": Path(found["path"])}))
+    except (KeyError, ValueError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def _announce(assets: LiberoAssets) -> None:
+    found = asdict(assets) | {"path": str(assets.path), "requested": os.environ.get(ENV_ASSETS)}
+    os.environ[_ENV_RESOLVED] = json.dumps(found)
+    if assets.kind == "official":
+        logger.info("LIBERO assets: %s (%s)", assets.path, assets.source)
+        return
+    logger.warning(
+        "LIBERO runs on the STAND-IN SCENE, not on its official assets.\n"
+        "  Objects are drawn from primitives; success rates are not comparable with published ones.\n"
+        "  Only libero_spatial is covered. Files: %s\n"
+        "  For the official scene set %s to LIBERO's assets folder, or let the Hub be reached once.",
+        assets.path,
+        ENV_ASSETS,
+    )
