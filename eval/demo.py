@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import draccus
-from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
 
 from eval.report import (
     format_rate,
@@ -25,6 +24,7 @@ from eval.report import (
     success_table,
     total,
 )
+from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
 
 logger = logging.getLogger("demo")
 
@@ -166,15 +166,15 @@ def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> s
     successes, rollouts = total(results)
     train_config = json.loads((out / "train/checkpoints/last/pretrained_model/train_config.json").read_text())
     curve = read_training_curve(out / "train.log", train_config["log_freq"])
-    tasks = json.loads((out / "data/meta/atlasvla_collect.json").read_text())["tasks"]
-    instructions = {int(task["task_id"]): task["instruction"] for task in tasks}
+    tasks = collected["tasks"]
+    instructions = {int(task_id): task["instruction"] for task_id, task in tasks.items()}
     title = f"AtlasVLA demo: {cfg.suite} task {cfg.task_id} on {assets.kind} assets"
     plot_run(curve, results, out / "report.png", title)
 
     last_line = f"demo: success {format_rate(successes, rollouts)}, wall {wall_s:.0f} s, assets {assets.kind}"
     stages = commands(cfg)
-    kept = sum(task["kept"] for task in tasks)
-    attempts = sum(task["attempts"] for task in tasks)
+    kept = sum(task["kept"] for task in tasks.values())
+    attempts = sum(task["attempts"] for task in tasks.values())
     videos = [os.path.relpath(video, out) for result in results for video in result.videos]
     lines = [
         f"# {title}",
@@ -206,9 +206,9 @@ def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> s
         *[f"- [{video}]({video})" for video in videos],
         "",
     ]
-    if collected["assets"]["kind"] != assets.kind:
+    if collected["assets"] != assets.kind:
         raise SystemExit(
-            f"demo: demonstrations were made on {collected['assets']['kind']} assets, rollouts on {assets.kind} ones; "
+            f"demo: demonstrations were made on {collected['assets']} assets, rollouts on {assets.kind} ones; "
             "the success rate means nothing. Set ATLASVLA_LIBERO_ASSETS and run again."
         )
     (out / "report.md").write_text("\n".join(lines))

@@ -149,10 +149,3 @@ def test_another_camera_name_is_explained(trained, tmp_path):
     assert "observation.images.wrist_image" in done.stderr
     assert "rename_map" in done.stderr
 
-
-def test_a_dataset_that_is_not_there_is_named(tmp_path):
-    missing = tmp_path / "nowhere"
-    done = lerobot("lerobot-train", *TINY, f"--dataset.root={missing}", f"--output_dir={tmp_path / 'out'}", "--steps=1")
-    assert done.returncode != 0
-    assert str(missing) in done.stderr
-    assert not (tmp_path / "out").exists()
