@@ -162,6 +162,7 @@ def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> s
     out = cfg.output_dir
     assets = prepare_libero()
     collected = json.loads((out / "data/meta/atlasvla_collect.json").read_text())
+    simulator = describe_simulator()
     results = read_eval_info(out / "eval/eval_info.json")
     successes, rollouts = total(results)
     train_config = json.loads((out / "train/checkpoints/last/pretrained_model/train_config.json").read_text())
@@ -197,7 +198,8 @@ def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> s
         "",
         "## Versions and simulator",
         "",
-        *[f"- {key}: {value}" for key, value in (versions() | describe_simulator()).items()],
+        # Without assets_path: a report must not depend on where the files lie.
+        *[f"- {key}: {value}" for key, value in (versions() | simulator).items() if key != "assets_path" and value],
         f"- cameras: {cfg.image_size} px, control 20 Hz, 10 settle steps, n_action_steps "
         f"{train_config['policy']['n_action_steps']}",
         "",

@@ -103,7 +103,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return super()._load_as_safetensor(model, model_file, map_location, strict=True)
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override]
-        """Two groups in a fixed order: tensors of two or more axes (decayed), then biases, norms and gates (not decayed)."""
+        """Two groups, in a fixed order: tensors of two or more axes (decayed), then vectors and scalars (not)."""
         trainable = [p for p in self.parameters() if p.requires_grad]
         return [
             {"params": [p for p in trainable if p.ndim >= 2]},

@@ -148,4 +148,3 @@ def test_another_camera_name_is_explained(trained, tmp_path):
     assert done.returncode != 0
     assert "observation.images.wrist_image" in done.stderr
     assert "rename_map" in done.stderr
-
