@@ -45,8 +45,11 @@ class DemoConfig:
     episodes: int = 40
     # Rollouts, on LIBERO's fixed initial states 0, 1, 2, ...
     rollouts: int = 20
-    # Side of the camera images in pixels, in demonstrations and rollouts alike.
+    # Side of the demonstrations' images in pixels. LeRobot's reader decodes every image of a chunk's rows to get at its
+    # actions, 22 PNG files a sample, so small images are what keeps the cores learning.
     image_size: int = 64
+    # Side of the rollouts' images in pixels, and so of the videos; the policy resizes them. Rendering costs the same.
+    render_size: int = 256
     # Simulator processes during collection.
     workers: int = 2
     # Training steps.
@@ -68,11 +71,13 @@ def run_stage(name: str, command: list[str], log: Path) -> float:
     """
     sys.stdout.write(f"\n=== {name}: {shlex.join(command)}\n")
     sys.stdout.flush()
+    # One core stays free for the data loader and for software rendering.
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))} | os.environ
     started = time.monotonic()
     with (
         log.open("wb") as copy,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
         ) as process,
     ):
         assert process.stdout is not None
@@ -88,7 +93,6 @@ def run_stage(name: str, command: list[str], log: Path) -> float:
 
 def commands(cfg: DemoConfig) -> dict[str, list[str]]:
     """The three commands, by stage."""
-    side = str(cfg.image_size)
     data, train, evaluation = (str(cfg.output_dir / part) for part in ("data", "train", "eval"))
     return {
         "collect": [
@@ -98,7 +102,7 @@ def commands(cfg: DemoConfig) -> dict[str, list[str]]:
             f"--suite={cfg.suite}",
             f"--task_ids=[{cfg.task_id}]",
             f"--episodes_per_task={cfg.episodes}",
-            f"--image_size={side}",
+            f"--image_size={cfg.image_size}",
             f"--workers={cfg.workers}",
             f"--seed={cfg.seed}",
         ],
@@ -108,7 +112,6 @@ def commands(cfg: DemoConfig) -> dict[str, list[str]]:
             f"--dataset.repo_id=local/{cfg.suite}_task{cfg.task_id}",
             f"--dataset.root={data}",
             f"--output_dir={train}",
-            f"--policy.image_size=[{side},{side}]",
             f"--steps={cfg.steps}",
             f"--seed={cfg.seed}",
         ],
@@ -118,8 +121,8 @@ def commands(cfg: DemoConfig) -> dict[str, list[str]]:
             "--env.type=libero",
             f"--env.task={cfg.suite}",
             f"--env.task_ids=[{cfg.task_id}]",
-            f"--env.observation_height={side}",
-            f"--env.observation_width={side}",
+            f"--env.observation_height={cfg.render_size}",
+            f"--env.observation_width={cfg.render_size}",
             f"--env.camera_name_mapping={json.dumps(CAMERAS)}",
             f"--eval.n_episodes={cfg.rollouts}",
             # One environment at a time: vectorised ones reset as soon as they finish and so skip initial states.
@@ -200,8 +203,9 @@ def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> s
         "",
         # Without assets_path: a report must not depend on where the files lie.
         *[f"- {key}: {value}" for key, value in (versions() | simulator).items() if key != "assets_path" and value],
-        f"- cameras: {cfg.image_size} px, control 20 Hz, 10 settle steps, n_action_steps "
-        f"{train_config['policy']['n_action_steps']}",
+        f"- images: demonstrations {cfg.image_size} px, rollouts {cfg.render_size} px, resized by the policy to "
+        f"{train_config['policy']['image_size']}",
+        f"- control 20 Hz, 10 settle steps, n_action_steps {train_config['policy']['n_action_steps']}",
         "",
         "## Videos",
         "",
