@@ -80,6 +80,10 @@ gl_loads() { .venv/bin/python -c "import ctypes, sys; ctypes.CDLL('$1')" >/dev/n
 gl_loads libOSMesa.so.8 || gl_loads libOSMesa.so || gl_loads libEGL.so.1 || need_apt "software GL" "${APT_GL[@]}"
 if ! command -v g++ >/dev/null || ! command -v make >/dev/null; then need_apt "a C++ compiler" g++ make; fi
 
+# LeRobot's video decoder wants FFmpeg's libraries and prints a long trace without them; it then falls back to PyAV.
+command -v ffmpeg >/dev/null || { say "installing ffmpeg"; apt_install ffmpeg; } ||
+  say "optional, for LeRobot's video decoder:  sudo apt-get install -y ffmpeg"
+
 # 4. The packages.
 stamp=.venv/.atlasvla-installed
 wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum)

@@ -24,6 +24,7 @@ STAND_IN = "stand-in"
 _PACKAGE = "libero"
 _MODULE = "libero.libero"
 _ENVIRONMENTS = "libero.libero.envs.env_wrapper"
+_SIMULATIONS = "robosuite.utils.binding_utils"
 # What one process found, for its workers: all of them must use the same assets, and only one should talk about it.
 _ENV_RESOLVED = "_ATLASVLA_LIBERO_RESOLVED"
 _FOLDERS = ("articulated_objects", "scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
@@ -75,6 +76,7 @@ def install_hooks() -> None:
         multiprocessing.set_forkserver_preload(["__main__", "lerobot_atlasvla.sim.worker"])
     wrapt.register_post_import_hook(_on_libero, _MODULE)
     wrapt.register_post_import_hook(_on_environments, _ENVIRONMENTS)
+    wrapt.register_post_import_hook(_on_simulations, _SIMULATIONS)
 
 
 def prepare_libero() -> LiberoAssets:
@@ -87,7 +89,7 @@ def prepare_libero() -> LiberoAssets:
         ModuleNotFoundError: If hf-libero is not installed.
         OSError: If LIBERO's config file is missing and cannot be written.
         GlUnavailableError: If nothing can render.
-        ValueError: If ``ATLASVLA_LIBERO_ASSETS`` does not name an assets folder.
+        ValueError: If ``ATLASVLA_LIBERO_ASSETS`` or ``ATLASVLA_LIBERO_LOOK`` has a value that is not allowed.
     """
     if importlib.util.find_spec(_PACKAGE) is None:
         raise ModuleNotFoundError(
@@ -119,13 +121,15 @@ def libero_assets() -> LiberoAssets:
 
 
 def describe_simulator() -> dict[str, str]:
-    """Return what a report must say about the simulator: versions, OpenGL backend and assets."""
+    """Return what a report must say about the simulator: versions, OpenGL backend, look and assets."""
     from lerobot_atlasvla.sim.gl import choose_gl
+    from lerobot_atlasvla.sim.look import chosen_look
 
     assets = libero_assets()
     versions = {name: _version(name) for name in ("mujoco", "robosuite", "hf-libero")}
     return versions | {
         "gl": choose_gl(),
+        "look": chosen_look(),
         "assets": assets.kind,
         "assets_source": assets.source,
         "assets_path": str(assets.path),
@@ -180,8 +184,10 @@ def _write_config() -> None:
 def _on_libero(module: ModuleType) -> None:
     """Runs when ``libero.libero`` has been imported, before anything asks it for assets or imports robosuite."""
     from lerobot_atlasvla.sim.gl import choose_gl
+    from lerobot_atlasvla.sim.look import chosen_look
 
     choose_gl()
+    chosen_look()
     # The variable LIBERO keeps its own answer in.
     vars(module)["_assets_path_cache"] = str(libero_assets().path)
 
@@ -206,6 +212,12 @@ def _on_environments(module: ModuleType) -> None:
             ) from error
 
     wrapt.wrap_function_wrapper(module, "ControlEnv.__init__", build)
+
+
+def _on_simulations(module: ModuleType) -> None:
+    from lerobot_atlasvla.sim.look import hook_simulations
+
+    hook_simulations(module)
 
 
 def _find_assets() -> LiberoAssets:
