@@ -374,7 +374,7 @@ def test_look_switches_off_reflections_and_shadows_only(monkeypatch):
     from robosuite.utils.binding_utils import MjSim
 
     scene = """<mujoco><asset><material name="m" reflectance="0.5"/></asset>
-      <worldbody><light castshadow="true"/><geom size="0.1" material="m" mass="2"/></worldbody></mujoco>"""
+      <worldbody><light castshadow="true"/><body><geom size="0.1" material="m" mass="2"/></body></worldbody></mujoco>"""
     looks = {}
     for look in ("default", "fast"):
         monkeypatch.setenv(ENV_LOOK, look)
