@@ -5,6 +5,7 @@ Light on purpose (no torch model code, no transformers): LeRobot imports it at e
 
 from dataclasses import dataclass, field
 
+from draccus.utils import DecodingError
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
@@ -12,6 +13,17 @@ from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 DTYPES = ("float32", "bfloat16")
+
+
+class ConfigError(DecodingError):
+    """A setting that can't work; the message names it, its value, what is allowed and the flag.
+
+    Not a ValueError: draccus answers those with "Couldn't instantiate class AtlasVLAConfig" and drops their message;
+    its own errors it lets through to LeRobot's command line.
+    """
+
+    def __init__(self, message: str):
+        super().__init__((), message)
 
 
 @PreTrainedConfig.register_subclass("atlasvla")
@@ -23,7 +35,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     ``configs/policy``.
 
     Raises:
-        ValueError: For any value that can't work, naming the value, what is allowed and the flag.
+        ConfigError: For any value that can't work.
     """
 
     # Actions predicted by one forward pass (T).
@@ -109,14 +121,14 @@ class AtlasVLAConfig(PreTrainedConfig):
 
     def _check_chunk(self) -> None:
         if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size} (--policy.chunk_size).")
+            raise ConfigError(f"chunk_size must be at least 1, got {self.chunk_size} (--policy.chunk_size).")
         if not 1 <= self.n_action_steps <= self.chunk_size:
-            raise ValueError(
+            raise ConfigError(
                 f"n_action_steps must lie in 1 .. chunk_size = {self.chunk_size}, got {self.n_action_steps} "
                 "(--policy.n_action_steps, --policy.chunk_size)."
             )
         if self.n_obs_steps != 1:
-            raise ValueError(
+            raise ConfigError(
                 f"AtlasVLA reads one observation; got n_obs_steps {self.n_obs_steps} (--policy.n_obs_steps)."
             )
 
@@ -124,12 +136,12 @@ class AtlasVLAConfig(PreTrainedConfig):
         patch = self.vggt_patch_size
         if len(self.image_size) != 2 or any(side < patch or side % patch for side in self.image_size):
             nearest = [max(patch, round(side / patch) * patch) for side in self.image_size[:2]]
-            raise ValueError(
+            raise ConfigError(
                 f"image_size must be (height, width), both multiples of the patch size {patch}, got "
                 f"{self.image_size}; nearest allowed: {nearest} (--policy.image_size, --policy.vggt_patch_size)."
             )
         if not 0 <= self.random_shift < min(self.image_size):
-            raise ValueError(
+            raise ConfigError(
                 f"random_shift must lie in 0 .. {min(self.image_size) - 1} pixels, got {self.random_shift} "
                 "(--policy.random_shift)."
             )
@@ -137,17 +149,17 @@ class AtlasVLAConfig(PreTrainedConfig):
     def _check_sizes(self) -> None:
         for name in ("vggt_init", "language_init"):
             if getattr(self, name) not in ("pretrained", "random"):
-                raise ValueError(
+                raise ConfigError(
                     f"{name} must be 'pretrained' or 'random', got {getattr(self, name)!r} (--policy.{name})."
                 )
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r} (--policy.dtype).")
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r} (--policy.dtype).")
         head_unit = {"vggt_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
         for width_name, unit in head_unit.items():
             heads_name = width_name.rsplit("_", 2)[0] + "_num_heads"
             width, heads = getattr(self, width_name), getattr(self, heads_name)
             if heads < 1 or width < 1 or width % (heads * unit):
-                raise ValueError(
+                raise ConfigError(
                     f"{width_name} must be a multiple of {unit} x {heads_name} = {unit * heads}, got {width} "
                     f"(--policy.{width_name}, --policy.{heads_name})."
                 )
@@ -157,7 +169,7 @@ class AtlasVLAConfig(PreTrainedConfig):
             or any(not 0 <= layer < self.vggt_depth for layer in layers)
             or list(layers) != sorted(set(layers))
         ):
-            raise ValueError(
+            raise ConfigError(
                 f"vggt_output_layers must be ascending layers in 0 .. {self.vggt_depth - 1}, got {layers} "
                 "(--policy.vggt_output_layers, --policy.vggt_depth)."
             )
@@ -171,7 +183,7 @@ class AtlasVLAConfig(PreTrainedConfig):
             "tokenizer_max_length",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)} (--policy.{name}).")
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)} (--policy.{name}).")
 
     def validate_features(self) -> None:
         """Check that the data can be read: at least one RGB camera, a flat state and a flat action.

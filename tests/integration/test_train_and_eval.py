@@ -134,6 +134,30 @@ def test_a_rollout_of_a_few_steps_in_libero(trained, tmp_path):
     assert Path(task["metrics"]["video_paths"][0]).stat().st_size > 1000
 
 
+def test_the_robot_loop_of_the_readme(trained):
+    """The lines in README.md, run as they stand, on one observation as a robot's driver would hand it over."""
+    output, _ = trained
+    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    observation = {
+        "observation.images.image": torch.rand(3, 48, 64),
+        "observation.images.wrist_image": torch.rand(3, PIXELS, PIXELS),
+        "observation.state": torch.zeros(8),
+        "task": TASK,
+    }
+    names = {"path": str(output / "checkpoints/000002/pretrained_model"), "observation": observation}
+    exec(code, names)
+    assert names["action"].shape == (1, 7)
+    assert names["action"].device.type == "cpu"
+    assert names["action"].isfinite().all()
+
+
+def test_a_bad_flag_is_explained_before_anything_is_written(tmp_path):
+    done = lerobot("lerobot-train", *TINY, "--policy.chunk_size=5", f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode != 0
+    assert "n_action_steps must lie in 1 .. chunk_size = 5, got 10 (--policy.n_action_steps" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_camera_name_is_explained(trained, tmp_path):
     output, _ = trained
     done = lerobot(

@@ -5,6 +5,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
+from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from tests.conftest import IMAGE, STATE, tiny_config
 
 
@@ -36,7 +37,7 @@ from tests.conftest import IMAGE, STATE, tiny_config
     ],
 )
 def test_impossible_values_are_refused(overrides, needles):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 (the needles are the match)
+    with pytest.raises(ConfigError) as error:
         tiny_config(**overrides)
     for needle in needles:
         assert needle in str(error.value)
