@@ -114,6 +114,7 @@ def plot_run(curve: Sequence[tuple[int, float]], results: Sequence[TaskResult], 
         [max(0.0, 100 * high - rate) for rate, (_, high) in zip(rates, intervals, strict=True)],
     ]
     success_axes.bar(labels, rates, yerr=errors, capsize=6, width=0.5)
+    success_axes.set_xlim(-1, len(results))
     success_axes.set(ylabel="success rate, %", ylim=(0, 105), title="rollouts, 95 % Wilson interval")
     for index, result in enumerate(results):
         success_axes.annotate(
