@@ -67,15 +67,15 @@ class LayerScale(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with exact (erf) GELU."""
+    """Two linear layers with exact (erf) GELU; ``out_dim`` is ``dim`` if not given."""
 
-    def __init__(self, dim: int, hidden_dim: int):
+    def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim if out_dim is None else out_dim)
 
     def forward(self, x_BPC: Tensor) -> Tensor:
-        """``(B, P, C)`` to ``(B, P, C)``."""
+        """``(B, P, dim)`` to ``(B, P, out_dim)``."""
         return self.fc2(F.gelu(self.fc1(x_BPC)))
 
 

@@ -1,21 +1,42 @@
-"""Runs our aggregator on a golden case: ``check_golden.py GOLDEN_DIR tests.golden.adapter:run``."""
+"""Runs our aggregator and heads on a golden case: ``check_golden.py GOLDEN_DIR tests.golden.adapter:run``."""
 
 from typing import Any
 
 from torch import Tensor
 
 from lerobot_atlasvla.model.vggt import Aggregator
+from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.model.weights import AGGREGATOR_PREFIX, from_vggt
 
 
 def run(meta: dict[str, Any], weights: dict[str, Tensor], images: Tensor) -> dict[str, Any]:
-    """Build the case's aggregator, load its weights strictly, return all layers."""
+    """Build the case's aggregator and heads, load their weights strictly, return everything they give."""
     aggregator = Aggregator(**meta["aggregator_kwargs"]).eval()
-    names = {k.removeprefix(AGGREGATOR_PREFIX): w for k, w in weights.items() if k.startswith(AGGREGATOR_PREFIX)}
-    aggregator.load_state_dict(from_vggt(names))
+    aggregator.load_state_dict(from_vggt(below(weights, AGGREGATOR_PREFIX)))
     output = aggregator(images)
-    return {
+    result = {
         "layers": output.layers,
         "patch_start_idx": output.patch_start_idx,
         "patch_tokens": output.patch_tokens_BVPC.flatten(0, 1),
     }
+    if meta.get("heads"):
+        camera = CameraHead(meta["heads"]["camera_head"]["dim_in"]).eval()
+        camera.load_state_dict(below(weights, "camera_head."))
+        sizes = meta["heads"]["depth_head"]
+        depth = DepthHead(
+            sizes["dim_in"],
+            patch_size=meta["aggregator_kwargs"].get("patch_size", 14),
+            layers=sizes["intermediate_layer_idx"],
+            features=sizes["features"],
+            out_channels=sizes["out_channels"],
+        ).eval()
+        depth.load_state_dict(below(weights, "depth_head."))
+        layers = [output.layers[index] for index in depth.layers]
+        result["pose_enc"] = camera(output.layers[-1])
+        result["depth"], result["depth_conf"] = depth(layers, tuple(images.shape[-2:]), output.patch_start_idx)
+    return result
+
+
+def below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

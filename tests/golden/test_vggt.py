@@ -1,6 +1,6 @@
-"""Our aggregator against stored outputs of VGGT's own code.
+"""Our aggregator and heads against stored outputs of VGGT's own code, and against the released list of tensors.
 
-Weights and images are drawn from seeds, so only figures are stored. The case in ``data/`` travels with the repository;
+Weights and images are drawn from seeds, so only figures are stored. The cases in ``data/`` travel with the repository;
 more are checked when a ``shared/vggt_golden`` folder lies beside it.
 """
 
@@ -14,12 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from lerobot_atlasvla.model import layers
+from lerobot_atlasvla.model.vggt import Aggregator
+from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from lerobot_atlasvla.model.weights import to_vggt
 from tests.golden.adapter import run
 
 HERE = Path(__file__).parent
 FOLDERS = [HERE / "data", HERE.parents[2] / "shared" / "vggt_golden"]
 CASES = sorted(
-    {file.stem: file for folder in reversed(FOLDERS) for file in folder.glob("*_s[0-9].json")}.values(),
+    {file.stem: file for folder in FOLDERS for file in folder.glob("*_s[0-9].json")}.values(),
     key=lambda file: file.stem,
 )
 NORMS = ("norm.weight", "norm1.weight", "norm2.weight", "q_norm.weight", "k_norm.weight")
@@ -53,7 +56,7 @@ def draw_images(shape: list[int], seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda file: file.stem)
-def test_aggregator_matches_vggt(case: Path):
+def test_aggregator_and_heads_match_vggt(case: Path):
     meta = json.loads(case.read_text())
     weights = {}
     for key, (shape, total, absolute) in meta["weights_checksum"]["per_tensor[shape,sum,abs_sum]"].items():
@@ -63,7 +66,11 @@ def test_aggregator_matches_vggt(case: Path):
     with torch.no_grad():
         result = run(meta, weights, draw_images(meta["images_shape_BSCHW"], meta["seed"]))
 
-    golden = load_file(case.with_suffix(".tokens.safetensors"))
+    golden = {}
+    for kind in ("tokens", "heads"):
+        file = case.with_suffix(f".{kind}.safetensors")
+        golden |= load_file(file) if file.exists() else {}
+    assert golden
     start = meta["patch_start_idx"]
     layout = meta["token_layout"]
     every = int(layout.split("patches[::")[1].split("]")[0]) if "patches[::" in layout else 1
@@ -73,6 +80,9 @@ def test_aggregator_matches_vggt(case: Path):
         f"layer_{index:02d}": torch.cat((tokens[:, :, :start], tokens[:, :, start::every]), dim=2)
         for index, tokens in enumerate(result["layers"])
     } | {"patch_tokens": result["patch_tokens"][:, ::every]}
+    if meta["heads"]:
+        ours |= {f"pose_enc_iter{index}": pose for index, pose in enumerate(result["pose_enc"])}
+        ours |= {"depth": result["depth"], "depth_conf": result["depth_conf"]}
     assert golden.keys() <= ours.keys()
     for name, reference in golden.items():
         difference = (ours[name] - reference).double()
@@ -92,3 +102,31 @@ def test_a_small_mistake_would_be_seen(monkeypatch):
     golden = load_file(case.with_suffix(".tokens.safetensors"))["layer_02"]
     difference = (result["layers"][2] - golden).double()
     assert difference.norm() / golden.double().norm() > 10 * MAX_RELATIVE
+
+
+def released_parts() -> dict[str, dict[str, torch.Tensor]]:
+    """Our modules at the size of VGGT-1B, without memory, under the checkpoint's names."""
+    with torch.device("meta"):
+        modules = {"aggregator": Aggregator(), "camera_head": CameraHead(), "depth_head": DepthHead()}
+    states = {name: module.state_dict() for name, module in modules.items()}
+    return states | {"aggregator": to_vggt(states["aggregator"])}
+
+
+def test_sizes_are_those_of_vggt_1b():
+    """Tensors and values per part of the released checkpoint."""
+    counts = {name: (len(state), sum(t.numel() for t in state.values())) for name, state in released_parts().items()}
+    assert counts == {
+        "aggregator": (1210, 909_112_320),
+        "camera_head": (69, 216_174_610),
+        "depth_head": (62, 32_654_562),
+    }
+
+
+def test_names_and_shapes_are_those_of_vggt_1b():
+    file = FOLDERS[1] / "vggt_1b_state_dict_keys.json"
+    if not file.exists():
+        pytest.skip("needs shared/vggt_golden with the released list of tensors")
+    released = {name: shape for name, (shape, _) in json.loads(file.read_text()).items()}
+    for part, state in released_parts().items():
+        ours = {f"{part}.{name}": list(tensor.shape) for name, tensor in state.items()}
+        assert ours == {name: shape for name, shape in released.items() if name.startswith(f"{part}.")}
