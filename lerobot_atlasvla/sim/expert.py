@@ -29,21 +29,23 @@ class Grasp:
     Attributes:
         rim_angle_deg: Point of the rim, in degrees from world +x, counter-clockwise from above, seen from the centre.
         lift_m: How far to lift straight up before moving sideways.
+        height_m: Height of the grasp above the bowl's underside; the rim is at 0.052. Higher lets the wall slip.
     """
 
     rim_angle_deg: float
     lift_m: float = 0.04
+    height_m: float = 0.031
 
 
 # The fingers open along world y when the wrist is straight, so +-90 degrees needs no wrist rotation and is the first
 # choice; the sign is the side on which no neighbour stands. Drawer and cabinet leave room only at the angles given, and
-# the bowl has to clear the drawer's walls before it moves sideways.
+# the bowl has to clear the drawer's walls before it moves sideways; a deeper grasp would touch the drawer's floor.
 _GRASP_BY_PLACE = {
     "between_the_plate_and_the_ramekin": Grasp(-90),
     "next_to_the_ramekin": Grasp(90),
     "from_table_center": Grasp(-90),
     "on_the_cookie_box": Grasp(90),
-    "in_the_top_drawer_of_the_wooden_cabinet": Grasp(-25, lift_m=0.10),
+    "in_the_top_drawer_of_the_wooden_cabinet": Grasp(-25, lift_m=0.10, height_m=0.036),
     "on_the_ramekin": Grasp(-90),
     "next_to_the_cookie_box": Grasp(90),
     "on_the_stove": Grasp(90),
@@ -57,7 +59,6 @@ GRASPS: Mapping[str, Grasp] = MappingProxyType(
 
 # The bowl (LIBERO's akita_black_bowl; its origin is the middle of its underside).
 RIM_RADIUS_M = 0.047
-GRASP_HEIGHT_M = 0.036
 
 # The controller (OSC_POSE, relative): an action of 1 moves the goal by this much.
 POSITION_SCALE_M = 0.05
@@ -181,7 +182,7 @@ class ScriptedExpert:
         self._gap_change = self._gap - gap
         self._gap = gap
         rim = RIM_RADIUS_M * np.array([np.cos(self._angle), np.sin(self._angle)])
-        self._grasp_point = self._bowl + np.array([*rim, GRASP_HEIGHT_M])
+        self._grasp_point = self._bowl + np.array([*rim, self._grasp.height_m])
         self._grasp_error = float(np.linalg.norm((self._grasp_point - self._eef)[:2]))
         self._place_error = float(np.linalg.norm((self._plate - self._bowl)[:2]))
 
