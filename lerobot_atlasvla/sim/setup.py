@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,26 +152,69 @@ def _package_root() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "libero"
 
 
+def _config_file() -> Path:
+    # As LIBERO has it: a "~" is expanded in the default only.
+    return Path(os.environ.get("LIBERO_CONFIG_PATH", os.path.expanduser("~/.libero"))) / "config.yaml"
+
+
+def _default_paths() -> dict[str, str]:
+    root = _package_root()
+    return {
+        "benchmark_root": str(root),
+        "bddl_files": str(root / "bddl_files"),
+        "init_states": str(root / "init_files"),
+        "datasets": str(root.parent / "datasets"),
+        "assets": str(root / "assets"),
+    }
+
+
 def _write_config() -> None:
     """Write LIBERO's config file if there is none: LIBERO would ask on standard input instead."""
-    # As LIBERO has it: a "~" is expanded in the default only.
-    file = Path(os.environ.get("LIBERO_CONFIG_PATH", os.path.expanduser("~/.libero"))) / "config.yaml"
+    file = _config_file()
     if file.exists():
         return
-    root = _package_root()
-    paths = {
-        "benchmark_root": root,
-        "bddl_files": root / "bddl_files",
-        "init_states": root / "init_files",
-        "datasets": root.parent / "datasets",
-        "assets": root / "assets",
+    _store_config(file, _default_paths())
+    logger.info("Wrote LIBERO's config file %s with its default paths", file)
+
+
+def _repair_config() -> None:
+    """Point what leads nowhere in LIBERO's config file back to the installed package, keeping the old file.
+
+    The file outlives the virtual environment it was written for; LIBERO would then miss its own task files.
+    """
+    import yaml
+
+    file = _config_file()
+    recorded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(recorded, dict):
+        return  # LIBERO's own error is clear enough
+    stale = {
+        key: path
+        for key, path in _default_paths().items()
+        # Nothing of ours needs the folders of data sets and assets to exist.
+        if key in ("benchmark_root", "bddl_files", "init_states") and not Path(str(recorded.get(key))).is_dir()
     }
+    if not stale:
+        return
+    kept = file.with_name("config.yaml.bak")
+    shutil.copyfile(file, kept)
+    _store_config(file, {key: str(path) for key, path in (recorded | stale).items()})
+    logger.warning(
+        "LIBERO's config file %s named folders that do not exist (%s); they now point to the installed package. "
+        "The old file is %s",
+        file,
+        ", ".join(stale),
+        kept,
+    )
+
+
+def _store_config(file: Path, paths: dict[str, str]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, scratch = tempfile.mkstemp(prefix=".config-", dir=file.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             # A JSON string is a YAML string as well, whatever characters the path has.
-            stream.writelines(f"{key}: {json.dumps(str(path))}\n" for key, path in paths.items())
+            stream.writelines(f"{key}: {json.dumps(path)}\n" for key, path in paths.items())
         os.chmod(scratch, 0o644)
         os.replace(scratch, file)
     except OSError as error:
@@ -178,7 +222,6 @@ def _write_config() -> None:
             f"LIBERO needs the config file {file}, which cannot be written ({error}); "
             "set LIBERO_CONFIG_PATH to a writable folder"
         ) from error
-    logger.info("Wrote LIBERO's config file %s with its default paths", file)
 
 
 def _on_libero(module: ModuleType) -> None:
@@ -186,6 +229,7 @@ def _on_libero(module: ModuleType) -> None:
     from lerobot_atlasvla.sim.gl import choose_gl
     from lerobot_atlasvla.sim.look import chosen_look
 
+    _repair_config()
     choose_gl()
     chosen_look()
     # The variable LIBERO keeps its own answer in.

@@ -364,28 +364,25 @@ def test_forkserver_workers_use_the_stand_in(tmp_path):
     assert "egl" in line or "osmesa" in line
 
 
-def test_look_switches_off_reflections_and_shadows_only(monkeypatch):
-    """The hook must act on the simulations that robosuite really builds, and leave the default look alone."""
-    from lerobot_atlasvla.sim.look import ENV_LOOK
-    from lerobot_atlasvla.sim.setup import prepare_libero
-
-    prepare_libero()
-    from robosuite.utils.binding_utils import MjSim
-
-    scene = """<mujoco><asset><material name="m" reflectance="0.5"/></asset>
-      <worldbody><light castshadow="true"/><body><geom size="0.1" material="m" mass="2"/></body></worldbody></mujoco>"""
-    looks = {}
-    for look in ("default", "fast"):
-        monkeypatch.setenv(ENV_LOOK, look)
-        model = MjSim.from_xml_string(scene).model
-        looks[look] = (model.mat_reflectance[0], bool(model.light_castshadow[0]), model.body_mass[1])
-    assert looks == {"default": (0.5, True, 2.0), "fast": (0.0, False, 2.0)}
-
-
-def test_unknown_look_is_refused(monkeypatch):
-    from lerobot_atlasvla.sim.look import ENV_LOOK
-    from lerobot_atlasvla.sim.setup import prepare_libero
-
-    monkeypatch.setenv(ENV_LOOK, "pretty")
-    with pytest.raises(ValueError, match=r"ATLASVLA_LIBERO_LOOK='pretty'.*default, fast"):
-        prepare_libero()
+def test_config_of_a_removed_environment_is_repaired(fresh, monkeypatch, caplog):
+    """What leads nowhere is mended, what the user chose and the old file are kept; a sound file is not touched."""
+    package = setup._package_root()
+    for name in ("bddl_files", "init_files"):
+        (package / name).mkdir(parents=True)
+    monkeypatch.setenv("LIBERO_CONFIG_PATH", str(fresh))
+    file = fresh / "config.yaml"
+    broken = (
+        "benchmark_root: /gone\nbddl_files: /gone/bddl_files\ninit_states: /gone/init\ndatasets: /mine\nassets: /a\n"
+    )
+    file.write_text(broken)
+    setup._repair_config()
+    repaired = file.read_text()
+    assert f'bddl_files: "{package / "bddl_files"}"' in repaired
+    assert f'init_states: "{package / "init_files"}"' in repaired
+    assert 'datasets: "/mine"' in repaired
+    assert (fresh / "config.yaml.bak").read_text() == broken
+    assert "bddl_files" in caplog.text
+    caplog.clear()
+    setup._repair_config()
+    assert file.read_text() == repaired
+    assert not caplog.text

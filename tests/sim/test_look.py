@@ -1,0 +1,30 @@
+"""The look acts on what robosuite really builds, and nothing but the look changes."""
+
+import pytest
+
+
+def test_look_switches_off_reflections_and_shadows_only(monkeypatch):
+    """The hook must act on the simulations that robosuite really builds, and leave the default look alone."""
+    from lerobot_atlasvla.sim.look import ENV_LOOK
+    from lerobot_atlasvla.sim.setup import prepare_libero
+
+    prepare_libero()
+    from robosuite.utils.binding_utils import MjSim
+
+    scene = """<mujoco><asset><material name="m" reflectance="0.5"/></asset>
+      <worldbody><light castshadow="true"/><body><geom size="0.1" material="m" mass="2"/></body></worldbody></mujoco>"""
+    looks = {}
+    for look in ("default", "fast"):
+        monkeypatch.setenv(ENV_LOOK, look)
+        model = MjSim.from_xml_string(scene).model
+        looks[look] = (model.mat_reflectance[0], bool(model.light_castshadow[0]), model.body_mass[1])
+    assert looks == {"default": (0.5, True, 2.0), "fast": (0.0, False, 2.0)}
+
+
+def test_unknown_look_is_refused(monkeypatch):
+    from lerobot_atlasvla.sim.look import ENV_LOOK
+    from lerobot_atlasvla.sim.setup import prepare_libero
+
+    monkeypatch.setenv(ENV_LOOK, "pretty")
+    with pytest.raises(ValueError, match=r"ATLASVLA_LIBERO_LOOK='pretty'.*default, fast"):
+        prepare_libero()
