@@ -24,10 +24,9 @@ from eval.report import (
     success_table,
     total,
 )
+from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ, SETTLE_STEPS
 from lerobot_atlasvla.sim.look import ENV_LOOK
 from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
-
-logger = logging.getLogger("demo")
 
 CAMERAS = {"agentview_image": "image", "robot0_eye_in_hand_image": "wrist_image"}
 
@@ -169,6 +168,11 @@ def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> s
     out = cfg.output_dir
     assets = prepare_libero()
     collected = json.loads((out / "data/meta/atlasvla_collect.json").read_text())
+    if collected["assets"] != assets.kind:
+        raise SystemExit(
+            f"demo: demonstrations were made on {collected['assets']} assets, rollouts on {assets.kind} ones; "
+            "the success rate means nothing. Set ATLASVLA_LIBERO_ASSETS and run again."
+        )
     simulator = describe_simulator()
     results = read_eval_info(out / "eval/eval_info.json")
     successes, rollouts = total(results)
@@ -209,18 +213,14 @@ def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> s
         *[f"- {key}: {value}" for key, value in (versions() | simulator).items() if key != "assets_path" and value],
         f"- images: demonstrations {cfg.image_size} px, rollouts {cfg.render_size} px, resized by the policy to "
         f"{train_config['policy']['image_size']}",
-        f"- control 20 Hz, 10 settle steps, n_action_steps {train_config['policy']['n_action_steps']}",
+        f"- control {CONTROL_FREQ_HZ} Hz, {SETTLE_STEPS} settle steps, n_action_steps "
+        f"{train_config['policy']['n_action_steps']}",
         "",
         "## Videos",
         "",
         *[f"- [{video}]({video})" for video in videos],
         "",
     ]
-    if collected["assets"] != assets.kind:
-        raise SystemExit(
-            f"demo: demonstrations were made on {collected['assets']} assets, rollouts on {assets.kind} ones; "
-            "the success rate means nothing. Set ATLASVLA_LIBERO_ASSETS and run again."
-        )
     (out / "report.md").write_text("\n".join(lines))
     sys.stdout.write(f"\n{success_table(results, instructions)}\n\nreport: {out / 'report.md'}\n")
     return last_line

@@ -125,7 +125,6 @@ class ScriptedExpert:
     Attributes:
         phase: What the last action was for.
         free_motion: Whether the last action was far from everything delicate, so that it may be disturbed at will.
-        regrasps: How often the bowl slipped since the reset.
 
     Raises:
         ValueError: If ``task_name`` is not one of the ten tasks.
@@ -147,7 +146,6 @@ class ScriptedExpert:
         """Start over; to be called after the environment was reset."""
         self.phase = Phase.REACH
         self.free_motion = True
-        self.regrasps = 0
         self._phase_steps = 0
         self._gap = np.inf
         self._lift_from = 0.0
@@ -216,8 +214,6 @@ class ScriptedExpert:
 
     def _enter(self, phase: Phase) -> None:
         match phase:
-            case Phase.REACH:
-                self.regrasps += 1
             case Phase.LIFT:
                 self._lift_from = self._eef[2]
                 self._held = self._eef - self._bowl
