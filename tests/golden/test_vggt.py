@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from eval.full_size_weights import vggt_tensors
 from lerobot_atlasvla.model import layers
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
@@ -123,10 +124,16 @@ def test_sizes_are_those_of_vggt_1b():
 
 
 def test_names_and_shapes_are_those_of_vggt_1b():
+    released = vggt_tensors()
+    for part, state in released_parts().items():
+        ours = {f"{part}.{name}": tuple(tensor.shape) for name, tensor in state.items()}
+        assert ours == {name: shape for name, shape in released.items() if name.startswith(f"{part}.")}
+
+
+def test_our_list_is_that_of_the_released_file():
     file = FOLDERS[1] / "vggt_1b_state_dict_keys.json"
     if not file.exists():
-        pytest.skip("needs shared/vggt_golden with the released list of tensors")
-    released = {name: shape for name, (shape, _) in json.loads(file.read_text()).items()}
-    for part, state in released_parts().items():
-        ours = {f"{part}.{name}": list(tensor.shape) for name, tensor in state.items()}
-        assert ours == {name: shape for name, shape in released.items() if name.startswith(f"{part}.")}
+        pytest.skip("needs shared/vggt_golden with the names and shapes read from the released file")
+    released = json.loads(file.read_text())
+    assert {dtype for _, dtype in released.values()} == {"float32"}
+    assert vggt_tensors() == {name: tuple(shape) for name, (shape, _) in released.items()}
