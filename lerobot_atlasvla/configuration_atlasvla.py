@@ -1,29 +1,20 @@
-"""The one configuration of AtlasVLA: every field, its meaning, and every check that needs no data.
+"""The one configuration of AtlasVLA: every field and its meaning. The defaults are those of ``atlasvla_libero``.
 
 Light on purpose (no torch model code, no transformers): LeRobot imports it at every start.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from draccus.utils import DecodingError
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-DTYPES = ("float32", "bfloat16")
+from .config_checks import DINOV2_PATCH_SIZE, ConfigError, check
 
-
-class ConfigError(DecodingError):
-    """A setting that can't work; the message names it, its value, what is allowed and the flag.
-
-    Not a ValueError: draccus answers those with "Couldn't instantiate class AtlasVLAConfig" and drops their message;
-    its own errors it lets through to LeRobot's command line.
-    """
-
-    def __init__(self, message: str):
-        super().__init__((), message)
+__all__ = ["AtlasVLAConfig", "ConfigError"]
 
 
 @PreTrainedConfig.register_subclass("atlasvla")
@@ -50,22 +41,50 @@ class AtlasVLAConfig(PreTrainedConfig):
             "ACTION": NormalizationMode.MEAN_STD,
         }
     )
-    # (height, width) in pixels to which every view is resized; multiples of vggt_patch_size.
+    # Cameras to look through, by name and in this order, such as [observation.images.image]. Empty: all of them.
+    views: tuple[str, ...] = ()
+    # (height, width) in pixels to which every view is resized; multiples of the patch size.
     image_size: tuple[int, int] = (224, 224)
     # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off.
     random_shift: int = 0
+    # Whether the policy reads observation.state.
+    use_state: bool = True
     # Compute dtype of training and inference: float32 or bfloat16 (autocast).
     dtype: str = "float32"
+    # Dtype of frozen backbones: auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16.
+    backbone_dtype: str = "auto"
 
+    # Where patch tokens come from: vggt (its own DINOv2), patch (a convolution from scratch) or dinov2 (vision_tower).
+    vision: str = "vggt"
+    # Pixels per patch side where vision is patch.
+    vision_patch_size: int = 16
+    # Width of the patch tokens where vision is patch.
+    vision_patch_dim: int = 768
+    # DINOv2 tower where vision is dinov2: a Hub id, a local folder or a file.
+    vision_tower: str = "facebook/dinov2-base"
+    # Commit, tag or branch of the vision tower on the Hub; unset is its main branch.
+    vision_tower_revision: str | None = None
+    # Where the vision tower's weights come from: pretrained or random (by its architecture).
+    vision_tower_init: str = "pretrained"
+    # Keep the vision tower as it is; unset freezes pretrained weights and trains random ones.
+    freeze_vision_tower: bool | None = None
+
+    # VGGT's weights: a Hub id, a local folder or a file. facebook/VGGT-1B is for non-commercial use; the same network
+    # for commercial use, on application, is facebook/VGGT-1B-Commercial.
+    vggt_model: str = "facebook/VGGT-1B"
+    # Commit, tag or branch of VGGT on the Hub; unset is its main branch.
+    vggt_revision: str | None = None
     # Where the weights of the VGGT aggregator come from: pretrained, or random (train from scratch).
     vggt_init: str = "pretrained"
-    # Patch embedder: dinov2_vitl14_reg (VGGT-1B), another dinov2_*_reg, conv, or conv_stem (small, from scratch).
+    # Keep VGGT as it is; unset freezes pretrained weights and trains random ones.
+    freeze_vggt: bool | None = None
+    # VGGT's patch embedder: dinov2_vitl14_reg (VGGT-1B), another dinov2_*_reg, conv, or conv_stem (from scratch).
     vggt_patch_embed: str = "dinov2_vitl14_reg"
-    # Pixels per patch side.
+    # Pixels per patch side of VGGT's patch embedder.
     vggt_patch_size: int = 14
     # Width of the aggregator (C).
     vggt_embed_dim: int = 1024
-    # Frame/global pairs of blocks.
+    # Frame/global pairs of blocks; of a larger checkpoint, the first ones are taken.
     vggt_depth: int = 24
     # Attention heads of the aggregator.
     vggt_num_heads: int = 16
@@ -76,8 +95,17 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Frame/global pairs whose output the decoder reads: a middle one and the last.
     vggt_output_layers: tuple[int, ...] = (11, 23)
 
+    # Language model: a Hub id, a local folder or a file beside its config.json and tokenizer. If the default cannot be
+    # had, Qwen/Qwen2-0.5B is tried, and recorded here.
+    language_model: str = "Qwen/Qwen3-0.6B-Base"
+    # Commit, tag or branch of the language model on the Hub; unset is its main branch.
+    language_revision: str | None = None
     # Where the weights of the language model come from: pretrained, or random (a small Qwen3 over bytes, from scratch).
     language_init: str = "pretrained"
+    # Keep the language model as it is; unset freezes pretrained weights and trains random ones.
+    freeze_language: bool | None = None
+    # Most instructions whose features are remembered while the language model is frozen.
+    language_cache_size: int = 1024
     # Most tokens an instruction may have; longer ones are cut, with a warning.
     tokenizer_max_length: int = 77
     # Width of a Qwen3 that starts at random.
@@ -87,18 +115,40 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Attention heads of a Qwen3 that starts at random.
     language_num_heads: int = 4
 
+    # late: VGGT sees images only and language joins at the decoder. early: language tokens go through VGGT's blocks.
+    fusion: str = "late"
     # Width of the action decoder (D).
     decoder_hidden_size: int = 768
     # Blocks of the action decoder.
-    decoder_num_layers: int = 6
+    decoder_num_layers: int = 4
     # Attention heads of the action decoder.
     decoder_num_heads: int = 12
-    # Hidden width of the MLP through which state, language and the visual summary condition the action queries.
+    # Action queries; 0 is one per action of the chunk. With another number, every action is a mixture of all queries.
+    num_action_queries: int = 0
+    # Whether state, language and a visual summary condition the action queries; otherwise they are only learned.
+    condition_queries: bool = True
+    # Hidden width of the MLP through which they do.
     condition_hidden_size: int = 512
     # Keypoints per view (spatial softmax) in the visual summary.
     summary_keypoints: int = 32
     # Channels of the flattened patch map in the visual summary.
-    summary_map_channels: int = 16
+    summary_map_channels: int = 8
+
+    # Action head: l1 (the whole chunk at once) or flow (flow matching).
+    head: str = "l1"
+    # flow: denoising steps of one prediction.
+    flow_num_steps: int = 10
+    # flow: blocks of the denoiser.
+    flow_num_layers: int = 2
+
+    # Recompute activations of VGGT and the language model in the backward pass: slower, much less memory.
+    gradient_checkpointing: bool = False
+    # Write frozen backbones into every checkpoint too. Otherwise a checkpoint refers to them by source and digest.
+    save_full_weights: bool = False
+    # Written by the policy, not a setting: where each pretrained part came from, its revision and digest.
+    backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    # Written by the policy, not a setting: the architecture of each pretrained transformers model.
+    backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     # AdamW: peak learning rate.
     optimizer_lr: float = 1e-4
@@ -115,94 +165,53 @@ class AtlasVLAConfig(PreTrainedConfig):
         super().__post_init__()
         self.image_size = tuple(self.image_size)
         self.vggt_output_layers = tuple(self.vggt_output_layers)
-        self._check_chunk()
-        self._check_images()
-        self._check_sizes()
+        self.views = tuple(self.views)
+        check(self)
 
-    def _check_chunk(self) -> None:
-        if self.chunk_size < 1:
-            raise ConfigError(f"chunk_size must be at least 1, got {self.chunk_size} (--policy.chunk_size).")
-        if not 1 <= self.n_action_steps <= self.chunk_size:
-            raise ConfigError(
-                f"n_action_steps must lie in 1 .. chunk_size = {self.chunk_size}, got {self.n_action_steps} "
-                "(--policy.n_action_steps, --policy.chunk_size)."
-            )
-        if self.n_obs_steps != 1:
-            raise ConfigError(
-                f"AtlasVLA reads one observation; got n_obs_steps {self.n_obs_steps} (--policy.n_obs_steps)."
-            )
+    @property
+    def patch_size(self) -> int:
+        """Pixels per patch side of the vision tower in use."""
+        sizes = {"vggt": self.vggt_patch_size, "patch": self.vision_patch_size, "dinov2": DINOV2_PATCH_SIZE}
+        return sizes[self.vision]
 
-    def _check_images(self) -> None:
-        patch = self.vggt_patch_size
-        if len(self.image_size) != 2 or any(side < patch or side % patch for side in self.image_size):
-            nearest = [max(patch, round(side / patch) * patch) for side in self.image_size[:2]]
-            raise ConfigError(
-                f"image_size must be (height, width), both multiples of the patch size {patch}, got "
-                f"{self.image_size}; nearest allowed: {nearest} (--policy.image_size, --policy.vggt_patch_size)."
-            )
-        if not 0 <= self.random_shift < min(self.image_size):
-            raise ConfigError(
-                f"random_shift must lie in 0 .. {min(self.image_size) - 1} pixels, got {self.random_shift} "
-                "(--policy.random_shift)."
-            )
-
-    def _check_sizes(self) -> None:
-        for name in ("vggt_init", "language_init"):
-            if getattr(self, name) not in ("pretrained", "random"):
-                raise ConfigError(
-                    f"{name} must be 'pretrained' or 'random', got {getattr(self, name)!r} (--policy.{name})."
-                )
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r} (--policy.dtype).")
-        head_unit = {"vggt_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
-        for width_name, unit in head_unit.items():
-            heads_name = width_name.rsplit("_", 2)[0] + "_num_heads"
-            width, heads = getattr(self, width_name), getattr(self, heads_name)
-            if heads < 1 or width < 1 or width % (heads * unit):
-                raise ConfigError(
-                    f"{width_name} must be a multiple of {unit} x {heads_name} = {unit * heads}, got {width} "
-                    f"(--policy.{width_name}, --policy.{heads_name})."
-                )
-        layers = self.vggt_output_layers
-        if (
-            not layers
-            or any(not 0 <= layer < self.vggt_depth for layer in layers)
-            or list(layers) != sorted(set(layers))
-        ):
-            raise ConfigError(
-                f"vggt_output_layers must be ascending layers in 0 .. {self.vggt_depth - 1}, got {layers} "
-                "(--policy.vggt_output_layers, --policy.vggt_depth)."
-            )
-        for name in (
-            "vggt_num_register_tokens",
-            "language_num_layers",
-            "decoder_num_layers",
-            "condition_hidden_size",
-            "summary_keypoints",
-            "summary_map_channels",
-            "tokenizer_max_length",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)} (--policy.{name}).")
+    def is_frozen(self, part: str) -> bool:
+        """Whether ``vggt``, ``language`` or ``vision_tower`` keeps its weights: as asked, else if pretrained."""
+        asked: bool | None = getattr(self, f"freeze_{part}")
+        return getattr(self, f"{part}_init") == "pretrained" if asked is None else asked
 
     def validate_features(self) -> None:
-        """Check that the data can be read: at least one RGB camera, a flat state and a flat action.
+        """Check that the data can be read: the named views (or at least one camera), a flat state, a flat action.
+
+        Cameras that ``views`` leaves out are dropped from ``input_features``, so that nobody has to provide them.
 
         Raises:
             ValueError: Naming the feature that is missing or has another shape.
         """
         found = sorted(self.input_features or {})
-        if not self.image_features:
+        cameras = self.image_features
+        if not cameras:
             raise ValueError(f"AtlasVLA needs at least one camera (observation.images.*); the data have {found}.")
-        for key, feature in self.image_features.items():
-            if len(feature.shape) != 3 or feature.shape[0] != 3:
-                raise ValueError(f"{key} must be an RGB image of shape (3, H, W), got {tuple(feature.shape)}.")
+        missing = [key for key in self.views if key not in cameras]
+        if missing:
+            raise ValueError(
+                f"views names {missing}, but the data have the cameras {sorted(cameras)} (--policy.views)."
+            )
+        if self.views:
+            self.input_features = {
+                key: feature
+                for key, feature in (self.input_features or {}).items()
+                if key in self.view_keys or key not in cameras
+            }
+        for key in self.view_keys:
+            shape = tuple(cameras[key].shape)
+            if len(shape) != 3 or shape[0] != 3:
+                raise ValueError(f"{key} must be an RGB image of shape (3, H, W), got {shape}.")
         state = self.robot_state_feature
-        if state is None or len(state.shape) != 1:
+        if self.use_state and (state is None or len(state.shape) != 1):
             shape = None if state is None else tuple(state.shape)
             raise ValueError(
-                f"AtlasVLA needs {OBS_STATE!r} of shape (N,), got {shape}; the data have {found}. "
-                "For LIBERO environments use --env.obs_type=pixels_agent_pos."
+                f"AtlasVLA needs {OBS_STATE!r} of shape (N,), got {shape}; the data have {found}. For LIBERO "
+                "environments use --env.obs_type=pixels_agent_pos; to do without a state, --policy.use_state=false."
             )
         action = self.action_feature
         if action is None or len(action.shape) != 1:
@@ -213,8 +222,15 @@ class AtlasVLAConfig(PreTrainedConfig):
             )
 
     @property
+    def view_keys(self) -> tuple[str, ...]:
+        """The cameras the policy looks through, in its fixed order."""
+        return self.views or tuple(self.image_features)
+
+    @property
     def state_dim(self) -> int:
-        """Size N of the state; only after the features are known."""
+        """Size N of the state, 0 if it is not used; only after the features are known."""
+        if not self.use_state:
+            return 0
         if self.robot_state_feature is None:
             raise ValueError(f"{OBS_STATE!r} is not among the input features.")
         return self.robot_state_feature.shape[0]

@@ -1,22 +1,24 @@
-"""AtlasVLA as LeRobot sees it: keys, action queue, loss reduction, parameter groups. The network is in ``model/``."""
+"""AtlasVLA as LeRobot sees it: keys, action queue, loss reduction, groups, files. The network is in ``model/``."""
 
 import logging
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from lerobot.policies.common.flow_matching import euler_integrate, sample_noise, sample_time_beta
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor
 
-from .byte_tokenizer import VOCAB_SIZE
+from . import backbones, slim
+from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
-from .model.atlas import AtlasVLA, GeometrySpec
 from .model.augment import random_shift
-from .model.decoder import DecoderSpec
-from .model.language import LanguageSpec
+from .model.heads import L1Head
 from .model.tokens import PolicyInputs
 
 logger = logging.getLogger(__name__)
@@ -24,51 +26,17 @@ logger = logging.getLogger(__name__)
 ACTION_IS_PAD = "action_is_pad"
 
 
-def build_model(config: AtlasVLAConfig) -> AtlasVLA:
-    """Build the network that a configuration describes, with fresh weights."""
-    return AtlasVLA(
-        geometry=GeometrySpec(
-            patch_embed=config.vggt_patch_embed,
-            patch_size=config.vggt_patch_size,
-            embed_dim=config.vggt_embed_dim,
-            depth=config.vggt_depth,
-            num_heads=config.vggt_num_heads,
-            num_register_tokens=config.vggt_num_register_tokens,
-            layer_scale_init=config.vggt_layer_scale_init,
-            output_layers=config.vggt_output_layers,
-            keypoints=config.summary_keypoints,
-            map_channels=config.summary_map_channels,
-        ),
-        language=LanguageSpec(
-            vocab_size=VOCAB_SIZE,
-            hidden_size=config.language_hidden_size,
-            num_layers=config.language_num_layers,
-            num_heads=config.language_num_heads,
-            max_length=config.tokenizer_max_length,
-        ),
-        decoder=DecoderSpec(
-            hidden_size=config.decoder_hidden_size,
-            num_layers=config.decoder_num_layers,
-            num_heads=config.decoder_num_heads,
-            condition_hidden_size=config.condition_hidden_size,
-        ),
-        image_size=config.image_size,
-        views=len(config.image_features),
-        state_dim=config.state_dim,
-        action_dim=config.action_dim,
-        chunk_size=config.chunk_size,
-    )
-
-
 class AtlasVLAPolicy(PreTrainedPolicy):
     """LeRobot policy around :class:`~.model.atlas.AtlasVLA`.
 
     Args:
-        config: The configuration, with ``input_features`` and ``output_features`` filled in.
-        from_checkpoint: The weights are about to be read from a checkpoint, so random ones need no warning.
+        config: The configuration, with ``input_features`` and ``output_features`` filled in. What the backbones were
+            filled from is recorded in it.
+        from_checkpoint: The weights are about to be read from a checkpoint: nothing is read from the backbones'
+            sources here, and random weights need no warning.
 
     Raises:
-        ValueError: If the features can't be read, or pretrained backbones are asked for (see the message).
+        ValueError: If the features can't be read, or a backbone's weights can't be had (see the message).
     """
 
     # LeRobot declares these three wider than it uses them.
@@ -79,20 +47,48 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def __init__(self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, **kwargs: Any):
         super().__init__(config)
         config.validate_features()
-        for part in ("vggt_init", "language_init"):
-            if getattr(config, part) == "pretrained":
-                raise ValueError(
-                    f"{part}='pretrained': this version can't load pretrained weights yet. Train from scratch with "
-                    f"--policy.{part}=random, best through --config_path=configs/policy/atlasvla_tiny.yaml."
-                )
-        self.model = build_model(config)
+        pretrained = backbones.pretrained_parts(config)
+        located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
+        config.backbone_architectures = backbones.architectures(config, located)
+        self.model = build_model(config, without_weights=pretrained)
+        # Part -> checksum of its weights as they came from the source.
+        self._as_read: dict[str, str] = {}
+        for part, where in located.items():
+            report = backbones.read(config, part, self.model.backbones()[part], where)
+            backbones.record(config, part, where, report)
+            self._remember(part)
         if not from_checkpoint:
-            logger.warning("AtlasVLA starts from RANDOM weights, as asked: vggt_init=random, language_init=random.")
+            self._announce_random_parts()
+            self._finish()
         self.reset()
+
+    def _announce_random_parts(self) -> None:
+        random = [
+            part for part in backbones.used_parts(self.config) if getattr(self.config, f"{part}_init") == "random"
+        ]
+        if random:
+            asked = ", ".join(f"{part}_init=random" for part in random)
+            logger.warning("AtlasVLA starts from RANDOM weights, as asked: %s.", asked)
+
+    def _finish(self) -> None:
+        """What needs all weights in place."""
+        backbones.set_training(self.config, self.model.backbones())
+        if self.config.gradient_checkpointing:
+            self.model.enable_gradient_checkpointing()
+        self.eval()
+
+    def _remember(self, part: str) -> None:
+        if self.config.is_frozen(part):
+            self._as_read[part] = slim.fingerprint(self.model.backbones()[part])
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:
-        """Load a saved policy: a folder, or a Hub id. Arguments as in LeRobot."""
+        """Load a saved policy: a folder, or a Hub id. Arguments as in LeRobot.
+
+        Raises:
+            ValueError: If the checkpoint is damaged or does not fit its configuration, or a backbone it refers to is
+                missing or another one.
+        """
         return super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
 
     @classmethod
@@ -100,7 +96,47 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         cls, model: Self, model_file: str, map_location: str, strict: bool
     ) -> Self:
         # LeRobot loads with strict=False and only logs what is missing; a gap would leave random weights in place.
-        return super()._load_as_safetensor(model, model_file, map_location, strict=True)
+        model._load(Path(model_file))
+        return model
+
+    def _load(self, file: Path) -> None:
+        parts = self.model.backbones()
+        pretrained = backbones.pretrained_parts(self.config)
+        prefixes = slim.prefixes(self, {part: parts[part] for part in pretrained})
+        tensors, referred = slim.load(self, file, prefixes)
+        for part in pretrained:
+            prefix = prefixes[part]
+            if part in referred:
+                backbones.read_again(self.config, part, parts[part])
+                self._remember(part)
+            else:
+                inside = {
+                    name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
+                }
+                backbones.fill(parts[part], inside, backbones.part_dtype(self.config, part))
+        self.load_state_dict(tensors, strict=False)  # slim.load has checked the names.
+        self._finish()
+
+    def _save_pretrained(  # pyrefly: ignore[bad-override]
+        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
+    ) -> None:
+        parts = self.model.backbones()
+        unchanged = [part for part, mark in self._as_read.items() if slim.fingerprint(parts[part]) == mark]
+        for part in self._as_read.keys() - set(unchanged):
+            logger.warning("The frozen %s is not what its source gave any more, so the checkpoint includes it.", part)
+        references = [] if self.config.save_full_weights else unchanged
+        self.config._save_pretrained(save_directory)
+        slim.save(
+            self.state_dict() if state_dict is None else state_dict,
+            Path(save_directory) / SAFETENSORS_SINGLE_FILE,
+            references=slim.prefixes(self, {part: parts[part] for part in references}),
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch, but frozen backbones stay in eval mode."""
+        super().train(mode)
+        backbones.set_training(self.config, self.model.backbones())
+        return self
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override]
         """Two groups, in a fixed order: tensors of two or more axes (decayed), then vectors and scalars (not)."""
@@ -137,17 +173,41 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                 f"{ACTION} must have shape (B, {expected[0]}, {expected[1]}), got {tuple(actions_BTA.shape)} "
                 "(--policy.chunk_size; the action size comes from the dataset)."
             )
-        is_pad_BT = self._entry(batch, ACTION_IS_PAD)
-        loss_B = self.model.loss(self._inputs(batch), actions_BTA, ~is_pad_BT)
+        valid_BT = ~self._entry(batch, ACTION_IS_PAD)
+        inputs = self._inputs(batch)
+        if self.config.head == "flow":
+            noise = sample_noise(actions_BTA.shape, actions_BTA.device)
+            # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
+            time = sample_time_beta(len(noise), noise.device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
+            loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
+        else:
+            loss_B = self.model.loss(inputs, actions_BTA, valid_BT)
         loss = loss_B.mean() if reduction == "mean" else loss_B
-        return loss, {"l1_loss": loss_B.detach().mean().item()}
+        return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
 
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Predict normalised actions (B, chunk_size, A), float32, from preprocessed observations."""
+    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Predict normalised actions (B, chunk_size, A), float32, from preprocessed observations.
+
+        Args:
+            batch: Preprocessed observations.
+            noise: Where the flow head starts, (B, chunk_size, A); drawn if not given. The l1 head uses none.
+            **kwargs: Ignored.
+        """
         self.eval()
         with self._autocast():
-            return self.model.sample(self._inputs(batch)).float()
+            decoded_BTD = self.model.decode(self.model.embed_prefix(self._inputs(batch)))
+            head = self.model.head
+            if isinstance(head, L1Head):
+                return head(decoded_BTD).float()
+            if noise is None:
+                shape = (len(decoded_BTD), self.config.chunk_size, self.config.action_dim)
+                noise = sample_noise(shape, decoded_BTD.device)
+            return euler_integrate(
+                lambda x_BTA, time_B: head.velocity(decoded_BTD, x_BTA, time_B),
+                noise,
+                self.config.flow_num_steps,
+            )
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
@@ -166,21 +226,24 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     def _inputs(self, batch: dict[str, Tensor]) -> PolicyInputs:
         """Check the observations and bring them into the model's form."""
+        views = torch.stack([self._view(batch, key) for key in self.config.view_keys], dim=1)
+        if self.training and self.config.random_shift:
+            views = random_shift(views.flatten(0, 1), self.config.random_shift).view_as(views)
+        return PolicyInputs(
+            views_BV3HW=views,
+            state_BN=self._state(batch) if self.config.use_state else views.new_zeros(len(views), 0),
+            tokens_BL=self._entry(batch, OBS_LANGUAGE_TOKENS),
+            token_mask_BL=self._entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
+        )
+
+    def _state(self, batch: dict[str, Tensor]) -> Tensor:
         state_BN = self._entry(batch, OBS_STATE)
         expected = self.config.state_dim
         if state_BN.ndim != 2 or state_BN.shape[1] != expected:
             raise ValueError(
                 f"{OBS_STATE} must have shape (B, {expected}) as in training, got {tuple(state_BN.shape)}."
             )
-        views = torch.stack([self._view(batch, key) for key in self.config.image_features], dim=1)
-        if self.training and self.config.random_shift:
-            views = random_shift(views.flatten(0, 1), self.config.random_shift).view_as(views)
-        return PolicyInputs(
-            views_BV3HW=views,
-            state_BN=state_BN,
-            tokens_BL=self._entry(batch, OBS_LANGUAGE_TOKENS),
-            token_mask_BL=self._entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
-        )
+        return state_BN
 
     def _view(self, batch: dict[str, Tensor], key: str) -> Tensor:
         """One camera, (B, 3, H, W) in [0, 1], resized to ``image_size``."""

@@ -15,10 +15,12 @@ from lerobot.processor import (
 )
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from . import backbones
 from .byte_tokenizer import make_byte_tokenizer
 from .configuration_atlasvla import AtlasVLAConfig
+from .pretrained.locate import WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +74,30 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Rebuild the tokenizer written by :meth:`state_dict`."""
-        blob = json.loads(bytes(state[_STATE_KEY].cpu().tolist()).decode())
+        blob = json.loads(state[_STATE_KEY].cpu().numpy().tobytes())
         self.input_tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer.from_str(blob["tokenizer"]), **blob["special_tokens"]
         )
+
+
+def make_tokenizer(config: AtlasVLAConfig) -> PreTrainedTokenizerBase:
+    """The language model's own tokenizer, or one over bytes for a language model from scratch.
+
+    Raises:
+        WeightsError: If the language model can't be had, or has no tokenizer beside its weights.
+    """
+    if config.language_init == "random":
+        return make_byte_tokenizer()
+    located = backbones.find(config, "language")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(located.folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{located.name} has no usable tokenizer in {located.folder}: {error} (--policy.language_model)."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def make_atlasvla_pre_post_processors(
@@ -94,7 +116,7 @@ def make_atlasvla_pre_post_processors(
     """
     steps = make_default_policy_processor_steps(config, dataset_stats)
     tokenize = SelfContainedTokenizerStep(
-        tokenizer=make_byte_tokenizer(),
+        tokenizer=make_tokenizer(config),
         max_length=config.tokenizer_max_length,
         padding="longest",
         padding_side="right",

@@ -4,156 +4,162 @@ Shape suffixes: B batch, V view, P tokens per view, L words, S context, T chunk,
 width, D decoder width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from .decoder import ActionDecoder, DecoderSpec
-from .heads import L1Head
-from .language import LanguageEncoder, LanguageSpec, pool_tokens
+from .decoder import ActionDecoder
+from .frozen import running
+from .fusion import EarlyFusion, LateFusion
+from .heads import FlowHead, L1Head
+from .language import LanguageEncoder, pool_tokens
+from .spec import AtlasSpec
 from .summary import VisualSummary
 from .tokens import PolicyInputs, Prefix, TokenGroup
 from .vggt import Aggregator
-
-
-@dataclass(frozen=True)
-class GeometrySpec:
-    """Sizes of the VGGT aggregator and what is read from it.
-
-    Attributes:
-        patch_embed: One of ``vision.PATCH_EMBEDDERS``.
-        patch_size: Pixels per patch side.
-        embed_dim: Width C.
-        depth: Frame/global pairs.
-        num_heads: Attention heads.
-        num_register_tokens: Register tokens per view.
-        layer_scale_init: Start value of the layer scale: 0.01 in VGGT, larger to train a shallow one from scratch.
-        output_layers: Pairs whose output (width 2C) becomes geometry tokens.
-        keypoints: Keypoints per view in the visual summary.
-        map_channels: Channels of the flattened map in the visual summary.
-    """
-
-    patch_embed: str
-    patch_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    num_register_tokens: int
-    layer_scale_init: float
-    output_layers: tuple[int, ...]
-    keypoints: int
-    map_channels: int
-
-
-class GeometryProjector(nn.Module):
-    """Camera and patch tokens of the chosen layers to decoder width; register tokens are dropped.
-
-    Args:
-        num_layers: Aggregator layers read.
-        backbone_dim: Width 2C of one aggregator output.
-        dim: Decoder width D.
-        views: Number of views V.
-    """
-
-    def __init__(self, num_layers: int, backbone_dim: int, dim: int, views: int):
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(backbone_dim) for _ in range(num_layers))
-        self.projections = nn.ModuleList(nn.Linear(backbone_dim, dim) for _ in range(num_layers))
-        # VGGT tells only "first view" from "others"; a policy must tell the wrist from the scene camera.
-        self.view_embed = nn.Parameter(torch.empty(1, views, 1, dim))
-        nn.init.normal_(self.view_embed, std=0.02)
-
-    def forward(self, layers: Sequence[Tensor], patch_start_idx: int) -> Tensor:
-        """``(B, V, P, 2C)`` per layer to ``(B, V * (1 + patches), D)``, the sum over the layers."""
-        total = self.view_embed
-        for tokens_BVPC, norm, projection in zip(layers, self.norms, self.projections, strict=True):
-            kept = torch.cat((tokens_BVPC[:, :, :1], tokens_BVPC[:, :, patch_start_idx:]), dim=2)
-            total = total + projection(norm(kept))
-        return total.flatten(1, 2)
+from .vision import Dinov2Tower, PatchTower
 
 
 class AtlasVLA(nn.Module):
     """The whole network; knows nothing of LeRobot.
 
     Args:
-        geometry: The VGGT aggregator and what is read from it.
-        language: The instruction encoder.
-        decoder: The action decoder.
-        image_size: (H, W) of every view in pixels.
-        views: Number of views V.
-        state_dim: Size N of the state.
-        action_dim: Size A of an action.
-        chunk_size: Actions T per forward pass.
+        spec: What to build.
+        without_weights: Keys of :meth:`backbones` whose parameters get no memory (PyTorch's meta device), because they
+            are about to be replaced by released ones.
     """
 
-    def __init__(
-        self,
-        *,
-        geometry: GeometrySpec,
-        language: LanguageSpec,
-        decoder: DecoderSpec,
-        image_size: tuple[int, int],
-        views: int,
-        state_dim: int,
-        action_dim: int,
-        chunk_size: int,
-    ):
+    def __init__(self, spec: AtlasSpec, *, without_weights: Collection[str] = ()):
         super().__init__()
-        grid = (image_size[0] // geometry.patch_size, image_size[1] // geometry.patch_size)
-        dim = decoder.hidden_size
-        self.output_layers = geometry.output_layers
-        self.aggregator = Aggregator(
-            patch_embed=geometry.patch_embed,
-            patch_size=geometry.patch_size,
-            embed_dim=geometry.embed_dim,
-            depth=geometry.depth,
-            num_heads=geometry.num_heads,
-            num_register_tokens=geometry.num_register_tokens,
-            layer_scale_init=geometry.layer_scale_init,
-            grid=grid,
-        )
-        self.geometry_projector = GeometryProjector(len(geometry.output_layers), 2 * geometry.embed_dim, dim, views)
-        self.visual_summary = VisualSummary(
-            geometry.embed_dim, grid, views, keypoints=geometry.keypoints, map_channels=geometry.map_channels
-        )
-        self.language = LanguageEncoder(language)
-        self.language_projector = nn.Linear(language.hidden_size, dim)
-        self.state_projector = nn.Linear(state_dim, dim)
-        condition_dim = state_dim + dim + self.visual_summary.output_dim
-        self.decoder = ActionDecoder(decoder, chunk_size=chunk_size, condition_dim=condition_dim)
-        self.head = L1Head(dim, action_dim)
+
+        def making(part: str) -> AbstractContextManager[Any]:
+            return init_empty_weights() if part in without_weights else nullcontext()
+
+        self.spec = spec
+        geometry, vision, dim = spec.geometry, spec.vision, spec.decoder.hidden_size
+        self.grid = spec.grid
+        own_embedder = vision.kind == "vggt"
+        with making("vggt"):
+            self.aggregator = Aggregator(
+                patch_embed=geometry.patch_embed if own_embedder else None,
+                patch_size=geometry.patch_size,
+                embed_dim=geometry.embed_dim,
+                depth=geometry.depth,
+                num_heads=geometry.num_heads,
+                num_register_tokens=geometry.num_register_tokens,
+                layer_scale_init=geometry.layer_scale_init,
+                grid=self.grid,
+                special_tokens=spec.fusion == "late",
+            )
+        self.vision_tower: PatchTower | Dinov2Tower | None = None
+        if vision.kind == "patch":
+            self.vision_tower = PatchTower(vision.patch_size, vision.patch_dim, self.grid)
+        elif vision.kind == "dinov2":
+            with making("vision_tower"):
+                self.vision_tower = Dinov2Tower(vision.architecture)
+        vision_dim = geometry.embed_dim if self.vision_tower is None else self.vision_tower.output_dim
+        with making("language"):
+            self.language = LanguageEncoder(spec.language.architecture, cache_size=spec.language.cache_size)
+
+        sizes = {
+            "language_dim": self.language.hidden_size,
+            "backbone_dim": geometry.embed_dim,
+            "dim": dim,
+            "num_layers": len(geometry.output_layers),
+            "views": spec.views,
+        }
+        self.fusion: LateFusion | EarlyFusion
+        if spec.fusion == "late":
+            self.fusion = LateFusion(vision_dim=0 if own_embedder else vision_dim, **sizes)
+        else:
+            self.fusion = EarlyFusion(vision_dim=vision_dim, num_heads=geometry.num_heads, **sizes)
+        # Where there is no state, a learned token stands in for it, so that the context is never empty.
+        self.state_projector = nn.Linear(spec.state_dim, dim) if spec.state_dim else None
+        self.no_state = None if spec.state_dim else nn.Parameter(torch.zeros(1, 1, dim))
+        self.visual_summary: VisualSummary | None = None
+        condition_dim = 0
+        if spec.condition_queries:
+            summary = spec.summary
+            self.visual_summary = VisualSummary(
+                vision_dim, self.grid, spec.views, keypoints=summary.keypoints, map_channels=summary.map_channels
+            )
+            condition_dim = spec.state_dim + dim + self.visual_summary.output_dim
+        self.decoder = ActionDecoder(spec.decoder, chunk_size=spec.chunk_size, condition_dim=condition_dim)
+        self.head: L1Head | FlowHead
+        if spec.head.kind == "l1":
+            self.head = L1Head(dim, spec.action_dim)
+        else:
+            self.head = FlowHead(
+                dim, spec.action_dim, num_layers=spec.head.flow_num_layers, num_heads=spec.decoder.num_heads
+            )
+
+    def backbones(self) -> dict[str, nn.Module]:
+        """The parts that can come from a released checkpoint, by the name of their settings."""
+        parts: dict[str, nn.Module] = {"vggt": self.aggregator, "language": self.language.backbone}
+        if isinstance(self.vision_tower, Dinov2Tower):
+            parts["vision_tower"] = self.vision_tower.backbone
+        return parts
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the backbones' activations in the backward pass instead of storing them."""
+        self.aggregator.gradient_checkpointing = True
+        for module in (*self.backbones().values(), getattr(self.aggregator, "patch_embed", None)):
+            if isinstance(module, PreTrainedModel):
+                module.gradient_checkpointing_enable({"use_reentrant": False})
 
     def embed_prefix(self, inputs: PolicyInputs) -> Prefix:
         """Encode everything that does not depend on the actions."""
-        aggregated = self.aggregator(inputs.views_BV3HW, self.output_layers)
-        geometry_BSD = self.geometry_projector(aggregated.layers, aggregated.patch_start_idx)
-        language_BLD = self.language_projector(self.language(inputs.tokens_BL, inputs.token_mask_BL))
-        state_B1D = self.state_projector(inputs.state_BN)[:, None]
-        context_mask = torch.cat((inputs.token_mask_BL, inputs.token_mask_BL.new_ones(len(state_B1D), 1)), dim=1)
-        condition_BE = torch.cat(
-            (
-                inputs.state_BN,
-                pool_tokens(language_BLD, inputs.token_mask_BL),
-                self.visual_summary(aggregated.patch_tokens_BVPC),
-            ),
-            dim=-1,
-        )
-        return Prefix(
-            geometry=TokenGroup(geometry_BSD),
-            context=TokenGroup(torch.cat((language_BLD, state_B1D), dim=1), context_mask),
-            condition_BE=condition_BE,
-        )
+        tower = self.aggregator.embed if self.vision_tower is None else self.vision_tower
+        with running(self._vision_module(), inputs.views_BV3HW):
+            vision_BVPC = tower(inputs.views_BV3HW)
+        with running(self.language.backbone, inputs.views_BV3HW):
+            words = self.language(inputs.tokens_BL, inputs.token_mask_BL)
+        fused = self.fusion(self.aggregator, vision_BVPC, words, self.grid, self.spec.geometry.output_layers)
+        context = self._with_state(fused.language, inputs.state_BN)
+        if self.visual_summary is None:
+            return Prefix(fused.geometry, context, None)
+        known = [pool_tokens(fused.language), self.visual_summary(vision_BVPC.float())]
+        if self.state_projector is not None:
+            known.insert(0, inputs.state_BN)
+        return Prefix(fused.geometry, context, torch.cat(known, dim=-1))
 
     def decode(self, prefix: Prefix) -> Tensor:
         """Read the prefix with the action queries: ``(B, T, D)``."""
         return self.decoder(prefix)
 
-    def loss(self, inputs: PolicyInputs, actions_BTA: Tensor, valid_BT: Tensor) -> Tensor:
-        """Loss per sample, ``(B,)``; see :meth:`.heads.L1Head.loss`."""
-        return self.head.loss(self.decode(self.embed_prefix(inputs)), actions_BTA, valid_BT)
+    def loss(
+        self,
+        inputs: PolicyInputs,
+        actions_BTA: Tensor,
+        valid_BT: Tensor,
+        noise_BTA: Tensor | None = None,
+        time_B: Tensor | None = None,
+    ) -> Tensor:
+        """Loss per sample, ``(B,)``; see the heads. Noise and time are for the flow head, and only for it."""
+        decoded = self.decode(self.embed_prefix(inputs))
+        if isinstance(self.head, L1Head):
+            return self.head.loss(decoded, actions_BTA, valid_BT)
+        if noise_BTA is None or time_B is None:
+            raise ValueError("The flow head's loss needs noise_BTA and time_B.")
+        return self.head.loss(decoded, actions_BTA, valid_BT, noise_BTA, time_B)
 
-    def sample(self, inputs: PolicyInputs) -> Tensor:
-        """Predict a chunk of normalised actions, ``(B, T, A)``."""
-        return self.head(self.decode(self.embed_prefix(inputs)))
+    def _vision_module(self) -> nn.Module:
+        return self.aggregator.patch_embed if self.vision_tower is None else self.vision_tower
+
+    def _with_state(self, language: TokenGroup, state_BN: Tensor) -> TokenGroup:
+        """Language tokens followed by the state token."""
+        words_BLD = language.tokens_BSD
+        if self.state_projector is not None:
+            state_B1D = self.state_projector(state_BN)[:, None]
+        else:
+            assert self.no_state is not None
+            state_B1D = self.no_state.expand(len(words_BLD), -1, -1)
+        mask = language.mask_BS
+        if mask is not None:
+            mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
+        return TokenGroup(torch.cat((words_BLD, state_B1D), dim=1), mask)

@@ -1,16 +1,15 @@
 """Action queries and the decoder in which they read the scene.
 
-Shape suffixes: B batch, T chunk, S context, D decoder width, E condition width.
+Shape suffixes: B batch, Q action queries, T chunk, S context, D decoder width, E condition width.
 Source of the zero-initialised tanh gate: Alayrac et al., Flamingo, NeurIPS 2022, arXiv:2204.14198, sec. 2.2.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
 
-from .layers import Mlp, SelfAttention
+from .layers import CrossAttention, Mlp, SelfAttention
 from .tokens import Prefix, TokenGroup
 
 
@@ -22,49 +21,42 @@ class DecoderSpec:
         hidden_size: Width D.
         num_layers: Decoder blocks.
         num_heads: Attention heads.
+        num_queries: Action queries Q; 0 = one per action of the chunk.
         condition_hidden_size: Hidden width of the MLP that conditions the queries.
     """
 
     hidden_size: int
     num_layers: int
     num_heads: int
+    num_queries: int
     condition_hidden_size: int
 
 
 class ActionQueries(nn.Module):
-    """One learnable query per action of the chunk, shifted by what is known of this sample."""
+    """Learned queries, shifted by what is known of this sample.
 
-    def __init__(self, chunk_size: int, dim: int, condition_dim: int, hidden_dim: int):
+    Args:
+        count: Queries Q.
+        dim: Width D.
+        condition_dim: Width E of the condition; 0 = no condition, the queries are only learned.
+        hidden_dim: Hidden width of the MLP that reads the condition.
+    """
+
+    def __init__(self, count: int, dim: int, condition_dim: int, hidden_dim: int):
         super().__init__()
-        self.chunk_size = chunk_size
-        self.queries = nn.Parameter(torch.empty(1, chunk_size, dim))
+        self.count = count
+        self.queries = nn.Parameter(torch.empty(1, count, dim))
         nn.init.normal_(self.queries, std=0.02)
-        self.condition = nn.Sequential(
-            nn.Linear(condition_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, chunk_size * dim)
-        )
+        if condition_dim:
+            self.condition = nn.Sequential(
+                nn.Linear(condition_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, count * dim)
+            )
 
-    def forward(self, condition_BE: Tensor) -> Tensor:
-        """``(B, E)`` to ``(B, T, D)``."""
-        return self.queries + self.condition(condition_BE).unflatten(-1, (self.chunk_size, -1))
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention from queries to a token group (``is_real`` masks: True = may be looked at)."""
-
-    def __init__(self, dim: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x_BTD: Tensor, group: TokenGroup) -> Tensor:
-        """``(B, T, D)`` queries look at a group of S tokens: ``(B, T, D)``."""
-        q = self.query(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k, v = self.key_value(group.tokens_BSD).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mask = None if group.mask_BS is None else group.mask_BS[:, None, None, :]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(out.transpose(1, 2).flatten(2))
+    def forward(self, condition_BE: Tensor | None, batch: int) -> Tensor:
+        """``(B, E)`` or nothing to ``(B, Q, D)``."""
+        if condition_BE is None:
+            return self.queries.expand(batch, -1, -1)
+        return self.queries + self.condition(condition_BE).unflatten(-1, (self.count, -1))
 
 
 class DecoderBlock(nn.Module):
@@ -83,27 +75,37 @@ class DecoderBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
 
-    def forward(self, x_BTD: Tensor, geometry: TokenGroup, context: TokenGroup) -> Tensor:
-        """``(B, T, D)`` to ``(B, T, D)``."""
-        x_BTD = x_BTD + self.self_attention(self.self_norm(x_BTD))
+    def forward(self, x_BQD: Tensor, geometry: TokenGroup, context: TokenGroup) -> Tensor:
+        """``(B, Q, D)`` to ``(B, Q, D)``."""
+        x_BQD = x_BQD + self.self_attention(self.self_norm(x_BQD))
         gate = self.geometry_gate.tanh()
-        x_BTD = x_BTD + gate * self.geometry_attention(self.geometry_norm(x_BTD), geometry)
-        x_BTD = x_BTD + self.context_attention(self.context_norm(x_BTD), context)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        x_BQD = x_BQD + gate * self.geometry_attention(self.geometry_norm(x_BQD), geometry)
+        x_BQD = x_BQD + self.context_attention(self.context_norm(x_BQD), context)
+        return x_BQD + self.mlp(self.mlp_norm(x_BQD))
 
 
 class ActionDecoder(nn.Module):
-    """Action queries through decoder blocks: ``Prefix -> (B, T, D)``."""
+    """Action queries through decoder blocks, one feature per action of the chunk: ``Prefix -> (B, T, D)``.
+
+    Args:
+        spec: Sizes.
+        chunk_size: Actions T.
+        condition_dim: As in :class:`ActionQueries`.
+    """
 
     def __init__(self, spec: DecoderSpec, *, chunk_size: int, condition_dim: int):
         super().__init__()
-        self.queries = ActionQueries(chunk_size, spec.hidden_size, condition_dim, spec.condition_hidden_size)
+        count = spec.num_queries or chunk_size
+        self.queries = ActionQueries(count, spec.hidden_size, condition_dim, spec.condition_hidden_size)
         self.blocks = nn.ModuleList(DecoderBlock(spec.hidden_size, spec.num_heads) for _ in range(spec.num_layers))
         self.norm = nn.LayerNorm(spec.hidden_size)
+        # As many queries as actions: each is one action. Otherwise every action is its own mixture of all queries.
+        self.mixture = nn.Linear(count, chunk_size) if count != chunk_size else None
 
     def forward(self, prefix: Prefix) -> Tensor:
-        """Let the queries read the prefix: ``(B, T, D)``."""
-        x_BTD = self.queries(prefix.condition_BE)
+        """Let the queries read the prefix."""
+        x_BQD = self.queries(prefix.condition_BE, len(prefix.geometry.tokens_BSD))
         for block in self.blocks:
-            x_BTD = block(x_BTD, prefix.geometry, prefix.context)
-        return self.norm(x_BTD)
+            x_BQD = block(x_BQD, prefix.geometry, prefix.context)
+        x_BQD = self.norm(x_BQD)
+        return x_BQD if self.mixture is None else self.mixture(x_BQD.mT).mT

@@ -3,7 +3,18 @@
 Shape suffixes: B batch, T chunk, A action, D decoder width.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
+
+from .layers import Mlp, SelfAttention
+
+
+def mean_over_real(error_BT: Tensor, valid_BT: Tensor) -> Tensor:
+    """Mean over the real actions of each sample, ``(B,)``; zero for a sample that has none."""
+    # `where` and not a product: a NaN in a padded action must not reach the sum.
+    return error_BT.where(valid_BT, 0.0).sum(1) / valid_BT.sum(1).clamp(min=1)
 
 
 class L1Head(nn.Module):
@@ -29,6 +40,84 @@ class L1Head(nn.Module):
             valid_BT: True = a real action, False = padding past the end of the episode.
         """
         error_BT = (self(decoded_BTD).float() - actions_BTA.float()).abs().mean(-1)
-        valid = valid_BT.to(error_BT.dtype)
-        # `where` and not a product: a NaN in a padded action must not reach the sum.
-        return error_BT.where(valid_BT, 0.0).sum(1) / valid.sum(1).clamp(min=1)
+        return mean_over_real(error_BT, valid_BT)
+
+
+class FlowHead(nn.Module):
+    """A small denoiser that turns noise into a chunk, conditioned on the decoded queries (flow matching).
+
+    Time runs as in LeRobot's ``flow_matching``: at t = 1 a sample is noise, at t = 0 it is the action chunk,
+    ``x_t = t * noise + (1 - t) * actions``, and the velocity is ``dx/dt = noise - actions``. Whoever integrates it
+    calls :meth:`velocity` once per step; the decoder has run once before.
+
+    Source: Lipman et al., Flow Matching for Generative Modeling, ICLR 2023, arXiv:2210.02747; modulation by time with
+    zero-initialised gates: Peebles and Xie, DiT, ICCV 2023, arXiv:2212.09748, sec. 3.2.
+
+    Args:
+        dim: Decoder width D.
+        action_dim: Size A of an action.
+        num_layers: Denoiser blocks.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, dim: int, action_dim: int, *, num_layers: int, num_heads: int):
+        super().__init__()
+        self.action_in = nn.Linear(action_dim, dim)
+        self.time = Mlp(dim, dim)
+        self.blocks = nn.ModuleList(DenoiserBlock(dim, num_heads) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+        self.proj = nn.Linear(dim, action_dim)
+        self.register_buffer("periods", _time_periods(dim), persistent=False)
+
+    def velocity(self, decoded_BTD: Tensor, noisy_BTA: Tensor, time_B: Tensor) -> Tensor:
+        """Velocity ``(B, T, A)``, float32, of a noisy chunk at time ``(B,)`` in [0, 1]."""
+        angles = time_B.float()[:, None] * (2 * math.pi / self.periods)
+        time_B1D = self.time(torch.cat((angles.sin(), angles.cos()), dim=-1))[:, None]
+        x_BTD = decoded_BTD + self.action_in(noisy_BTA)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, time_B1D)
+        return self.proj(self.norm(x_BTD)).float()
+
+    def loss(
+        self, decoded_BTD: Tensor, actions_BTA: Tensor, valid_BT: Tensor, noise_BTA: Tensor, time_B: Tensor
+    ) -> Tensor:
+        """Mean squared error of the velocity per sample over its real actions, ``(B,)``.
+
+        Args:
+            decoded_BTD: The decoder's output.
+            actions_BTA: Normalised demonstrated actions.
+            valid_BT: True = a real action, False = padding past the end of the episode.
+            noise_BTA: Standard normal.
+            time_B: In [0, 1].
+        """
+        # Padding must not reach real actions through the denoiser's attention.
+        actions = actions_BTA.float().where(valid_BT[..., None], 0.0)
+        time_B11 = time_B[:, None, None]
+        noisy = time_B11 * noise_BTA + (1 - time_B11) * actions
+        error_BT = (self.velocity(decoded_BTD, noisy, time_B) - (noise_BTA - actions)).square().mean(-1)
+        return mean_over_real(error_BT, valid_BT)
+
+
+class DenoiserBlock(nn.Module):
+    """Self-attention over the chunk and an MLP, both modulated by time; does nothing at the start of training."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.attention = SelfAttention(dim, num_heads, qk_norm=False)
+        self.mlp_norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.modulation = nn.Linear(dim, 6 * dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x_BTD: Tensor, time_B1D: Tensor) -> Tensor:
+        """``(B, T, D)`` to ``(B, T, D)``."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(time_B1D).chunk(6, dim=-1)
+        x_BTD = x_BTD + gate * self.attention(self.attention_norm(x_BTD) * (1 + scale) + shift)
+        return x_BTD + mlp_gate * self.mlp(self.mlp_norm(x_BTD) * (1 + mlp_scale) + mlp_shift)
+
+
+def _time_periods(dim: int) -> Tensor:
+    """Periods of the sinusoids that encode time in [0, 1]: 0.004 to 4, as in LeRobot's pi0 and SmolVLA; (D / 2,)."""
+    return torch.logspace(math.log10(4e-3), math.log10(4.0), dim // 2)

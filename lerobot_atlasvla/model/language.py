@@ -1,56 +1,83 @@
-"""The instruction encoder: a Qwen3 language model read at its last layer.
+"""The instruction encoder: a Qwen language model read at its last layer.
 
-Shape suffixes: B batch, L words, E language width.
+Shape suffixes: B batch, L words, U distinct instructions, E language width.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3Config, Qwen3Model
+from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
+
+from .frozen import is_frozen
+from .tokens import TokenGroup
+
+# model_type -> (configuration, model without a language-model head: nothing here predicts words).
+QWEN_MODELS: dict[str, tuple[type[Any], type[Any]]] = {
+    "qwen3": (Qwen3Config, Qwen3Model),
+    "qwen2": (Qwen2Config, Qwen2Model),
+}
 
 
-@dataclass(frozen=True)
-class LanguageSpec:
-    """Sizes of a Qwen3 encoder that starts from random weights.
+def small_qwen3(
+    *, vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, max_length: int
+) -> dict[str, Any]:
+    """Architecture of a Qwen3 that starts from random weights.
 
-    Attributes:
+    Args:
         vocab_size: Tokens of the tokenizer.
         hidden_size: Width E.
         num_layers: Transformer blocks.
         num_heads: Attention heads (twice as many as key/value heads).
         max_length: Most tokens an instruction may have.
     """
-
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    max_length: int
+    return {
+        "model_type": "qwen3",
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": 3 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": max(1, num_heads // 2),
+        "head_dim": hidden_size // num_heads,
+        "max_position_embeddings": max_length,
+    }
 
 
 class LanguageEncoder(nn.Module):
-    """Instruction tokens to one feature per token; each distinct instruction of a batch is encoded once."""
+    """Instruction tokens to one feature per token; each distinct instruction is encoded once.
 
-    def __init__(self, spec: LanguageSpec):
+    While the language model is frozen, "once" holds across batches: features are remembered per instruction, least
+    recently used ones dropped first. They are forgotten when a weight or the device changes.
+
+    Args:
+        architecture: transformers' configuration of the model as a dictionary; ``model_type`` is one of
+            :data:`QWEN_MODELS`.
+        cache_size: Most instructions to remember.
+
+    Raises:
+        ValueError: For another model type.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any], *, cache_size: int):
         super().__init__()
-        self.hidden_size = spec.hidden_size
-        # Qwen3Model has no language-model head: nothing here predicts words.
-        sizes: dict[str, Any] = {
-            "vocab_size": spec.vocab_size,
-            "hidden_size": spec.hidden_size,
-            "intermediate_size": 3 * spec.hidden_size,
-            "num_hidden_layers": spec.num_layers,
-            "num_attention_heads": spec.num_heads,
-            "num_key_value_heads": max(1, spec.num_heads // 2),
-            "head_dim": spec.hidden_size // spec.num_heads,
-            "max_position_embeddings": spec.max_length,
-            "use_cache": False,
-        }
-        self.backbone = Qwen3Model(Qwen3Config(**sizes))
+        kind = architecture.get("model_type", "")
+        if kind not in QWEN_MODELS:
+            raise ValueError(
+                f"The language model's type must be one of {', '.join(QWEN_MODELS)}, got {kind!r} "
+                "(--policy.language_model)."
+            )
+        make_config, make_model = QWEN_MODELS[kind]
+        sizes = {name: value for name, value in architecture.items() if name != "model_type"}
+        self.backbone: Qwen2Model | Qwen3Model = make_model(make_config(**sizes | {"use_cache": False}))
+        self.hidden_size: int = self.backbone.config.hidden_size
+        self.cache_size = cache_size
+        self._cache: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._cached_for: tuple[Any, ...] = ()
 
-    def forward(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(self, tokens_BL: Tensor, mask_BL: Tensor) -> TokenGroup:
         """Encode instructions.
 
         Args:
@@ -58,19 +85,82 @@ class LanguageEncoder(nn.Module):
             mask_BL: True = real token.
 
         Returns:
-            Features ``(B, L, E)``; those of padding are zero.
+            Features ``(B, L, E)``, at least one token wide; those of padding are zero. An empty instruction counts as
+            one zero token, so that whoever attends to it has something to look at.
         """
+        if tokens_BL.shape[1] == 0:
+            tokens_BL, mask_BL = tokens_BL.new_zeros(len(tokens_BL), 1), mask_BL.new_zeros(len(mask_BL), 1)
+        features_BLE = (self._remembered if is_frozen(self.backbone) else self._encoded)(tokens_BL, mask_BL)
+        empty_B = ~mask_BL.any(dim=1)
+        first_L = torch.arange(mask_BL.shape[1], device=mask_BL.device) == 0
+        return TokenGroup(features_BLE, mask_BL | (empty_B[:, None] & first_L))
+
+    def _encoded(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
         # A batch of robot data repeats a handful of sentences: encode each once and hand out copies.
         keyed = torch.where(mask_BL, tokens_BL, -1)
-        distinct, index_B = torch.unique(keyed, dim=0, return_inverse=True)
-        mask_UL = distinct >= 0
+        distinct_UL, index_B = torch.unique(keyed, dim=0, return_inverse=True)
+        mask_UL = distinct_UL >= 0
+        # An instruction without a token has nothing to attend to, not even itself.
+        visible_UL = mask_UL | ~mask_UL.any(dim=1, keepdim=True)
         features_ULE = self.backbone(
-            input_ids=distinct.clamp(min=0), attention_mask=mask_UL.long(), use_cache=False
+            input_ids=distinct_UL.clamp(min=0), attention_mask=visible_UL.long(), use_cache=False
         ).last_hidden_state
         return (features_ULE * mask_UL[..., None])[index_B]
 
+    def _remembered(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        state = self._weights_state()
+        if state != self._cached_for:
+            self._cache.clear()
+            self._cached_for = state
+        rows = [
+            tuple(token for token, real in zip(tokens, mask, strict=True) if real)
+            for tokens, mask in zip(tokens_BL.tolist(), mask_BL.tolist(), strict=True)
+        ]
+        known = {}
+        for row in rows:
+            if row not in known:
+                known[row] = self._lookup(row, tokens_BL.device)
+        features_BLE = known[rows[0]].new_zeros(*tokens_BL.shape, self.hidden_size)
+        for index, row in enumerate(rows):
+            features_BLE[index, mask_BL[index]] = known[row]
+        return features_BLE
 
-def pool_tokens(features_BLE: Tensor, mask_BL: Tensor) -> Tensor:
-    """Mean of the real tokens, ``(B, E)``; zeros for an empty instruction."""
-    weights = mask_BL[..., None].to(features_BLE.dtype)
-    return (features_BLE * weights).sum(1) / weights.sum(1).clamp(min=1)
+    def _lookup(self, row: tuple[int, ...], device: torch.device) -> Tensor:
+        """Float32 features of one instruction without padding, (L, E)."""
+        features = self._cache.pop(row, None)
+        if features is None:
+            features = self._compute(row, device)
+        self._cache[row] = features
+        while len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)
+        return features
+
+    def _compute(self, row: tuple[int, ...], device: torch.device) -> Tensor:
+        # Not an inference tensor, even when LeRobot evaluates in inference mode: a later backward pass uses it too. And
+        # always in the model's own dtype, so that what is remembered does not depend on who asked first.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            if not row:
+                return torch.zeros(0, self.hidden_size, device=device)
+            tokens = torch.tensor([row], device=device)
+            return self.backbone(input_ids=tokens, use_cache=False).last_hidden_state[0].float()
+
+    def _weights_state(self) -> tuple[Any, ...]:
+        """Changes whenever a weight is written to, replaced, cast or moved."""
+        return tuple((id(p), p._version, p.data_ptr()) for p in self.backbone.parameters())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._cache.clear()
+        rotary = self.backbone.rotary_emb
+        frequencies = rotary.inv_freq
+        super()._apply(fn, recurse)
+        # Rotary angles in bfloat16 would be wrong by whole turns at long distances; only the device may change.
+        rotary.inv_freq = frequencies.to(rotary.inv_freq.device)
+        return self
+
+
+def pool_tokens(group: TokenGroup) -> Tensor:
+    """Mean of the real tokens, ``(B, D)``."""
+    if group.mask_BS is None:
+        return group.tokens_BSD.mean(1)
+    weights = group.mask_BS[..., None].to(group.tokens_BSD.dtype)
+    return (group.tokens_BSD * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
 
+from .tokens import TokenGroup
+
 ROPE_BASE = 100.0
 
 
@@ -91,14 +93,15 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BPC: Tensor, rope: RopeTables | None = None) -> Tensor:
-        """``(B, P, C)`` to ``(B, P, C)``; ``rope`` holds one row per token."""
+    def forward(self, x_BPC: Tensor, rope: RopeTables | None = None, mask_BP: Tensor | None = None) -> Tensor:
+        """``(B, P, C)`` to ``(B, P, C)``; ``rope`` holds one row per token, ``mask_BP`` is True for real tokens."""
         qkv_3BHPK = self.qkv(x_BPC).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q_BHPK, k_BHPK, v_BHPK = qkv_3BHPK.unbind(0)
         q_BHPK, k_BHPK = self.q_norm(q_BHPK), self.k_norm(k_BHPK)
         if rope is not None:
             q_BHPK, k_BHPK = apply_rope(q_BHPK, rope), apply_rope(k_BHPK, rope)
-        out_BHPK = F.scaled_dot_product_attention(q_BHPK, k_BHPK, v_BHPK)
+        mask_B11P = None if mask_BP is None else mask_BP[:, None, None, :]
+        out_BHPK = F.scaled_dot_product_attention(q_BHPK, k_BHPK, v_BHPK, attn_mask=mask_B11P)
         return self.proj(out_BHPK.transpose(1, 2).flatten(2))
 
 
@@ -122,7 +125,31 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, layer_scale_init)
 
-    def forward(self, x_BPC: Tensor, rope: RopeTables | None = None) -> Tensor:
-        """``(B, P, C)`` to ``(B, P, C)``."""
-        x_BPC = x_BPC + self.ls1(self.attn(self.norm1(x_BPC), rope))
+    def forward(self, x_BPC: Tensor, rope: RopeTables | None = None, mask_BP: Tensor | None = None) -> Tensor:
+        """``(B, P, C)`` to ``(B, P, C)``; arguments as in :class:`SelfAttention`."""
+        x_BPC = x_BPC + self.ls1(self.attn(self.norm1(x_BPC), rope, mask_BP))
         return x_BPC + self.ls2(self.mlp(self.norm2(x_BPC)))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from one sequence to a token group.
+
+    Args:
+        dim: Width of the sequence and of the result.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BPC: Tensor, group: TokenGroup) -> Tensor:
+        """Queries ``(B, P, C)`` look at a group of S tokens of width C: ``(B, P, C)``."""
+        q = self.query(x_BPC).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.key_value(group.tokens_BSD).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if group.mask_BS is None else group.mask_BS[:, None, None, :]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(out.transpose(1, 2).flatten(2))

@@ -45,9 +45,10 @@ class Prefix:
     Attributes:
         geometry: Camera and patch tokens of all views.
         context: Language tokens followed by the state token.
-        condition_BE: What the action queries are conditioned on: state, pooled language and the visual summary.
+        condition_BE: What the action queries are conditioned on: state, pooled language and the visual summary;
+            ``None`` for queries that are only learned.
     """
 
     geometry: TokenGroup
     context: TokenGroup
-    condition_BE: Tensor
+    condition_BE: Tensor | None

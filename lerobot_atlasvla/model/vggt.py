@@ -2,21 +2,19 @@
 
 Shape suffixes: B batch, V view, P tokens per view (camera, registers, patches), C width, H and W in pixels.
 Source: Wang et al., VGGT, CVPR 2025, arXiv:2503.11651, sec. 3.2; names and rules of facebookresearch/vggt
-``models/aggregator.py``. Differs: only the requested layers are kept; rotary tables are always float32; no
-checkpointing switch hidden in ``train()``.
+``models/aggregator.py``. Differs: only the requested layers are kept; rotary tables are always float32; gradient
+checkpointing is a switch of its own and not hidden in ``train()``; foreign tokens may take part (:meth:`attend`).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .layers import Block, rope_2d_tables
-from .vision import build_patch_embed, check_image_size
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from .layers import Block, RopeTables, rope_2d_tables
+from .vision import ImageNetScale, build_patch_embed, check_image_size
 
 
 class AggregatorOutput(NamedTuple):
@@ -24,7 +22,7 @@ class AggregatorOutput(NamedTuple):
 
     Attributes:
         layers: One ``(B, V, P, 2C)`` tensor per requested layer, frame half first.
-        patch_tokens_BVPC: The patch embedder's output, before any attention of the aggregator.
+        patch_tokens_BVPC: What the blocks got: one token per patch, before any attention of the aggregator.
         patch_start_idx: Index of the first patch token in P (camera and registers come before).
     """
 
@@ -37,7 +35,8 @@ class Aggregator(nn.Module):
     """Camera views in, geometry tokens out.
 
     Args:
-        patch_embed: One of ``vision.PATCH_EMBEDDERS``; VGGT-1B uses ``dinov2_vitl14_reg``.
+        patch_embed: One of ``vision.PATCH_EMBEDDERS``; VGGT-1B uses ``dinov2_vitl14_reg``. ``None``: patch tokens come
+            from elsewhere, only :meth:`attend` can be called.
         img_size: Side in pixels that sizes DINOv2's position table.
         patch_size: Pixels per patch side.
         embed_dim: Width C.
@@ -48,12 +47,13 @@ class Aggregator(nn.Module):
         aa_block_size: Frame blocks in a row before as many global blocks.
         grid: Patch grid, needed by ``conv_stem`` only.
         layer_scale_init: Start value of the layer scale (0.01 in VGGT).
+        special_tokens: Whether camera and register tokens are put before the patches, as in VGGT.
     """
 
     def __init__(
         self,
         *,
-        patch_embed: str = "dinov2_vitl14_reg",
+        patch_embed: str | None = "dinov2_vitl14_reg",
         img_size: int = 518,
         patch_size: int = 14,
         embed_dim: int = 1024,
@@ -64,6 +64,7 @@ class Aggregator(nn.Module):
         aa_block_size: int = 1,
         grid: tuple[int, int] | None = None,
         layer_scale_init: float = 0.01,
+        special_tokens: bool = True,
     ):
         super().__init__()
         if depth % aa_block_size:
@@ -72,15 +73,21 @@ class Aggregator(nn.Module):
         self.depth = depth
         self.head_dim = embed_dim // num_heads
         self.aa_block_size = aa_block_size
-        self.patch_start_idx = 1 + num_register_tokens
-        self.patch_embed = build_patch_embed(
-            patch_embed, patch_size=patch_size, dim=embed_dim, img_size=img_size, grid=grid
-        )
-        # Slot 0 belongs to the first view, which defines the world frame; slot 1 to all others.
-        self.camera_token = nn.Parameter(torch.empty(1, 2, 1, embed_dim))
-        self.register_token = nn.Parameter(torch.empty(1, 2, num_register_tokens, embed_dim))
-        nn.init.normal_(self.camera_token, std=1e-6)
-        nn.init.normal_(self.register_token, std=1e-6)
+        self.special_tokens = special_tokens
+        self.patch_start_idx = 1 + num_register_tokens if special_tokens else 0
+        # Recompute each block in the backward pass instead of storing its activations.
+        self.gradient_checkpointing = False
+        self.scale = ImageNetScale()
+        if patch_embed is not None:
+            self.patch_embed = build_patch_embed(
+                patch_embed, patch_size=patch_size, dim=embed_dim, img_size=img_size, grid=grid
+            )
+        if special_tokens:
+            # Slot 0 belongs to the first view, which defines the world frame; slot 1 to all others.
+            self.camera_token = nn.Parameter(torch.empty(1, 2, 1, embed_dim))
+            self.register_token = nn.Parameter(torch.empty(1, 2, num_register_tokens, embed_dim))
+            nn.init.normal_(self.camera_token, std=1e-6)
+            nn.init.normal_(self.register_token, std=1e-6)
 
         def blocks() -> nn.ModuleList:
             return nn.ModuleList(
@@ -90,9 +97,6 @@ class Aggregator(nn.Module):
 
         self.frame_blocks = blocks()
         self.global_blocks = blocks()
-        # Not in the released checkpoint, hence non-persistent.
-        self.register_buffer("_resnet_mean", torch.tensor(IMAGENET_MEAN).view(1, 1, 3, 1, 1), persistent=False)
-        self.register_buffer("_resnet_std", torch.tensor(IMAGENET_STD).view(1, 1, 3, 1, 1), persistent=False)
 
     def forward(self, images_BV3HW: Tensor, output_layers: Sequence[int] | None = None) -> AggregatorOutput:
         """Encode the views of each sample jointly.
@@ -104,29 +108,62 @@ class Aggregator(nn.Module):
         Raises:
             ValueError: If C != 3, or H or W is no multiple of ``patch_size``, or a layer does not exist.
         """
-        batch, views, channels, height, width = images_BV3HW.shape
+        _, _, channels, height, width = images_BV3HW.shape
         if channels != 3:
             raise ValueError(f"Expected RGB images (B, V, 3, H, W), got shape {tuple(images_BV3HW.shape)}.")
         check_image_size(height, width, self.patch_size)
-        wanted = range(self.depth) if output_layers is None else output_layers
-        if any(not 0 <= layer < self.depth for layer in wanted):
-            raise ValueError(f"output_layers {list(wanted)} must lie in 0 .. {self.depth - 1}.")
+        wanted = self._check_layers(output_layers)
+        grid = (height // self.patch_size, width // self.patch_size)
+        return self.attend(self.embed(images_BV3HW), grid, wanted)
 
-        normalised = (images_BV3HW - self._resnet_mean) / self._resnet_std
-        patches = self.patch_embed(normalised.flatten(0, 1))
-        tokens = torch.cat(
-            [
-                _first_view_then_others(self.camera_token, batch, views),
-                _first_view_then_others(self.register_token, batch, views),
-                patches,
-            ],
-            dim=1,
-        )
+    def embed(self, images_BV3HW: Tensor) -> Tensor:
+        """Patch tokens ``(B, V, P, C)`` of RGB images in [0, 1]."""
+        images_N3HW = self.scale(images_BV3HW.flatten(0, 1)).to(next(self.patch_embed.parameters()).dtype)
+        return self.patch_embed(images_N3HW).unflatten(0, images_BV3HW.shape[:2])
+
+    def attend(
+        self,
+        patches_BVPC: Tensor,
+        grid: tuple[int, int],
+        output_layers: Sequence[int] | None = None,
+        extra_BLC: Tensor | None = None,
+        extra_mask_BL: Tensor | None = None,
+    ) -> AggregatorOutput:
+        """Alternate frame and global attention over patch tokens.
+
+        Args:
+            patches_BVPC: Patch tokens of each view, row-major.
+            grid: Patches per (column, row); their product is the number of patches.
+            output_layers: As in :meth:`forward`.
+            extra_BLC: Tokens of another origin (an instruction) that every view's sequence ends with. They sit at
+                position (0, 0), as camera and register tokens do.
+            extra_mask_BL: True = real token; padding is never attended to.
+
+        Returns:
+            Layers of width P = specials, patches, extra tokens.
+        """
+        wanted = self._check_layers(output_layers)
+        batch, views = patches_BVPC.shape[:2]
+        parts = [patches_BVPC.flatten(0, 1)]
+        if self.special_tokens:
+            specials = (self.camera_token, self.register_token)
+            parts[:0] = [_first_view_then_others(token, batch, views) for token in specials]
+        mask_BP = None
+        if extra_BLC is not None:
+            parts.append(extra_BLC.repeat_interleave(views, dim=0))
+        dtype = next(self.frame_blocks.parameters()).dtype
+        tokens = torch.cat([part.to(dtype) for part in parts], dim=1)
         per_view = tokens.shape[1]
-        positions = self._positions(height // self.patch_size, width // self.patch_size, tokens.device)
+        if extra_mask_BL is not None:
+            seen = extra_mask_BL.new_ones(batch, per_view - extra_mask_BL.shape[1])
+            mask_BP = torch.cat((seen, extra_mask_BL), dim=1)
+        extras = 0 if extra_BLC is None else extra_BLC.shape[1]
+        positions = self._positions(*grid, extras, tokens.device)
         rope_frame = rope_2d_tables(positions, self.head_dim)
         # Positions do not depend on the view: all views share them in global attention too.
         rope_global = rope_2d_tables(positions.repeat(views, 1), self.head_dim)
+        mask_frame = None if mask_BP is None else mask_BP.repeat_interleave(views, dim=0)
+        mask_global = None if mask_BP is None else mask_BP.repeat(1, views)
 
         kept: dict[int, Tensor] = {}
         last_wanted = max(wanted, default=-1)
@@ -136,29 +173,41 @@ class Aggregator(nn.Module):
             indices = range(start, start + self.aa_block_size)
             frame_outputs = {}
             for index in indices:
-                tokens = self.frame_blocks[index](tokens, rope_frame)
+                tokens = self._run(self.frame_blocks[index], tokens, rope_frame, mask_frame)
                 if index in wanted:
                     frame_outputs[index] = tokens
             tokens = tokens.unflatten(0, (batch, views)).flatten(1, 2)
             for index in indices:
-                tokens = self.global_blocks[index](tokens, rope_global)
+                tokens = self._run(self.global_blocks[index], tokens, rope_global, mask_global)
                 if index in wanted:
                     both = (frame_outputs[index], tokens)
                     kept[index] = torch.cat([half.reshape(batch, views, per_view, -1) for half in both], dim=-1)
             tokens = tokens.unflatten(1, (views, per_view)).flatten(0, 1)
         return AggregatorOutput(
             layers=[kept[layer] for layer in wanted],
-            patch_tokens_BVPC=patches.unflatten(0, (batch, views)),
+            patch_tokens_BVPC=patches_BVPC,
             patch_start_idx=self.patch_start_idx,
         )
 
-    def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """(y, x) per token, (P, 2): patches start at 1, camera and registers sit at (0, 0)."""
+    def _check_layers(self, output_layers: Sequence[int] | None) -> Sequence[int]:
+        wanted = range(self.depth) if output_layers is None else output_layers
+        if any(not 0 <= layer < self.depth for layer in wanted):
+            raise ValueError(f"output_layers {list(wanted)} must lie in 0 .. {self.depth - 1}.")
+        return wanted
+
+    def _run(self, block: nn.Module, tokens: Tensor, rope: RopeTables, mask: Tensor | None) -> Any:
+        # Not tied to `training`: a frozen backbone is in eval mode and may still carry a graph (early fusion).
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, tokens, rope, mask, use_reentrant=False)
+        return block(tokens, rope, mask)
+
+    def _positions(self, rows: int, columns: int, extras: int, device: torch.device) -> Tensor:
+        """(y, x) per token, (P, 2): patches start at 1; camera, registers and extra tokens sit at (0, 0)."""
         y, x = torch.meshgrid(
             torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device), indexing="ij"
         )
         patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
-        return torch.cat((patches.new_zeros(self.patch_start_idx, 2), patches))
+        return torch.cat((patches.new_zeros(self.patch_start_idx, 2), patches, patches.new_zeros(extras, 2)))
 
 
 def _first_view_then_others(token_12RC: Tensor, batch: int, views: int) -> Tensor:

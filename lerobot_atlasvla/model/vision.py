@@ -1,13 +1,22 @@
-"""Patch embedders: images to one token per patch.
+"""Patch embedders and vision towers: images to one token per patch.
 
-Shape suffixes: N images, H and W in pixels, P tokens per image, C width.
+Shape suffixes: B batch, V view, N images, H and W in pixels, P tokens per image, C width.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # name -> (width, layers, heads); all have patch size 14, four registers and a 37 x 37 position table.
 DINOV2_SIZES = {
@@ -32,6 +41,20 @@ def check_image_size(height: int, width: int, patch_size: int) -> None:
             f"Image size {(height, width)} is no multiple of the patch size {patch_size}; "
             f"the nearest allowed size is {nearest} (--policy.image_size, --policy.vggt_patch_size)."
         )
+
+
+class ImageNetScale(nn.Module):
+    """RGB in [0, 1] to ImageNet's mean 0 and standard deviation 1, in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not in any released checkpoint, hence non-persistent.
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to ``(N, 3, H, W)``."""
+        return (images_N3HW.float() - self.mean) / self.std
 
 
 class ConvPatchEmbed(nn.Module):
@@ -143,3 +166,65 @@ def build_patch_embed(
     raise ValueError(
         f"Unknown patch embedder {name!r}; allowed: {', '.join(PATCH_EMBEDDERS)} (--policy.vggt_patch_embed)."
     )
+
+
+class PatchTower(nn.Module):
+    """One strided convolution, a learned position per patch and a norm: the tower of the original base recipe.
+
+    Args:
+        patch_size: Pixels per patch side.
+        dim: Token width C.
+        grid: Patches per (column, row) of an image; the position table has exactly this size.
+    """
+
+    def __init__(self, patch_size: int, dim: int, grid: tuple[int, int]):
+        super().__init__()
+        self.output_dim = dim
+        self.scale = ImageNetScale()
+        self.embed = ConvPatchEmbed(patch_size, dim)
+        self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, images_BV3HW: Tensor) -> Tensor:
+        """RGB in [0, 1], ``(B, V, 3, H, W)``, to ``(B, V, P, C)``."""
+        tokens_NPC = self.norm(self.embed(self.scale(images_BV3HW.flatten(0, 1))) + self.pos_embed)
+        return tokens_NPC.unflatten(0, images_BV3HW.shape[:2])
+
+
+class Dinov2Tower(nn.Module):
+    """A DINOv2 from transformers, read at its final norm; class and register tokens dropped.
+
+    Args:
+        architecture: transformers' configuration of the model as a dictionary; ``model_type`` is ``dinov2`` or
+            ``dinov2_with_registers``.
+
+    Raises:
+        ValueError: For another model type.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any]):
+        super().__init__()
+        sizes = {name: value for name, value in architecture.items() if name != "model_type"}
+        kind = architecture.get("model_type")
+        if kind == "dinov2":
+            self.backbone: nn.Module = Dinov2Model(Dinov2Config(**sizes))
+            registers = 0
+        elif kind == "dinov2_with_registers":
+            config = Dinov2WithRegistersConfig(**sizes)
+            self.backbone = Dinov2WithRegistersModel(config)
+            registers = config.num_register_tokens
+        else:
+            raise ValueError(
+                f"The vision tower's model type must be dinov2 or dinov2_with_registers, got {kind!r} "
+                "(--policy.vision_tower)."
+            )
+        self.first_patch = 1 + registers
+        self.output_dim: int = self.backbone.config.hidden_size
+        self.scale = ImageNetScale()
+
+    def forward(self, images_BV3HW: Tensor) -> Tensor:
+        """RGB in [0, 1], ``(B, V, 3, H, W)``, to ``(B, V, P, C)``."""
+        images_N3HW = self.scale(images_BV3HW.flatten(0, 1)).to(next(self.backbone.parameters()).dtype)
+        hidden_NSC = self.backbone(pixel_values=images_N3HW).last_hidden_state
+        return hidden_NSC[:, self.first_patch :].unflatten(0, images_BV3HW.shape[:2])

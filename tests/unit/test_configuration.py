@@ -23,7 +23,7 @@ from tests.conftest import IMAGE, STATE, tiny_config
         ({"image_size": (32,)}, ["image_size", "(32,)"]),
         ({"random_shift": 32}, ["random_shift", "0 .. 31", "--policy.random_shift"]),
         ({"random_shift": -1}, ["random_shift", "-1"]),
-        ({"vggt_init": "imagenet"}, ["vggt_init", "'imagenet'", "'pretrained' or 'random'"]),
+        ({"vggt_init": "imagenet"}, ["vggt_init", "'imagenet'", "pretrained, random", "--policy.vggt_init"]),
         ({"language_init": "none"}, ["language_init", "'none'", "--policy.language_init"]),
         ({"dtype": "float64"}, ["dtype", "float32, bfloat16", "'float64'"]),
         ({"vggt_embed_dim": 30}, ["vggt_embed_dim", "4 x vggt_num_heads = 8", "30", "--policy.vggt_num_heads"]),
@@ -66,10 +66,12 @@ def test_missing_action_is_refused():
         AtlasVLAPolicy(tiny_config(output_features={}))
 
 
-@pytest.mark.parametrize("part", ["vggt_init", "language_init"])
-def test_pretrained_is_never_replaced_by_random_weights(part):
-    with pytest.raises(ValueError, match=f"--policy.{part}=random"):
-        AtlasVLAPolicy(tiny_config(**{part: "pretrained"}))
+@pytest.mark.parametrize(("part", "source"), [("vggt", "facebook/VGGT-1B"), ("language", "Qwen/Qwen3-0.6B-Base")])
+def test_pretrained_is_never_replaced_by_random_weights(part, source):
+    with pytest.raises(ValueError, match=f"--policy.{part}_init=random") as error:
+        AtlasVLAPolicy(tiny_config(vggt_patch_embed="conv", **{f"{part}_init": "pretrained"}))
+    assert f"hf download {source}" in str(error.value)
+    assert f"--policy.{part}_model" in str(error.value)
 
 
 def test_random_weights_are_shouted_about(caplog):

@@ -47,7 +47,7 @@ def test_every_parameter_learns_and_none_appears_later(policy, batch):
 
 def test_the_gate_shuts_out_geometry_at_the_start(policy, batch):
     before = policy.predict_action_chunk(batch)
-    torch.nn.init.normal_(policy.model.geometry_projector.view_embed)
+    torch.nn.init.normal_(policy.model.fusion.geometry_projector.view_embed)
     torch.testing.assert_close(policy.predict_action_chunk(batch), before)
     torch.nn.init.constant_(policy.model.decoder.blocks[0].geometry_gate, 0.5)
     assert (policy.predict_action_chunk(batch) - before).abs().max() > 1e-4
@@ -227,5 +227,5 @@ def test_a_damaged_checkpoint_is_refused(policy, tmp_path, fault):
     else:
         tensors[name] = torch.zeros(1)
     save_file(tensors, file)
-    with pytest.raises(RuntimeError, match=name):
+    with pytest.raises(ValueError, match=name):
         AtlasVLAPolicy.from_pretrained(tmp_path)

@@ -1,0 +1,242 @@
+"""From a configuration to backbones with weights: find them, read them, account for them, freeze them.
+
+A part is ``vggt``, ``language`` or ``vision_tower``. A pretrained part is built without memory and filled from its
+source; a random one is built as it is. What was read from where is recorded in the configuration.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .byte_tokenizer import VOCAB_SIZE
+from .configuration_atlasvla import AtlasVLAConfig
+from .model.frozen import freeze
+from .model.language import small_qwen3
+from .model.weights import AGGREGATOR_PREFIX, from_vggt, to_vggt
+from .pretrained.locate import Located, WeightsError, locate
+from .pretrained.tensors import LoadReport, read_tensors
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LANGUAGE = "Qwen/Qwen3-0.6B-Base"
+FALLBACK_LANGUAGE = "Qwen/Qwen2-0.5B"
+# facebook/dinov2-base, for a tower that is asked for at random.
+DINOV2_BASE = {
+    "model_type": "dinov2",
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 518,
+    "patch_size": 14,
+}
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One backbone and the settings it has.
+
+    Attributes:
+        name: ``vggt``, ``language`` or ``vision_tower``.
+        model_field: Setting that names the weights.
+        prefixes: What the checkpoint may put before the tensors' names.
+        companions: Small files wanted beside the weights.
+    """
+
+    name: str
+    model_field: str
+    prefixes: tuple[str, ...]
+    companions: tuple[str, ...]
+
+    @property
+    def revision_field(self) -> str:
+        """Setting that names the commit, tag or branch."""
+        return f"{self.name}_revision"
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag of ``model_field``."""
+        return f"--policy.{self.model_field}"
+
+    @property
+    def advice(self) -> str:
+        """The way out that needs no download."""
+        return f"or start this part from random weights with --policy.{self.name}_init=random"
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("vggt", "vggt_model", (AGGREGATOR_PREFIX, ""), ()),
+        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES)),
+        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",)),
+    )
+}
+
+
+def used_parts(config: AtlasVLAConfig) -> list[str]:
+    """The backbones that this configuration has."""
+    return ["vggt", "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
+
+
+def pretrained_parts(config: AtlasVLAConfig) -> list[str]:
+    """Those whose weights come from a named source."""
+    return [name for name in used_parts(config) if getattr(config, f"{name}_init") == "pretrained"]
+
+
+def find(config: AtlasVLAConfig, name: str, *, revision: str | None = None) -> Located:
+    """Find the weights of a pretrained part.
+
+    For the default language model alone there is a substitute, used loudly: the configuration then names it.
+
+    Args:
+        config: The configuration.
+        name: The part.
+        revision: A recorded commit that must be found, instead of the configured one; excludes the substitute.
+
+    Raises:
+        WeightsError: If they can't be had; the message names the command that fetches them and the flags.
+    """
+    part = PARTS[name]
+    source = getattr(config, part.model_field)
+    wanted = revision or getattr(config, part.revision_field)
+    try:
+        return locate(source, revision=wanted, companions=part.companions, flag=part.flag, advice=part.advice)
+    except WeightsError as error:
+        if source != DEFAULT_LANGUAGE or revision or config.language_revision:
+            raise
+        try:
+            located = locate(FALLBACK_LANGUAGE, companions=part.companions, flag=part.flag, advice=part.advice)
+        except WeightsError:
+            raise WeightsError(f"{error} (Its substitute {FALLBACK_LANGUAGE} can't be had either.)") from error
+        why = f"{source} could not be had, {FALLBACK_LANGUAGE} takes its place"
+        logger.warning("FALLBACK: %s. %s", why, error)
+        config.language_model = FALLBACK_LANGUAGE
+        config.backbone_sources["language"] = {"fallback": why}
+        return replace(located, fallback=f"{why}. {located.fallback}".strip())
+
+
+def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dict[str, dict[str, Any]]:
+    """Transformers' configuration of the language model and, where there is one, of the vision tower.
+
+    Args:
+        config: The configuration; architectures it has recorded are used for parts that are not in ``located``.
+        located: Where freshly named parts were found; their ``config.json`` is read.
+
+    Raises:
+        WeightsError: If a ``config.json`` is missing or unreadable.
+    """
+    found = dict(config.backbone_architectures)
+    if config.language_init == "random":
+        found["language"] = small_qwen3(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=config.language_hidden_size,
+            num_layers=config.language_num_layers,
+            num_heads=config.language_num_heads,
+            max_length=config.tokenizer_max_length,
+        )
+    if config.vision == "dinov2" and config.vision_tower_init == "random":
+        found.setdefault("vision_tower", DINOV2_BASE)
+    for name in located.keys() - {"vggt"}:
+        found[name] = _read_architecture(located[name], PARTS[name].flag)
+    return found
+
+
+def _read_architecture(located: Located, flag: str) -> dict[str, Any]:
+    file = located.folder / "config.json"
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{located.name} needs a readable config.json beside its weights, in {located.folder}: {error} ({flag})."
+        ) from error
+    # How the weights are stored and who wrote the file is not architecture.
+    return {key: value for key, value in content.items() if key not in ("torch_dtype", "dtype", "transformers_version")}
+
+
+def frozen_dtype(config: AtlasVLAConfig) -> torch.dtype:
+    """Dtype of frozen backbones: bfloat16 on a GPU, float32 on a CPU, unless one is asked for."""
+    if config.backbone_dtype == "auto":
+        return torch.bfloat16 if torch.device(config.device or "cpu").type == "cuda" else torch.float32
+    return getattr(torch, config.backbone_dtype)
+
+
+def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
+    """Dtype of one part's weights: whatever learns is float32."""
+    return frozen_dtype(config) if config.is_frozen(name) else torch.float32
+
+
+def read(config: AtlasVLAConfig, name: str, module: nn.Module, located: Located) -> LoadReport:
+    """Fill a part that was built without memory from the weights it was found in.
+
+    Raises:
+        WeightsError: For a tensor that is missing or has another shape, by its name in the checkpoint.
+    """
+    part = PARTS[name]
+    own = module.state_dict()
+    wanted = to_vggt(own) if name == "vggt" else own
+    tensors, report = read_tensors(
+        located.weights,
+        {key: tuple(tensor.shape) for key, tensor in wanted.items()},
+        source=located.name,
+        prefixes=part.prefixes,
+    )
+    fill(module, from_vggt(tensors) if name == "vggt" else tensors, part_dtype(config, name))
+    logger.info("%s", report)
+    return report
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Put tensors in place of a module's parameters, cast to ``dtype``; no second copy where it is theirs already."""
+    module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+
+
+def record(config: AtlasVLAConfig, name: str, located: Located, report: LoadReport) -> None:
+    """Write down in the configuration what a part was filled from."""
+    entry = {"source": located.name, "revision": located.revision, "digest": report.digest}
+    if located.fallback or "fallback" in config.backbone_sources.get(name, {}):
+        entry["fallback"] = located.fallback or config.backbone_sources[name]["fallback"]
+    config.backbone_sources[name] = entry
+
+
+def read_again(config: AtlasVLAConfig, name: str, module: nn.Module) -> None:
+    """Fill a part that a checkpoint refers to, and verify that it is the one the checkpoint was made with.
+
+    Raises:
+        WeightsError: If it can't be found, or its digest is another one.
+    """
+    part = PARTS[name]
+    known = config.backbone_sources.get(name, {})
+    if "digest" not in known:
+        raise WeightsError(
+            f"The checkpoint refers to {name} by source and digest, but its config.json has no entry "
+            f"backbone_sources.{name}. Use the config.json it was saved with."
+        )
+    named = getattr(config, part.model_field)
+    located = find(config, name, revision=(known.get("revision") or None) if named == known["source"] else None)
+    report = read(config, name, module, located)
+    if report.digest != known["digest"]:
+        raise WeightsError(
+            f"The {name} weights of {named} are not the ones this checkpoint was made with ({known['source']}"
+            f"{' at ' + known['revision'] if known.get('revision') else ''}): digest {report.digest}, expected "
+            f"{known['digest']}. Point {part.flag} to the right ones."
+        )
+
+
+def set_training(config: AtlasVLAConfig, backbones: Mapping[str, nn.Module]) -> None:
+    """Freeze what the configuration freezes."""
+    for name, module in backbones.items():
+        if config.is_frozen(name):
+            freeze(module)

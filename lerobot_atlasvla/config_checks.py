@@ -1,0 +1,146 @@
+"""Every check of a configuration that needs no data, no files and no network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from draccus.utils import DecodingError
+
+if TYPE_CHECKING:
+    from .configuration_atlasvla import AtlasVLAConfig
+
+CHOICES = {
+    "vision": ("vggt", "patch", "dinov2"),
+    "fusion": ("late", "early"),
+    "head": ("l1", "flow"),
+    "dtype": ("float32", "bfloat16"),
+    "backbone_dtype": ("auto", "float32", "bfloat16"),
+    "vggt_init": ("pretrained", "random"),
+    "language_init": ("pretrained", "random"),
+    "vision_tower_init": ("pretrained", "random"),
+}
+AT_LEAST_ONE = (
+    "vision_patch_size",
+    "vision_patch_dim",
+    "vggt_num_register_tokens",
+    "language_num_layers",
+    "language_cache_size",
+    "decoder_num_layers",
+    "condition_hidden_size",
+    "summary_keypoints",
+    "summary_map_channels",
+    "flow_num_steps",
+    "flow_num_layers",
+    "tokenizer_max_length",
+)
+# DINOv2's own, in every released size.
+DINOV2_PATCH_SIZE = 14
+
+
+class ConfigError(DecodingError):
+    """A setting that can't work; the message names it, its value, what is allowed and the flag.
+
+    Not a ValueError: draccus answers those with "Couldn't instantiate class AtlasVLAConfig" and drops their message;
+    its own errors it lets through to LeRobot's command line.
+    """
+
+    def __init__(self, message: str):
+        super().__init__((), message)
+
+
+def check(config: AtlasVLAConfig) -> None:
+    """Check every value of a configuration.
+
+    Raises:
+        ConfigError: For the first one that can't work.
+    """
+    for name, allowed in CHOICES.items():
+        _one_of(name, getattr(config, name), allowed)
+    for name in AT_LEAST_ONE:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)} (--policy.{name}).")
+    _check_chunk(config)
+    _check_images(config)
+    _check_widths(config)
+    _check_output_layers(config)
+    _check_backbones(config)
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r} (--policy.{name}).")
+
+
+def _check_chunk(config: AtlasVLAConfig) -> None:
+    if config.chunk_size < 1:
+        raise ConfigError(f"chunk_size must be at least 1, got {config.chunk_size} (--policy.chunk_size).")
+    if not 1 <= config.n_action_steps <= config.chunk_size:
+        raise ConfigError(
+            f"n_action_steps must lie in 1 .. chunk_size = {config.chunk_size}, got {config.n_action_steps} "
+            "(--policy.n_action_steps, --policy.chunk_size)."
+        )
+    if config.n_obs_steps != 1:
+        raise ConfigError(
+            f"AtlasVLA reads one observation; got n_obs_steps {config.n_obs_steps} (--policy.n_obs_steps)."
+        )
+    if config.num_action_queries < 0:
+        raise ConfigError(
+            f"num_action_queries must be 0 (one per action of the chunk) or more, got {config.num_action_queries} "
+            "(--policy.num_action_queries)."
+        )
+
+
+def _check_images(config: AtlasVLAConfig) -> None:
+    patch = config.patch_size
+    flag = {"vggt": ", --policy.vggt_patch_size", "patch": ", --policy.vision_patch_size"}.get(config.vision, "")
+    size = config.image_size
+    if len(size) != 2 or any(side < patch or side % patch for side in size):
+        nearest = [max(patch, round(side / patch) * patch) for side in size[:2]]
+        raise ConfigError(
+            f"image_size must be (height, width), both multiples of the patch size {patch}, got {size}; nearest "
+            f"allowed: {nearest} (--policy.image_size{flag})."
+        )
+    if not 0 <= config.random_shift < min(size):
+        raise ConfigError(
+            f"random_shift must lie in 0 .. {min(size) - 1} pixels, got {config.random_shift} (--policy.random_shift)."
+        )
+    if len(set(config.views)) != len(config.views):
+        raise ConfigError(f"views names a camera twice: {list(config.views)} (--policy.views).")
+
+
+def _check_widths(config: AtlasVLAConfig) -> None:
+    units = {"vggt_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
+    if config.head == "flow":
+        units["decoder_hidden_size"] = 2
+    for width_name, unit in units.items():
+        heads_name = width_name.rsplit("_", 2)[0] + "_num_heads"
+        width, heads = getattr(config, width_name), getattr(config, heads_name)
+        if heads < 1 or width < 1 or width % (heads * unit):
+            raise ConfigError(
+                f"{width_name} must be a multiple of {unit} x {heads_name} = {unit * heads}, got {width} "
+                f"(--policy.{width_name}, --policy.{heads_name})."
+            )
+
+
+def _check_output_layers(config: AtlasVLAConfig) -> None:
+    layers = config.vggt_output_layers
+    if not layers or any(not 0 <= layer < config.vggt_depth for layer in layers) or list(layers) != sorted(set(layers)):
+        raise ConfigError(
+            f"vggt_output_layers must be ascending layers in 0 .. {config.vggt_depth - 1}, got {layers} "
+            "(--policy.vggt_output_layers, --policy.vggt_depth)."
+        )
+
+
+def _check_backbones(config: AtlasVLAConfig) -> None:
+    for part in ("vggt", "language", "vision_tower"):
+        model_flag = "vision_tower" if part == "vision_tower" else f"{part}_model"
+        if not getattr(config, model_flag):
+            raise ConfigError(
+                f"{model_flag} is empty; give a Hub id, a folder or a file (--policy.{model_flag}), or ask for random "
+                f"weights by name (--policy.{part}_init=random)."
+            )
+    if config.vggt_init == "pretrained" and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
+        raise ConfigError(
+            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "
+            "--policy.vggt_patch_embed=dinov2_vitl14_reg."
+        )

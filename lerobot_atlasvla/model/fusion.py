@@ -1,0 +1,181 @@
+"""Where vision, geometry and language meet: ``late`` (VGGT sees images only) or ``early`` (language goes through it).
+
+Shape suffixes: B batch, V view, P patches per view, L words, S context, C backbone width, D decoder width.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .frozen import running
+from .layers import CrossAttention
+from .tokens import TokenGroup
+from .vggt import Aggregator
+
+
+class Fused(NamedTuple):
+    """What a fusion returns, both in decoder width D."""
+
+    geometry: TokenGroup
+    language: TokenGroup
+
+
+class GeometryProjector(nn.Module):
+    """Camera and patch tokens of the chosen layers to decoder width; register tokens are dropped.
+
+    Args:
+        num_layers: Aggregator layers read.
+        backbone_dim: Width 2C of one aggregator output.
+        dim: Decoder width D.
+        views: Number of views V.
+    """
+
+    def __init__(self, num_layers: int, backbone_dim: int, dim: int, views: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(backbone_dim) for _ in range(num_layers))
+        self.projections = nn.ModuleList(nn.Linear(backbone_dim, dim) for _ in range(num_layers))
+        # VGGT tells only "first view" from "others"; a policy must tell the wrist from the scene camera.
+        self.view_embed = nn.Parameter(torch.empty(1, views, 1, dim))
+        nn.init.normal_(self.view_embed, std=0.02)
+
+    def forward(self, layers: Sequence[Tensor], patch_start_idx: int) -> Tensor:
+        """``(B, V, P, 2C)`` per layer to ``(B, V * (1 + patches), D)``, the sum over the layers."""
+        total = self.view_embed
+        for tokens_BVPC, norm, projection in zip(layers, self.norms, self.projections, strict=True):
+            kept = torch.cat((tokens_BVPC[:, :, :1], tokens_BVPC[:, :, patch_start_idx:]), dim=2)
+            total = total + projection(norm(kept.float()))
+        return total.flatten(1, 2)
+
+
+class VisionAdapter(nn.Sequential):
+    """Tokens of a vision tower to the width of VGGT's blocks."""
+
+    def __init__(self, vision_dim: int, backbone_dim: int):
+        super().__init__(nn.Linear(vision_dim, backbone_dim), nn.LayerNorm(backbone_dim))
+
+
+class LateFusion(nn.Module):
+    """VGGT sees images only, as it was trained; language joins at the decoder.
+
+    Args:
+        vision_dim: Width of the vision tower's tokens; 0 = VGGT's own patch embedder, which needs no adapter.
+        language_dim: Width of the language features.
+        backbone_dim: Width C of VGGT's blocks.
+        dim: Decoder width D.
+        num_layers: Aggregator layers read.
+        views: Number of views V.
+    """
+
+    def __init__(self, *, vision_dim: int, language_dim: int, backbone_dim: int, dim: int, num_layers: int, views: int):
+        super().__init__()
+        self.vision_adapter = VisionAdapter(vision_dim, backbone_dim) if vision_dim else nn.Identity()
+        self.geometry_projector = GeometryProjector(num_layers, 2 * backbone_dim, dim, views)
+        self.language_projector = nn.Linear(language_dim, dim)
+
+    def forward(
+        self,
+        aggregator: Aggregator,
+        vision_BVPC: Tensor,
+        language: TokenGroup,
+        grid: tuple[int, int],
+        output_layers: Sequence[int],
+    ) -> Fused:
+        """Vision tokens through VGGT; language past it.
+
+        Args:
+            aggregator: With camera and register tokens.
+            vision_BVPC: Patch tokens of each view.
+            language: Language features.
+            grid: Patches per (column, row).
+            output_layers: Aggregator layers to read.
+        """
+        patches = self.vision_adapter(vision_BVPC)
+        with running(aggregator, patches):
+            aggregated = aggregator.attend(patches, grid, output_layers)
+        return Fused(
+            geometry=TokenGroup(self.geometry_projector(aggregated.layers, aggregated.patch_start_idx)),
+            language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
+        )
+
+
+class EarlyFusion(nn.Module):
+    """The original AtlasVLA recipe: language goes through VGGT's blocks beside the vision tokens.
+
+    Vision and language are adapted to C, vision tokens attend to language, ``[vision | language]`` (no camera or
+    register tokens) runs through the frame and global blocks, and the last one's 2C is projected to D.
+
+    Args:
+        vision_dim: Width of the vision tower's tokens.
+        language_dim: Width of the language features.
+        backbone_dim: Width C of VGGT's blocks.
+        num_heads: Heads of the cross-attention.
+        dim: Decoder width D.
+        num_layers: Aggregator layers read.
+        views: Number of views V; every view's sequence carries the language tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision_dim: int,
+        language_dim: int,
+        backbone_dim: int,
+        num_heads: int,
+        dim: int,
+        num_layers: int,
+        views: int,
+    ):
+        super().__init__()
+        self.vision_adapter = VisionAdapter(vision_dim, backbone_dim)
+        self.language_adapter = nn.Sequential(
+            nn.Linear(language_dim, backbone_dim), nn.LayerNorm(backbone_dim), nn.GELU()
+        )
+        self.attention_norm = nn.LayerNorm(backbone_dim)
+        self.language_attention = CrossAttention(backbone_dim, num_heads)
+        # Without camera tokens nothing else tells the views apart.
+        self.view_embed = nn.Parameter(torch.empty(1, views, 1, backbone_dim))
+        nn.init.normal_(self.view_embed, std=0.02)
+        self.projector = nn.Sequential(
+            nn.LayerNorm(2 * backbone_dim * num_layers),
+            nn.Linear(2 * backbone_dim * num_layers, backbone_dim),
+            nn.GELU(),
+            nn.Linear(backbone_dim, dim),
+        )
+
+    def forward(
+        self,
+        aggregator: Aggregator,
+        vision_BVPC: Tensor,
+        language: TokenGroup,
+        grid: tuple[int, int],
+        output_layers: Sequence[int],
+    ) -> Fused:
+        """Vision and language tokens through VGGT together.
+
+        Args:
+            aggregator: Without camera and register tokens.
+            vision_BVPC: Patch tokens of each view.
+            language: Language features.
+            grid: Patches per (column, row).
+            output_layers: Aggregator layers to read.
+        """
+        views, patches = vision_BVPC.shape[1:3]
+        words = TokenGroup(self.language_adapter(language.tokens_BSD), language.mask_BS)
+        vision = (self.vision_adapter(vision_BVPC) + self.view_embed).flatten(1, 2)
+        vision = vision + self.language_attention(self.attention_norm(vision), words)
+        with running(aggregator, vision, words.tokens_BSD):
+            aggregated = aggregator.attend(
+                vision.unflatten(1, (views, patches)),
+                grid,
+                output_layers,
+                extra_BLC=words.tokens_BSD,
+                extra_mask_BL=words.mask_BS,
+            )
+        fused_BVSD = self.projector(torch.cat(aggregated.layers, dim=-1).float())
+        mask = None if words.mask_BS is None else words.mask_BS.repeat(1, views)
+        return Fused(
+            geometry=TokenGroup(fused_BVSD[:, :, :patches].flatten(1, 2)),
+            language=TokenGroup(fused_BVSD[:, :, patches:].flatten(1, 2), mask),
+        )
