@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .byte_tokenizer import VOCAB_SIZE
+from .config_checks import DINOV2_PATCH_SIZE
 from .configuration_atlasvla import AtlasVLAConfig
-from .model.frozen import freeze
 from .model.language import small_qwen3
 from .model.weights import AGGREGATOR_PREFIX, from_vggt, to_vggt
 from .pretrained.locate import Located, WeightsError, locate
@@ -32,7 +32,7 @@ DINOV2_BASE = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "image_size": 518,
-    "patch_size": 14,
+    "patch_size": DINOV2_PATCH_SIZE,
 }
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -151,6 +151,11 @@ def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dic
         found.setdefault("vision_tower", DINOV2_BASE)
     for name in located.keys() - {"vggt"}:
         found[name] = _read_architecture(located[name], PARTS[name].flag)
+    if config.vision == "dinov2" and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
+        raise WeightsError(
+            f"The vision tower must cut images into patches of {DINOV2_PATCH_SIZE} pixels, as DINOv2 does; "
+            f"{config.vision_tower} has patch_size {found['vision_tower'].get('patch_size')} (--policy.vision_tower)."
+        )
     return found
 
 
@@ -233,10 +238,3 @@ def read_again(config: AtlasVLAConfig, name: str, module: nn.Module) -> None:
             f"{' at ' + known['revision'] if known.get('revision') else ''}): digest {report.digest}, expected "
             f"{known['digest']}. Point {part.flag} to the right ones."
         )
-
-
-def set_training(config: AtlasVLAConfig, backbones: Mapping[str, nn.Module]) -> None:
-    """Freeze what the configuration freezes."""
-    for name, module in backbones.items():
-        if config.is_frozen(name):
-            freeze(module)

@@ -1,6 +1,7 @@
-"""The one configuration of AtlasVLA: every field and its meaning. The defaults are those of ``atlasvla_libero``.
+"""The one configuration of AtlasVLA: every field and its meaning.
 
-Light on purpose (no torch model code, no transformers): LeRobot imports it at every start.
+The defaults build the network of the preset ``atlasvla_libero``. Light on purpose (no torch model code, no transformers):
+LeRobot imports it at every start.
 """
 
 from dataclasses import dataclass, field

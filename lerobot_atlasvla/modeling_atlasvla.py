@@ -18,6 +18,7 @@ from . import backbones, slim
 from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.augment import random_shift
+from .model.frozen import freeze, is_frozen
 from .model.heads import L1Head
 from .model.tokens import PolicyInputs
 
@@ -72,7 +73,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     def _finish(self) -> None:
         """What needs all weights in place."""
-        backbones.set_training(self.config, self.model.backbones())
+        for part, module in self.model.backbones().items():
+            if self.config.is_frozen(part):
+                freeze(module)
         if self.config.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
         self.eval()
@@ -135,7 +138,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def train(self, mode: bool = True) -> Self:
         """As in PyTorch, but frozen backbones stay in eval mode."""
         super().train(mode)
-        backbones.set_training(self.config, self.model.backbones())
+        for module in self.model.backbones().values():
+            if is_frozen(module):
+                module.eval()
         return self
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override]
@@ -226,15 +231,24 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     def _inputs(self, batch: dict[str, Tensor]) -> PolicyInputs:
         """Check the observations and bring them into the model's form."""
-        views = torch.stack([self._view(batch, key) for key in self.config.view_keys], dim=1)
-        if self.training and self.config.random_shift:
-            views = random_shift(views.flatten(0, 1), self.config.random_shift).view_as(views)
+        views = self.views(batch)
         return PolicyInputs(
             views_BV3HW=views,
             state_BN=self._state(batch) if self.config.use_state else views.new_zeros(len(views), 0),
             tokens_BL=self._entry(batch, OBS_LANGUAGE_TOKENS),
             token_mask_BL=self._entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
         )
+
+    def views(self, batch: dict[str, Tensor]) -> Tensor:
+        """The cameras of a batch as the model sees them, (B, V, 3, H, W) in [0, 1]; shifted at random in training.
+
+        Raises:
+            ValueError: For a camera that is missing or not RGB in [0, 1].
+        """
+        views = torch.stack([self._view(batch, key) for key in self.config.view_keys], dim=1)
+        if self.training and self.config.random_shift:
+            views = random_shift(views.flatten(0, 1), self.config.random_shift).view_as(views)
+        return views
 
     def _state(self, batch: dict[str, Tensor]) -> Tensor:
         state_BN = self._entry(batch, OBS_STATE)
