@@ -1,0 +1,102 @@
+"""``atlasvla-check`` as a user types it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def atlasvla_check(*arguments: str, **environment: str) -> tuple[int, list[str], str]:
+    """Exit status, lines and errors; never a traceback."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("atlasvla-check")), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def crosses(lines: list[str]) -> dict[str, str]:
+    """Item -> the rest of its line, for all that do not hold."""
+    return dict(line.removeprefix("✗ ").split(": ", 1) for line in lines if line.startswith("✗"))
+
+
+def test_the_tiny_preset_is_ready_without_the_hub():
+    status, lines, errors = atlasvla_check(
+        "--config_path=configs/policy/atlasvla_tiny.yaml", "--policy.device=cpu", ATLASVLA_LIBERO_ASSETS="stand-in"
+    )
+    assert crosses(lines) == {}
+    assert lines[-1] == "ready"
+    assert status == 0
+    assert errors == ""
+    items = [line.removeprefix("✓ ").split(":")[0] for line in lines[:-1]]
+    assert items[:8] == [
+        "Python",
+        "lerobot",
+        "torch",
+        "torchvision",
+        "transformers",
+        "mujoco",
+        "hf-libero",
+        "robosuite",
+    ]
+    assert items[-10:] == [
+        "CPU and memory",
+        "OpenGL",
+        "LIBERO",
+        "VGGT weights",
+        "language weights",
+        "tokenizer",
+        "dataset",
+        "policy",
+        "forward pass",
+        "select_action",
+    ]
+    assert "STAND-IN" in next(line for line in lines if line.startswith("✓ LIBERO"))
+
+
+def test_pretrained_weights_that_cannot_be_had_name_the_ways_out(tmp_path):
+    status, lines, _ = atlasvla_check(
+        "--config_path=configs/policy/atlasvla_libero.yaml", "--policy.device=cpu", HF_HUB_CACHE=str(tmp_path)
+    )
+    assert status == 1
+    failed = crosses(lines)
+    assert "`hf download facebook/VGGT-1B`" in failed["VGGT weights"]
+    assert "--policy.vggt_model" in failed["VGGT weights"]
+    assert "`hf download Qwen/Qwen3-0.6B-Base`" in failed["language weights"]
+    assert failed["tokenizer"] == "skipped: needs language weights"
+    assert failed["select_action"] == "skipped: needs policy"
+    assert lines[-1] == f"not ready: {len(failed)} of {len(lines) - 1} checks failed"
+
+
+def test_a_value_that_cannot_work_is_the_policys_one_line():
+    status, lines, errors = atlasvla_check("--config_path=configs/policy/atlasvla_tiny.yaml", "--policy.chunk_size=5")
+    assert status == 2
+    assert errors == (
+        "atlasvla-check: n_action_steps must lie in 1 .. chunk_size = 5, got 10 (--policy.n_action_steps, "
+        "--policy.chunk_size). (see --help)\n"
+    )
+    assert not any("ready" in line for line in lines)
+
+
+def test_a_dataset_that_is_not_there_is_a_cross(tmp_path):
+    status, lines, _ = atlasvla_check(
+        "--config_path=configs/policy/atlasvla_tiny.yaml",
+        "--policy.device=cpu",
+        "--dataset.repo_id=local/test",
+        f"--dataset.root={tmp_path / 'data'}",
+        ATLASVLA_LIBERO_ASSETS="stand-in",
+    )
+    assert status == 1
+    failed = crosses(lines)
+    assert list(failed) == ["dataset", "policy", "forward pass", "select_action"]
+    assert f"atlasvla-collect --root={tmp_path / 'data'}" in failed["dataset"]
+    assert failed["policy"] == "skipped: needs dataset"
+    assert not (tmp_path / "data").exists()
