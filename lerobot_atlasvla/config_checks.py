@@ -104,6 +104,9 @@ def _check_images(config: AtlasVLAConfig) -> None:
         raise ConfigError(
             f"random_shift must lie in 0 .. {min(size) - 1} pixels, got {config.random_shift} (--policy.random_shift)."
         )
+    for name in ("random_crop", "color_jitter"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name} must lie in 0 .. 1 (exclusive), got {getattr(config, name)} (--policy.{name}).")
     if len(set(config.views)) != len(config.views):
         raise ConfigError(f"views names a camera twice: {list(config.views)} (--policy.views).")
 

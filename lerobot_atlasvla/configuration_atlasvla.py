@@ -1,7 +1,7 @@
 """The one configuration of AtlasVLA: every field and its meaning.
 
-The defaults build the network of the preset ``atlasvla_libero``. Light on purpose (no torch model code, no transformers):
-LeRobot imports it at every start.
+The defaults build the network of the preset ``atlasvla_libero``. Light on purpose (no torch model code, no
+transformers): LeRobot imports it at every start.
 """
 
 from dataclasses import dataclass, field
@@ -48,6 +48,11 @@ class AtlasVLAConfig(PreTrainedConfig):
     image_size: tuple[int, int] = (224, 224)
     # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off.
     random_shift: int = 0
+    # Training only: cut away up to this fraction of the side, the same window for all views of a sample. 0 is off.
+    random_crop: float = 0.0
+    # Training only: change brightness, contrast and saturation by up to this factor, hue by a tenth of it, the same way
+    # for all views of a sample. 0 is off.
+    color_jitter: float = 0.0
     # Whether the policy reads observation.state.
     use_state: bool = True
     # Compute dtype of training and inference: float32 or bfloat16 (autocast).
@@ -141,6 +146,8 @@ class AtlasVLAConfig(PreTrainedConfig):
     flow_num_steps: int = 10
     # flow: blocks of the denoiser.
     flow_num_layers: int = 2
+    # flow: real-time chunking, as JSON: {"execution_horizon": 10, "max_guidance_weight": 10}. lerobot-rollout sets it.
+    rtc_config: dict[str, Any] | None = None
 
     # Recompute activations of VGGT and the language model in the backward pass: slower, much less memory.
     gradient_checkpointing: bool = False
@@ -153,6 +160,8 @@ class AtlasVLAConfig(PreTrainedConfig):
 
     # AdamW: peak learning rate.
     optimizer_lr: float = 1e-4
+    # AdamW: peak learning rate of pretrained backbones that are not frozen.
+    optimizer_backbone_lr: float = 1e-5
     # AdamW: beta 1 and 2.
     optimizer_betas: tuple[float, float] = (0.9, 0.95)
     # AdamW: weight decay of matrices (biases, norms and gates are never decayed).

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import backbones
 from .model.vggt_heads import CameraHead, DepthHead
 from .modeling_atlasvla import AtlasVLAPolicy
+from .observations import read_views
 from .pretrained.tensors import read_tensors
 
 DEPTH_LAYERS = (4, 11, 17, 23)
@@ -93,7 +94,7 @@ class GeometryReader:
             batch: As for :meth:`.AtlasVLAPolicy.select_action`.
         """
         self.policy.eval()
-        images = self.policy.views(batch)
+        images = read_views(self.policy.config, batch, training=False)
         layers = sorted({*self.depth.layers, self.last_layer})
         output = self.policy.model.aggregator(images, layers)
         by_layer = {layer: tokens.float() for layer, tokens in zip(layers, output.layers, strict=True)}

@@ -6,25 +6,29 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+import draccus
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lerobot.policies.common.flow_matching import euler_integrate, sample_noise, sample_time_beta
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
+from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from . import backbones, slim
+from .action_queue import ActionQueues
 from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
-from .model.augment import random_shift
 from .model.frozen import freeze, is_frozen
 from .model.heads import L1Head
-from .model.tokens import PolicyInputs
+from .observations import entry, read_observations
 
 logger = logging.getLogger(__name__)
 
 ACTION_IS_PAD = "action_is_pad"
+NO_RTC = (
+    "Real-time chunking needs the flow head, which can be guided while it denoises; this policy has head=l1. Train one "
+    "with --policy.head=flow, or roll this one out with --inference.type=sync."
+)
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
@@ -61,7 +65,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         if not from_checkpoint:
             self._announce_random_parts()
             self._finish()
-        self.reset()
+        self._thread_queues = ActionQueues()
+        self.rtc_processor: Any = None
+        self.init_rtc_processor()
 
     def _announce_random_parts(self) -> None:
         random = [
@@ -144,16 +150,37 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return self
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override]
-        """Two groups, in a fixed order: tensors of two or more axes (decayed), then vectors and scalars (not)."""
+        """Parameters that learn, in a fixed order: of the new parts, then of unfrozen pretrained backbones.
+
+        Each comes as tensors of two or more axes (decayed), then vectors and scalars (not). Backbones learn at
+        ``optimizer_backbone_lr``; adapters put into them, such as LoRA's, count as new.
+        """
+        modules = self.model.backbones()
+        inside = {
+            id(parameter)
+            for part in backbones.pretrained_parts(self.config)
+            for name, parameter in modules[part].named_parameters()
+            if "lora_" not in name
+        }
         trainable = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in trainable if p.ndim >= 2]},
-            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        new = [p for p in trainable if id(p) not in inside]
+        old = [p for p in trainable if id(p) in inside]
+        groups: list[dict[str, Any]] = []
+        for members, own in ((new, {}), (old, {"lr": self.config.optimizer_backbone_lr})):
+            groups.append(own | {"params": [p for p in members if p.ndim >= 2]})
+            groups.append(own | {"params": [p for p in members if p.ndim < 2], "weight_decay": 0.0})
+        return [group for group in groups if group["params"]]
 
     def reset(self) -> None:
-        """Forget the actions that were predicted but not executed; call it when an episode starts."""
-        self._queues: dict[str, deque[Tensor]] = {ACTION: deque(maxlen=self.config.n_action_steps)}
+        """Forget this thread's actions that were predicted but not executed; call it when an episode starts."""
+        self._thread_queues.by_name = {ACTION: deque(maxlen=self.config.n_action_steps)}
+
+    @property
+    def _queues(self) -> dict[str, deque[Tensor]]:
+        """This thread's queues. LeRobot looks for this name when it drops queued actions."""
+        if self._thread_queues.by_name is None:
+            self.reset()
+        return self._thread_queues.by_name or {}
 
     def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
         """Loss on a batch of demonstrations.
@@ -171,15 +198,15 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
-        actions_BTA = self._entry(batch, ACTION)
+        actions_BTA = entry(batch, ACTION)
         expected = (self.config.chunk_size, self.config.action_dim)
         if actions_BTA.ndim != 3 or tuple(actions_BTA.shape[1:]) != expected:
             raise ValueError(
                 f"{ACTION} must have shape (B, {expected[0]}, {expected[1]}), got {tuple(actions_BTA.shape)} "
                 "(--policy.chunk_size; the action size comes from the dataset)."
             )
-        valid_BT = ~self._entry(batch, ACTION_IS_PAD)
-        inputs = self._inputs(batch)
+        valid_BT = ~entry(batch, ACTION_IS_PAD)
+        inputs = read_observations(self.config, batch, training=self.training)
         if self.config.head == "flow":
             noise = sample_noise(actions_BTA.shape, actions_BTA.device)
             # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
@@ -191,20 +218,38 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
 
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        *,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         """Predict normalised actions (B, chunk_size, A), float32, from preprocessed observations.
 
         Args:
             batch: Preprocessed observations.
             noise: Where the flow head starts, (B, chunk_size, A); drawn if not given. The l1 head uses none.
+            inference_delay: Real-time chunking: steps of the previous chunk that will be executed meanwhile.
+            prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalised, (T', A).
+            execution_horizon: Real-time chunking: steps over which the old chunk fades out; by default rtc_config's.
             **kwargs: Ignored.
+
+        Raises:
+            ValueError: For an unreadable batch, or real-time chunking with a head that can't do it.
         """
         self.eval()
+        inputs = read_observations(self.config, batch, training=False)
+        head = self.model.head
         with self._autocast():
-            decoded_BTD = self.model.decode(self.model.embed_prefix(self._inputs(batch)))
-            head = self.model.head
             if isinstance(head, L1Head):
-                return head(decoded_BTD).float()
+                if prev_chunk_left_over is not None:
+                    raise ValueError(NO_RTC)
+                return head(self.model.decode(self.model.embed_prefix(inputs))).float()
+            decoded_BTD = self.model.decode(self.model.embed_prefix(inputs))
             if noise is None:
                 shape = (len(decoded_BTD), self.config.chunk_size, self.config.action_dim)
                 noise = sample_noise(shape, decoded_BTD.device)
@@ -212,11 +257,48 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                 lambda x_BTA, time_B: head.velocity(decoded_BTD, x_BTA, time_B),
                 noise,
                 self.config.flow_num_steps,
+                rtc_processor=self.rtc_processor,
+                rtc_enabled=self._rtc_enabled(),
+                inference_delay=inference_delay,
+                prev_chunk_left_over=prev_chunk_left_over,
+                execution_horizon=execution_horizon,
             )
+
+    def supports_rtc(self) -> bool:
+        """Whether real-time chunking works with this policy's head; says which one does, if not."""
+        if self.config.head != "flow":
+            logger.error(NO_RTC)
+        return self.config.head == "flow"
+
+    def init_rtc_processor(self) -> None:
+        """Read ``config.rtc_config`` (again); LeRobot's rollout calls this after it has set it."""
+        settings = self.config.rtc_config
+        if settings is None:
+            self.rtc_processor = None
+            return
+        # Not at import: LeRobot's policies take seconds to import, and a configuration must not need them.
+        from lerobot.policies.rtc.configuration_rtc import RTCConfig
+        from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+
+        if isinstance(settings, dict):
+            settings = self.config.rtc_config = draccus.decode(RTCConfig, settings)
+        self.rtc_processor = RTCProcessor(settings)
+
+    def _rtc_enabled(self) -> bool:
+        return self.rtc_processor is not None and self.rtc_processor.rtc_config.enabled
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Next normalised action (B, A); predicts a new chunk every ``n_action_steps`` calls."""
+        """Next normalised action (B, A); predicts a new chunk every ``n_action_steps`` calls.
+
+        Raises:
+            ValueError: For an unreadable batch, or while real-time chunking is on.
+        """
+        if self._rtc_enabled():
+            raise ValueError(
+                "select_action executes one chunk after the other; real-time chunking merges them and calls "
+                "predict_action_chunk itself (lerobot-rollout --inference.type=rtc). Unset --policy.rtc_config."
+            )
         queue = self._queues[ACTION]
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
@@ -228,54 +310,3 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         if self.config.dtype == "float32":
             return nullcontext()
         return torch.autocast(next(self.parameters()).device.type, dtype=getattr(torch, self.config.dtype))
-
-    def _inputs(self, batch: dict[str, Tensor]) -> PolicyInputs:
-        """Check the observations and bring them into the model's form."""
-        views = self.views(batch)
-        return PolicyInputs(
-            views_BV3HW=views,
-            state_BN=self._state(batch) if self.config.use_state else views.new_zeros(len(views), 0),
-            tokens_BL=self._entry(batch, OBS_LANGUAGE_TOKENS),
-            token_mask_BL=self._entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
-        )
-
-    def views(self, batch: dict[str, Tensor]) -> Tensor:
-        """The cameras of a batch as the model sees them, (B, V, 3, H, W) in [0, 1]; shifted at random in training.
-
-        Raises:
-            ValueError: For a camera that is missing or not RGB in [0, 1].
-        """
-        views = torch.stack([self._view(batch, key) for key in self.config.view_keys], dim=1)
-        if self.training and self.config.random_shift:
-            views = random_shift(views.flatten(0, 1), self.config.random_shift).view_as(views)
-        return views
-
-    def _state(self, batch: dict[str, Tensor]) -> Tensor:
-        state_BN = self._entry(batch, OBS_STATE)
-        expected = self.config.state_dim
-        if state_BN.ndim != 2 or state_BN.shape[1] != expected:
-            raise ValueError(
-                f"{OBS_STATE} must have shape (B, {expected}) as in training, got {tuple(state_BN.shape)}."
-            )
-        return state_BN
-
-    def _view(self, batch: dict[str, Tensor], key: str) -> Tensor:
-        """One camera, (B, 3, H, W) in [0, 1], resized to ``image_size``."""
-        image = self._entry(batch, key)
-        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
-            raise ValueError(
-                f"{key} must be float RGB of shape (B, 3, H, W) in [0, 1], got {image.dtype} of shape "
-                f"{tuple(image.shape)}."
-            )
-        if tuple(image.shape[-2:]) == self.config.image_size:
-            return image
-        return F.interpolate(image, self.config.image_size, mode="bilinear", align_corners=False, antialias=True)
-
-    def _entry(self, batch: dict[str, Tensor], key: str) -> Tensor:
-        if key not in batch:
-            raise ValueError(
-                f"{key!r} is missing from the batch, which has {sorted(batch)}. Map other names with --rename_map, or "
-                "for LIBERO cameras with --env.camera_name_mapping; for LIBERO's state use "
-                "--env.obs_type=pixels_agent_pos."
-            )
-        return batch[key]

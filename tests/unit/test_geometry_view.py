@@ -1,0 +1,74 @@
+"""Depth and camera heads: read from the policy's own VGGT when asked for, and run on its aggregator."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lerobot_atlasvla.geometry_view import GeometryReader
+from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from tests import released
+
+SIZES = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4, 8, 8, 8)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A released-style VGGT, four pairs deep, with its two heads."""
+    root = tmp_path_factory.mktemp("released")
+    released.write_all(root)
+    released.write_vggt(root / "vggt", depth=4, patch_size=8)
+    torch.manual_seed(5)
+    width = 2 * released.WIDTH
+    heads = {
+        "camera_head": CameraHead(width),
+        "depth_head": DepthHead(width, patch_size=8, layers=range(4), features=8, out_channels=(4, 8, 8, 8)),
+    }
+    file = root / "vggt" / released.WEIGHTS
+    tensors = {name: t for name, t in load_file(file).items() if not name.startswith("camera_head.")}
+    for name, head in heads.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+    save_file(tensors, file)
+    return root
+
+
+@pytest.fixture
+def policy(root):
+    return released.released_policy(root, vggt_depth=4, vggt_output_layers=(1, 3))
+
+
+def test_depth_and_poses_of_every_view(policy):
+    view = GeometryReader(policy, **SIZES)(released.preprocessed(policy.config))
+    assert view.depth_BVHW.shape == view.confidence_BVHW.shape == (3, 2, 32, 32)
+    assert view.pose_encoding_BV9.shape == (3, 2, 9)
+    assert view.depth_BVHW.min() > 0
+    assert view.confidence_BVHW.min() >= 1
+    assert view.depth_BVHW.std() > 0
+
+
+def test_the_policy_neither_holds_nor_saves_the_heads(policy, tmp_path):
+    names = {name for name, _ in policy.named_parameters()}
+    GeometryReader(policy, **SIZES)
+    assert {name for name, _ in policy.named_parameters()} == names
+    policy.save_pretrained(tmp_path)
+    assert not [
+        name for name in load_file(tmp_path / "model.safetensors") if "head." in name and "model.head" not in name
+    ]
+
+
+def test_heads_of_other_sizes_are_refused_by_name(policy):
+    with pytest.raises(ValueError, match=r"depth_head|projects|norm"):
+        GeometryReader(policy, **(SIZES | {"depth_features": 16}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needle"),
+    [
+        ({"fusion": "early"}, "fusion=early"),
+        ({"vision": "patch"}, "vision=patch"),
+        ({"vggt_depth": 2}, "vggt_depth is 2"),
+    ],
+)
+def test_a_policy_without_such_eyes_is_refused(root, overrides, needle):
+    policy = released.released_policy(root, **({"vggt_depth": 4, "vggt_output_layers": (1,)} | overrides))
+    with pytest.raises(ValueError, match=needle):
+        GeometryReader(policy, **SIZES)
