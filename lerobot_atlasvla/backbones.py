@@ -7,7 +7,7 @@ source; a random one is built as it is. What was read from where is recorded in 
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from .configuration_atlasvla import AtlasVLAConfig
 from .model.language import small_qwen3
 from .model.weights import AGGREGATOR_PREFIX, from_vggt, to_vggt
 from .pretrained.locate import Located, WeightsError, locate
-from .pretrained.tensors import LoadReport, read_tensors
+from .pretrained.tensors import LoadReport, digest, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def pretrained_parts(config: AtlasVLAConfig) -> list[str]:
     return [name for name in used_parts(config) if getattr(config, f"{name}_init") == "pretrained"]
 
 
-def find(config: AtlasVLAConfig, name: str, *, revision: str | None = None) -> Located:
+def find(config: AtlasVLAConfig, name: str, *, exactly: bool = False, revision: str | None = None) -> Located:
     """Find the weights of a pretrained part.
 
     For the default language model alone there is a substitute, used loudly: the configuration then names it.
@@ -104,7 +104,8 @@ def find(config: AtlasVLAConfig, name: str, *, revision: str | None = None) -> L
     Args:
         config: The configuration.
         name: The part.
-        revision: A recorded commit that must be found, instead of the configured one; excludes the substitute.
+        exactly: No substitute, because a checkpoint was made with this very part.
+        revision: A recorded commit, instead of the configured one.
 
     Raises:
         WeightsError: If they can't be had; the message names the command that fetches them and the flags.
@@ -112,10 +113,12 @@ def find(config: AtlasVLAConfig, name: str, *, revision: str | None = None) -> L
     part = PARTS[name]
     source = getattr(config, part.model_field)
     wanted = revision or getattr(config, part.revision_field)
+    # A checkpoint that refers to a backbone is of no use with random weights in its place.
+    advice = "" if exactly else part.advice
     try:
-        return locate(source, revision=wanted, companions=part.companions, flag=part.flag, advice=part.advice)
+        return locate(source, revision=wanted, companions=part.companions, flag=part.flag, advice=advice)
     except WeightsError as error:
-        if source != DEFAULT_LANGUAGE or revision or config.language_revision:
+        if source != DEFAULT_LANGUAGE or exactly or config.language_revision:
             raise
         try:
             located = locate(FALLBACK_LANGUAGE, companions=part.companions, flag=part.flag, advice=part.advice)
@@ -125,7 +128,7 @@ def find(config: AtlasVLAConfig, name: str, *, revision: str | None = None) -> L
         logger.warning("FALLBACK: %s. %s", why, error)
         config.language_model = FALLBACK_LANGUAGE
         config.backbone_sources["language"] = {"fallback": why}
-        return replace(located, fallback=f"{why}. {located.fallback}".strip())
+        return located
 
 
 def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dict[str, dict[str, Any]]:
@@ -151,6 +154,12 @@ def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dic
         found.setdefault("vision_tower", DINOV2_BASE)
     for name in located.keys() - {"vggt"}:
         found[name] = _read_architecture(located[name], PARTS[name].flag)
+    lacking = [name for name in used_parts(config) if name != "vggt" and name not in found]
+    if lacking:
+        raise WeightsError(
+            f"config.json has no entry backbone_architectures.{lacking[0]}, without which the checkpoint's network "
+            "can't be built. Use the config.json it was saved with."
+        )
     if config.vision == "dinov2" and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
         raise WeightsError(
             f"The vision tower must cut images into patches of {DINOV2_PATCH_SIZE} pixels, as DINOv2 does; "
@@ -183,24 +192,37 @@ def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
     return frozen_dtype(config) if config.is_frozen(name) else torch.float32
 
 
-def read(config: AtlasVLAConfig, name: str, module: nn.Module, located: Located) -> LoadReport:
+def read(config: AtlasVLAConfig, name: str, module: nn.Module, located: Located) -> tuple[LoadReport, str]:
     """Fill a part that was built without memory from the weights it was found in.
+
+    Returns:
+        What was read, and the part's :func:`fingerprint`.
 
     Raises:
         WeightsError: For a tensor that is missing or has another shape, by its name in the checkpoint.
     """
     part = PARTS[name]
-    own = module.state_dict()
-    wanted = to_vggt(own) if name == "vggt" else own
-    tensors, report = read_tensors(
-        located.weights,
-        {key: tuple(tensor.shape) for key, tensor in wanted.items()},
-        source=located.name,
-        prefixes=part.prefixes,
-    )
-    fill(module, from_vggt(tensors) if name == "vggt" else tensors, part_dtype(config, name))
+    shapes = {key: tuple(tensor.shape) for key, tensor in _released_names(name, module).items()}
+    try:
+        tensors, report = read_tensors(located.weights, shapes, source=located.name, prefixes=part.prefixes)
+    except WeightsError as error:
+        raise WeightsError(f"{error} ({part.flag})") from error
     logger.info("%s", report)
-    return report
+    dtype = part_dtype(config, name)
+    as_stored = all(tensor.dtype == dtype for tensor in tensors.values())
+    fill(module, from_vggt(tensors) if name == "vggt" else tensors, dtype)
+    # Weights that were not cast have been hashed while they were read.
+    return report, report.digest if as_stored else fingerprint(name, module)
+
+
+def fingerprint(name: str, module: nn.Module) -> str:
+    """Digest of a part's weights as they are now, in their present dtype; wherever they are, the same."""
+    return digest({key: tensor.detach().cpu() for key, tensor in _released_names(name, module).items()})
+
+
+def _released_names(name: str, module: nn.Module) -> dict[str, Tensor]:
+    state = module.state_dict()
+    return to_vggt(state) if name == "vggt" else state
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
@@ -211,13 +233,19 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -
 def record(config: AtlasVLAConfig, name: str, located: Located, report: LoadReport) -> None:
     """Write down in the configuration what a part was filled from."""
     entry = {"source": located.name, "revision": located.revision, "digest": report.digest}
-    if located.fallback or "fallback" in config.backbone_sources.get(name, {}):
-        entry["fallback"] = located.fallback or config.backbone_sources[name]["fallback"]
+    # Whoever asked first (the processors, for the tokenizer) may have recorded a substitute already.
+    before = config.backbone_sources.get(name, {}).get("fallback", "")
+    notes = [note for note in (before, located.fallback) if note]
+    if notes:
+        entry["fallback"] = ". ".join(dict.fromkeys(notes))
     config.backbone_sources[name] = entry
 
 
-def read_again(config: AtlasVLAConfig, name: str, module: nn.Module) -> None:
+def read_again(config: AtlasVLAConfig, name: str, module: nn.Module) -> str:
     """Fill a part that a checkpoint refers to, and verify that it is the one the checkpoint was made with.
+
+    Returns:
+        The part's :func:`fingerprint`.
 
     Raises:
         WeightsError: If it can't be found, or its digest is another one.
@@ -230,11 +258,19 @@ def read_again(config: AtlasVLAConfig, name: str, module: nn.Module) -> None:
             f"backbone_sources.{name}. Use the config.json it was saved with."
         )
     named = getattr(config, part.model_field)
-    located = find(config, name, revision=(known.get("revision") or None) if named == known["source"] else None)
-    report = read(config, name, module, located)
+    revision = (known.get("revision") or None) if named == known["source"] else None
+    located = find(config, name, exactly=True, revision=revision)
+    report, mark = read(config, name, module, located)
     if report.digest != known["digest"]:
         raise WeightsError(
             f"The {name} weights of {named} are not the ones this checkpoint was made with ({known['source']}"
             f"{' at ' + known['revision'] if known.get('revision') else ''}): digest {report.digest}, expected "
             f"{known['digest']}. Point {part.flag} to the right ones."
         )
+    return mark
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a part's parameters; its buffers, such as rotary frequencies, stay float32."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)

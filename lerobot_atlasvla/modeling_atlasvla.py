@@ -56,12 +56,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
         config.backbone_architectures = backbones.architectures(config, located)
         self.model = build_model(config, without_weights=pretrained)
-        # Part -> checksum of its weights as they came from the source.
+        # Part -> fingerprint of its weights as they came from the source.
         self._as_read: dict[str, str] = {}
         for part, where in located.items():
-            report = backbones.read(config, part, self.model.backbones()[part], where)
+            report, mark = backbones.read(config, part, self.model.backbones()[part], where)
             backbones.record(config, part, where, report)
-            self._remember(part)
+            self._remember(part, mark)
         if not from_checkpoint:
             self._announce_random_parts()
             self._finish()
@@ -82,13 +82,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         for part, module in self.model.backbones().items():
             if self.config.is_frozen(part):
                 freeze(module)
+                backbones.cast(module, backbones.part_dtype(self.config, part))
         if self.config.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
         self.eval()
 
-    def _remember(self, part: str) -> None:
+    def _remember(self, part: str, fingerprint: str) -> None:
         if self.config.is_frozen(part):
-            self._as_read[part] = slim.fingerprint(self.model.backbones()[part])
+            self._as_read[part] = fingerprint
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:
@@ -116,8 +117,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         for part in pretrained:
             prefix = prefixes[part]
             if part in referred:
-                backbones.read_again(self.config, part, parts[part])
-                self._remember(part)
+                self._remember(part, backbones.read_again(self.config, part, parts[part]))
             else:
                 inside = {
                     name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
@@ -130,15 +130,15 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
         parts = self.model.backbones()
-        unchanged = [part for part, mark in self._as_read.items() if slim.fingerprint(parts[part]) == mark]
+        unchanged = [part for part, mark in self._as_read.items() if backbones.fingerprint(part, parts[part]) == mark]
         for part in self._as_read.keys() - set(unchanged):
             logger.warning("The frozen %s is not what its source gave any more, so the checkpoint includes it.", part)
         references = [] if self.config.save_full_weights else unchanged
-        self.config._save_pretrained(save_directory)
         slim.save(
             self.state_dict() if state_dict is None else state_dict,
             Path(save_directory) / SAFETENSORS_SINGLE_FILE,
             references=slim.prefixes(self, {part: parts[part] for part in references}),
+            before=lambda: self.config._save_pretrained(save_directory),
         )
 
     def train(self, mode: bool = True) -> Self:

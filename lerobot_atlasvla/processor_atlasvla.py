@@ -89,6 +89,12 @@ def make_tokenizer(config: AtlasVLAConfig) -> PreTrainedTokenizerBase:
     if config.language_init == "random":
         return make_byte_tokenizer()
     located = backbones.find(config, "language")
+    if not any((located.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        # transformers would make up an empty one.
+        raise WeightsError(
+            f"{located.name} has no tokenizer: neither tokenizer.json nor vocab.json in {located.folder} "
+            "(--policy.language_model)."
+        )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(located.folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -4,14 +4,12 @@ A checkpoint lists the parts it refers to in the header of ``model.safetensors``
 revision and digest of each. Loading fills exactly those from their sources, and everything else must be in the file.
 """
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,17 +19,6 @@ from .pretrained.locate import WeightsError
 logger = logging.getLogger(__name__)
 
 _REFERENCES = "atlasvla_references"
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A checksum of a module's weights: the same on every device, another one after any change of values or dtype."""
-    sums = []
-    for name, tensor in sorted(module.state_dict().items()):
-        # Sums of integers are exact in any order, unlike those of floats.
-        bits = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
-        sums.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {int(bits.sum(dtype=torch.int64))}")
-    return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
 def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -40,19 +27,24 @@ def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str
     return {part: f"{names[id(module)]}." for part, module in parts.items()}
 
 
-def save(state: Mapping[str, Tensor], file: Path, *, references: Mapping[str, str]) -> None:
+def save(state: Mapping[str, Tensor], file: Path, *, references: Mapping[str, str], before: Callable[[], None]) -> None:
     """Write a checkpoint without the parts it refers to; the file appears complete or not at all.
 
     Args:
         state: The policy's state dict.
         file: ``model.safetensors``.
         references: Part -> prefix of its names, for parts that are left out.
+        before: Called when the weights are on disk, right before they take the place of older ones.
     """
     left_out = tuple(references.values())
     kept = {name: tensor.detach().contiguous() for name, tensor in state.items() if not name.startswith(left_out)}
     partial = file.with_name(f"{file.name}.partial")
-    save_file(kept, partial, metadata={"format": "pt", _REFERENCES: json.dumps(sorted(references))})
-    os.replace(partial, file)
+    try:
+        save_file(kept, partial, metadata={"format": "pt", _REFERENCES: json.dumps(sorted(references))})
+        before()
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(policy: nn.Module, file: Path, parts: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:

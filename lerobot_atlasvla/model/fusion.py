@@ -49,11 +49,17 @@ class GeometryProjector(nn.Module):
         return total.flatten(1, 2)
 
 
-class VisionAdapter(nn.Sequential):
+class VisionAdapter(nn.Module):
     """Tokens of a vision tower to the width of VGGT's blocks."""
 
     def __init__(self, vision_dim: int, backbone_dim: int):
-        super().__init__(nn.Linear(vision_dim, backbone_dim), nn.LayerNorm(backbone_dim))
+        super().__init__()
+        self.proj = nn.Linear(vision_dim, backbone_dim)
+        self.norm = nn.LayerNorm(backbone_dim)
+
+    def forward(self, vision_BVPC: Tensor) -> Tensor:
+        """Tokens in any dtype, ``(B, V, P, vision_dim)`` to ``(B, V, P, C)``."""
+        return self.norm(self.proj(vision_BVPC.float()))
 
 
 class LateFusion(nn.Module):

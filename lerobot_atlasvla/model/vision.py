@@ -128,6 +128,8 @@ class Dinov2PatchEmbed(Dinov2WithRegistersModel):
             "num_register_tokens": DINOV2_REGISTERS,
         }
         super().__init__(Dinov2WithRegistersConfig(**sizes))
+        # In the checkpoint, but only masked pretraining uses it.
+        self.embeddings.mask_token.requires_grad_(False)
 
     def forward(self, images_N3HW: Tensor) -> Tensor:  # type: ignore[override]
         """``(N, 3, H, W)``, ImageNet-normalised, to ``(N, P, C)``."""
@@ -208,7 +210,7 @@ class Dinov2Tower(nn.Module):
         sizes = {name: value for name, value in architecture.items() if name != "model_type"}
         kind = architecture.get("model_type")
         if kind == "dinov2":
-            self.backbone: nn.Module = Dinov2Model(Dinov2Config(**sizes))
+            self.backbone: Dinov2Model | Dinov2WithRegistersModel = Dinov2Model(Dinov2Config(**sizes))
             registers = 0
         elif kind == "dinov2_with_registers":
             config = Dinov2WithRegistersConfig(**sizes)
@@ -219,6 +221,8 @@ class Dinov2Tower(nn.Module):
                 f"The vision tower's model type must be dinov2 or dinov2_with_registers, got {kind!r} "
                 "(--policy.vision_tower)."
             )
+        # In the checkpoint, but only masked pretraining uses it.
+        self.backbone.embeddings.mask_token.requires_grad_(False)
         self.first_patch = 1 + registers
         self.output_dim: int = self.backbone.config.hidden_size
         self.scale = ImageNetScale()
