@@ -14,12 +14,11 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import backbones, slim
+from . import backbones, slim, training_curves
 from .action_queue import ActionQueues
 from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.frozen import freeze, is_frozen
-from .model.heads import L1Head
 from .observations import entry, read_observations
 
 logger = logging.getLogger(__name__)
@@ -65,6 +64,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         if not from_checkpoint:
             self._announce_random_parts()
             self._finish()
+        training_curves.install()
         self._thread_queues = ActionQueues()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
@@ -245,7 +245,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         inputs = read_observations(self.config, batch, training=False)
         head = self.model.head
         with self._autocast():
-            if isinstance(head, L1Head):
+            if self.config.head == "l1":
                 if prev_chunk_left_over is not None:
                     raise ValueError(NO_RTC)
                 return head(self.model.decode(self.model.embed_prefix(inputs))).float()

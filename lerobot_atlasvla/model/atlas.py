@@ -80,7 +80,7 @@ class AtlasVLA(nn.Module):
             self.fusion = EarlyFusion(vision_dim=vision_dim, num_heads=geometry.num_heads, **sizes)
         # Where there is no state, a learned token stands in for it, so that the context is never empty.
         self.state_projector = nn.Linear(spec.state_dim, dim) if spec.state_dim else None
-        self.no_state = None if spec.state_dim else nn.Parameter(torch.zeros(1, 1, dim))
+        self.no_state = None if spec.state_dim else nn.Embedding(1, dim)
         self.visual_summary: VisualSummary | None = None
         condition_dim = 0
         if spec.condition_queries:
@@ -90,7 +90,7 @@ class AtlasVLA(nn.Module):
             )
             condition_dim = spec.state_dim + dim + self.visual_summary.output_dim
         self.decoder = ActionDecoder(spec.decoder, chunk_size=spec.chunk_size, condition_dim=condition_dim)
-        self.head: L1Head | FlowHead
+        self.head: Any
         if spec.head.kind == "l1":
             self.head = L1Head(dim, spec.action_dim)
         else:
@@ -142,7 +142,8 @@ class AtlasVLA(nn.Module):
     ) -> Tensor:
         """Loss per sample, ``(B,)``; see the heads. Noise and time are for the flow head, and only for it."""
         decoded = self.decode(self.embed_prefix(inputs))
-        if isinstance(self.head, L1Head):
+        # By name, not by class: PEFT puts a wrapper around heads that it trains.
+        if self.spec.head.kind == "l1":
             return self.head.loss(decoded, actions_BTA, valid_BT)
         if noise_BTA is None or time_B is None:
             raise ValueError("The flow head's loss needs noise_BTA and time_B.")
@@ -158,7 +159,7 @@ class AtlasVLA(nn.Module):
             state_B1D = self.state_projector(state_BN)[:, None]
         else:
             assert self.no_state is not None
-            state_B1D = self.no_state.expand(len(words_BLD), -1, -1)
+            state_B1D = self.no_state.weight[None].expand(len(words_BLD), -1, -1)
         mask = language.mask_BS
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)

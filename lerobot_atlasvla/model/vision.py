@@ -221,8 +221,10 @@ class Dinov2Tower(nn.Module):
                 f"The vision tower's model type must be dinov2 or dinov2_with_registers, got {kind!r} "
                 "(--policy.vision_tower)."
             )
-        # In the checkpoint, but only masked pretraining uses it.
-        self.backbone.embeddings.mask_token.requires_grad_(False)
+        # In most checkpoints, but only masked pretraining uses it.
+        mask_token = getattr(self.backbone.embeddings, "mask_token", None)
+        if mask_token is not None:
+            mask_token.requires_grad_(False)
         self.first_patch = 1 + registers
         self.output_dim: int = self.backbone.config.hidden_size
         self.scale = ImageNetScale()

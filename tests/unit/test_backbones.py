@@ -236,3 +236,11 @@ def test_weights_of_another_seed_make_another_policy(root):
     tower = {"vision": "dinov2"}
     plain, other = released_policy(root, **tower), released_policy(root, **tower, vision_tower=str(root / "tower"))
     assert (plain.predict_action_chunk(batch) - other.predict_action_chunk(batch)).abs().max() > 1e-5
+
+
+def test_a_dinov2_without_a_mask_token_is_read(root):
+    config = root / "dinov2" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_mask_token": False}))
+    change_file(root / "dinov2" / WEIGHTS, lambda tensors: tensors.pop("embeddings.mask_token"))
+    policy = released_policy(root, vision="dinov2")
+    assert policy.predict_action_chunk(preprocessed(policy.config)).isfinite().all()
