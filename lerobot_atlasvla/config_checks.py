@@ -15,6 +15,7 @@ CHOICES = {
     "head": ("l1", "flow"),
     "dtype": ("float32", "bfloat16"),
     "backbone_dtype": ("auto", "float32", "bfloat16"),
+    "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "vggt_init": ("pretrained", "random"),
     "language_init": ("pretrained", "random"),
     "vision_tower_init": ("pretrained", "random"),
@@ -83,6 +84,8 @@ def _check_chunk(config: AtlasVLAConfig) -> None:
         raise ConfigError(
             f"AtlasVLA reads one observation; got n_obs_steps {config.n_obs_steps} (--policy.n_obs_steps)."
         )
+    if config.empty_cameras < 0:
+        raise ConfigError(f"empty_cameras must be at least 0, got {config.empty_cameras} (--policy.empty_cameras).")
     if config.num_action_queries < 0:
         raise ConfigError(
             f"num_action_queries must be 0 (one per action of the chunk) or more, got {config.num_action_queries} "

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import NormalizationMode
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from .config_checks import DINOV2_PATCH_SIZE, ConfigError, check
 
@@ -44,6 +44,8 @@ class AtlasVLAConfig(PreTrainedConfig):
     )
     # Cameras to look through, by name and in this order, such as [observation.images.image]. Empty: all of them.
     views: tuple[str, ...] = ()
+    # Cameras observation.images.empty_camera_0, .._1 and so on, that data may have or not. An absent one has no tokens.
+    empty_cameras: int = 0
     # (height, width) in pixels to which every view is resized; multiples of the patch size.
     image_size: tuple[int, int] = (224, 224)
     # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off.
@@ -149,6 +151,13 @@ class AtlasVLAConfig(PreTrainedConfig):
     # flow: real-time chunking, as JSON: {"execution_horizon": 10, "max_guidance_weight": 10}. lerobot-rollout sets it.
     rtc_config: dict[str, Any] | None = None
 
+    # Compile the action path (torch.compile): a slow first prediction, faster ones after it.
+    compile_model: bool = False
+    # Mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune.
+    compile_mode: str = "default"
+    # --peft.*, default targets: adapt the language model's attention too, not only the last third of VGGT's blocks.
+    peft_language: bool = False
+
     # Recompute activations of VGGT and the language model in the backward pass: slower, much less memory.
     gradient_checkpointing: bool = False
     # Write frozen backbones into every checkpoint too. Otherwise a checkpoint refers to them by source and digest.
@@ -201,6 +210,10 @@ class AtlasVLAConfig(PreTrainedConfig):
         cameras = self.image_features
         if not cameras:
             raise ValueError(f"AtlasVLA needs at least one camera (observation.images.*); the data have {found}.")
+        for key in self.empty_camera_keys:
+            if self.input_features is not None and key not in self.input_features:
+                self.input_features[key] = PolicyFeature(FeatureType.VISUAL, (3, *self.image_size))
+        cameras = self.image_features
         missing = [key for key in self.views if key not in cameras]
         if missing:
             raise ValueError(
@@ -230,6 +243,11 @@ class AtlasVLAConfig(PreTrainedConfig):
                 f"AtlasVLA needs {ACTION!r} of shape (A,), got {shape}; "
                 f"the data have {sorted(self.output_features or {})}."
             )
+
+    @property
+    def empty_camera_keys(self) -> tuple[str, ...]:
+        """Cameras that data may have or not."""
+        return tuple(f"{OBS_IMAGES}.empty_camera_{index}" for index in range(self.empty_cameras))
 
     @property
     def view_keys(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ def read_observations(config: AtlasVLAConfig, batch: dict[str, Tensor], *, train
     views = read_views(config, batch, training=training)
     return PolicyInputs(
         views_BV3HW=views,
+        present=tuple(index for index, key in enumerate(config.view_keys) if _is_there(config, batch, key)),
         state_BN=_state(config, batch) if config.use_state else views.new_zeros(len(views), 0),
         tokens_BL=entry(batch, OBS_LANGUAGE_TOKENS),
         token_mask_BL=entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
@@ -42,6 +43,8 @@ def read_observations(config: AtlasVLAConfig, batch: dict[str, Tensor], *, train
 
 def read_views(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool) -> Tensor:
     """The cameras of a batch as the model sees them, (B, V, 3, H, W) in [0, 1]; augmented in training.
+
+    Empty cameras that the batch does not have are left out.
 
     Raises:
         ValueError: For a camera that is missing, unknown or not RGB in [0, 1].
@@ -54,12 +57,18 @@ def read_views(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bo
                 f"The batch has cameras that the policy does not know: {unknown}; it looks through "
                 f"{list(config.view_keys)}. Leave them out, or name the ones to use with --policy.views."
             )
-    views = torch.stack([_view(config, batch, key) for key in config.view_keys], dim=1)
+    there = [key for key in config.view_keys if _is_there(config, batch, key)]
+    views = torch.stack([_view(config, batch, key) for key in there], dim=1)
     if training and (config.random_crop or config.color_jitter):
         views = same_crop_and_colour(views, config.random_crop, config.color_jitter)
     if training and config.random_shift:
         views = random_shift(views.flatten(0, 1), config.random_shift).view_as(views)
     return views
+
+
+def _is_there(config: AtlasVLAConfig, batch: dict[str, Tensor], key: str) -> bool:
+    """Whether a view takes part: all of them but empty cameras that the batch does not have."""
+    return key in batch or key not in config.empty_camera_keys
 
 
 def _state(config: AtlasVLAConfig, batch: dict[str, Tensor]) -> Tensor:

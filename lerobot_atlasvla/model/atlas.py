@@ -112,20 +112,31 @@ class AtlasVLA(nn.Module):
             if isinstance(module, PreTrainedModel):
                 module.gradient_checkpointing_enable({"use_reentrant": False})
 
+    def forward(self, views_BV3HW: Tensor, present: tuple[int, ...], state_BN: Tensor, words: TokenGroup) -> Tensor:
+        """The action path: everything from encoded words to decoded queries, ``(B, T, D)``; what gets compiled."""
+        return self.decode(self.embed(views_BV3HW, present, state_BN, words))
+
     def embed_prefix(self, inputs: PolicyInputs) -> Prefix:
         """Encode everything that does not depend on the actions."""
-        tower = self.aggregator.embed if self.vision_tower is None else self.vision_tower
-        with running(self._vision_module(), inputs.views_BV3HW):
-            vision_BVPC = tower(inputs.views_BV3HW)
+        return self.embed(inputs.views_BV3HW, inputs.present, inputs.state_BN, self.encode_language(inputs))
+
+    def encode_language(self, inputs: PolicyInputs) -> TokenGroup:
+        """Features of the instructions; remembered while the language model is frozen."""
         with running(self.language.backbone, inputs.views_BV3HW):
-            words = self.language(inputs.tokens_BL, inputs.token_mask_BL)
-        fused = self.fusion(self.aggregator, vision_BVPC, words, self.grid, self.spec.geometry.output_layers)
-        context = self._with_state(fused.language, inputs.state_BN)
+            return self.language(inputs.tokens_BL, inputs.token_mask_BL)
+
+    def embed(self, views_BV3HW: Tensor, present: tuple[int, ...], state_BN: Tensor, words: TokenGroup) -> Prefix:
+        """As :meth:`embed_prefix`, language encoded already."""
+        tower = self.aggregator.embed if self.vision_tower is None else self.vision_tower
+        with running(self._vision_module(), views_BV3HW):
+            vision_BVPC = tower(views_BV3HW)
+        fused = self.fusion(self.aggregator, vision_BVPC, words, self.grid, self.spec.geometry.output_layers, present)
+        context = self._with_state(fused.language, state_BN)
         if self.visual_summary is None:
             return Prefix(fused.geometry, context, None)
-        known = [pool_tokens(fused.language), self.visual_summary(vision_BVPC.float())]
+        known = [pool_tokens(fused.language), self.visual_summary(vision_BVPC.float(), present)]
         if self.state_projector is not None:
-            known.insert(0, inputs.state_BN)
+            known.insert(0, state_BN)
         return Prefix(fused.geometry, context, torch.cat(known, dim=-1))
 
     def decode(self, prefix: Prefix) -> Tensor:

@@ -40,9 +40,15 @@ class GeometryProjector(nn.Module):
         self.view_embed = nn.Parameter(torch.empty(1, views, 1, dim))
         nn.init.normal_(self.view_embed, std=0.02)
 
-    def forward(self, layers: Sequence[Tensor], patch_start_idx: int) -> Tensor:
-        """``(B, V, P, 2C)`` per layer to ``(B, V * (1 + patches), D)``, the sum over the layers."""
-        total = self.view_embed
+    def forward(self, layers: Sequence[Tensor], patch_start_idx: int, present: Sequence[int]) -> Tensor:
+        """``(B, V, P, 2C)`` per layer to ``(B, V * (1 + patches), D)``, the sum over the layers.
+
+        Args:
+            layers: Aggregator outputs.
+            patch_start_idx: Index of the first patch token in P.
+            present: Place of each view among all the policy may have.
+        """
+        total = self.view_embed[:, list(present)]
         for tokens_BVPC, norm, projection in zip(layers, self.norms, self.projections, strict=True):
             kept = torch.cat((tokens_BVPC[:, :, :1], tokens_BVPC[:, :, patch_start_idx:]), dim=2)
             total = total + projection(norm(kept.float()))
@@ -87,6 +93,7 @@ class LateFusion(nn.Module):
         language: TokenGroup,
         grid: tuple[int, int],
         output_layers: Sequence[int],
+        present: Sequence[int],
     ) -> Fused:
         """Vision tokens through VGGT; language past it.
 
@@ -96,12 +103,13 @@ class LateFusion(nn.Module):
             language: Language features.
             grid: Patches per (column, row).
             output_layers: Aggregator layers to read.
+            present: Place of each view among all the policy may have.
         """
         patches = self.vision_adapter(vision_BVPC)
         with running(aggregator, patches):
             aggregated = aggregator.attend(patches, grid, output_layers)
         return Fused(
-            geometry=TokenGroup(self.geometry_projector(aggregated.layers, aggregated.patch_start_idx)),
+            geometry=TokenGroup(self.geometry_projector(aggregated.layers, aggregated.patch_start_idx, present)),
             language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
         )
 
@@ -157,6 +165,7 @@ class EarlyFusion(nn.Module):
         language: TokenGroup,
         grid: tuple[int, int],
         output_layers: Sequence[int],
+        present: Sequence[int],
     ) -> Fused:
         """Vision and language tokens through VGGT together.
 
@@ -166,10 +175,11 @@ class EarlyFusion(nn.Module):
             language: Language features.
             grid: Patches per (column, row).
             output_layers: Aggregator layers to read.
+            present: Place of each view among all the policy may have.
         """
         views, patches = vision_BVPC.shape[1:3]
         words = TokenGroup(self.language_adapter(language.tokens_BSD), language.mask_BS)
-        vision = (self.vision_adapter(vision_BVPC) + self.view_embed).flatten(1, 2)
+        vision = (self.vision_adapter(vision_BVPC) + self.view_embed[:, list(present)]).flatten(1, 2)
         vision = vision + self.language_attention(self.attention_norm(vision), words)
         with running(aggregator, vision, words.tokens_BSD):
             aggregated = aggregator.attend(

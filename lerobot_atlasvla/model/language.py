@@ -76,6 +76,7 @@ class LanguageEncoder(nn.Module):
         self.cache_size = cache_size
         self._cache: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         self._cached_for: tuple[Any, ...] = ()
+        self._num_own = len(self._weights_state())
 
     def forward(self, tokens_BL: Tensor, mask_BL: Tensor) -> TokenGroup:
         """Encode instructions.
@@ -90,7 +91,10 @@ class LanguageEncoder(nn.Module):
         """
         if tokens_BL.shape[1] == 0:
             tokens_BL, mask_BL = tokens_BL.new_zeros(len(tokens_BL), 1), mask_BL.new_zeros(len(mask_BL), 1)
-        features_BLE = (self._remembered if is_frozen(self.backbone) else self._encoded)(tokens_BL, mask_BL)
+        self._forget_if_changed()
+        # An adapter inside can be switched off without a weight changing, so nothing is remembered with one.
+        steady = is_frozen(self.backbone) and len(self._cached_for) == self._num_own
+        features_BLE = (self._remembered if steady else self._encoded)(tokens_BL, mask_BL)
         empty_B = ~mask_BL.any(dim=1)
         first_L = torch.arange(mask_BL.shape[1], device=mask_BL.device) == 0
         return TokenGroup(features_BLE, mask_BL | (empty_B[:, None] & first_L))
@@ -105,13 +109,10 @@ class LanguageEncoder(nn.Module):
         features_ULE = self.backbone(
             input_ids=distinct_UL.clamp(min=0), attention_mask=visible_UL.long(), use_cache=False
         ).last_hidden_state
-        return (features_ULE * mask_UL[..., None])[index_B]
+        # Float32 like what is remembered: with an adapter inside, a bfloat16 model comes this way too.
+        return (features_ULE.float() * mask_UL[..., None])[index_B]
 
     def _remembered(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        state = self._weights_state()
-        if state != self._cached_for:
-            self._cache.clear()
-            self._cached_for = state
         rows = [
             tuple(token for token, real in zip(tokens, mask, strict=True) if real)
             for tokens, mask in zip(tokens_BL.tolist(), mask_BL.tolist(), strict=True)
@@ -144,9 +145,21 @@ class LanguageEncoder(nn.Module):
             tokens = torch.tensor([row], device=device)
             return self.backbone(input_ids=tokens, use_cache=False).last_hidden_state[0].float()
 
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch. PEFT switches modes when it puts an adapter in, and merging one leaves no other trace."""
+        self._forget_if_changed()
+        return super().train(mode)
+
+    def _forget_if_changed(self) -> None:
+        state = self._weights_state()
+        if state != self._cached_for:
+            self._cache.clear()
+            self._cached_for = state
+
     def _weights_state(self) -> tuple[Any, ...]:
         """Changes whenever a weight is written to, replaced, cast or moved."""
-        return tuple((id(p), p._version, p.data_ptr()) for p in self.backbone.parameters())
+        # A model built in inference mode has no versions, and no weight of it can be written to.
+        return tuple((id(p), 0 if p.is_inference() else p._version, p.data_ptr()) for p in self.backbone.parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._cache.clear()

@@ -5,6 +5,8 @@ Source: spatial softmax, Levine et al., End-to-End Training of Deep Visuomotor P
 sec. 5.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ class VisualSummary(nn.Module):
 
     def __init__(self, dim: int, grid: tuple[int, int], views: int, *, keypoints: int, map_channels: int):
         super().__init__()
+        self.views = views
         self.norm = nn.LayerNorm(dim)
         self.keypoint_logits = nn.Linear(dim, keypoints)
         self.map = nn.Linear(dim, map_channels)
@@ -33,9 +36,19 @@ class VisualSummary(nn.Module):
         y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
         self.register_buffer("positions_P2", torch.stack((y.flatten(), x.flatten()), dim=-1), persistent=False)
 
-    def forward(self, patch_tokens_BVPC: Tensor) -> Tensor:
-        """``(B, V, P, C)`` to ``(B, output_dim)``."""
+    def forward(self, patch_tokens_BVPC: Tensor, present: Sequence[int]) -> Tensor:
+        """``(B, V', P, C)`` of the views at the places ``present`` to ``(B, output_dim)``; an absent view is zero."""
         tokens = self.norm(patch_tokens_BVPC)
         weights_BVPK = self.keypoint_logits(tokens).softmax(dim=2)
         keypoints_BVK2 = torch.einsum("bvpk,pc->bvkc", weights_BVPK, self.positions_P2.to(weights_BVPK.dtype))
-        return torch.cat((keypoints_BVK2.flatten(1), self.map(tokens).flatten(1)), dim=-1)
+        parts = [_at(part, present, self.views).flatten(1) for part in (keypoints_BVK2, self.map(tokens))]
+        return torch.cat(parts, dim=-1)
+
+
+def _at(part_BVxy: Tensor, present: Sequence[int], views: int) -> Tensor:
+    """Put views at their places among all, zeros elsewhere."""
+    if len(present) == views:
+        return part_BVxy
+    everywhere = part_BVxy.new_zeros(part_BVxy.shape[0], views, *part_BVxy.shape[2:])
+    everywhere[:, list(present)] = part_BVxy
+    return everywhere

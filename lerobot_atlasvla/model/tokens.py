@@ -4,7 +4,10 @@ Shape suffixes: B batch, V view, H height, W width, N state size, L words, S con
 """
 
 from dataclasses import dataclass
+from typing import Self
 
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
 
 
@@ -13,13 +16,15 @@ class PolicyInputs:
     """One batch of observations, resized and normalised, keys forgotten.
 
     Attributes:
-        views_BV3HW: RGB in [0, 1], views in the policy's fixed camera order.
+        views_BV3HW: RGB in [0, 1], the views that are there, in the policy's fixed camera order.
+        present: Their places in that order; a camera that is deliberately absent is missing here.
         state_BN: Normalised ``observation.state``.
         tokens_BL: Token ids of the instruction.
         token_mask_BL: True = real token, False = padding.
     """
 
     views_BV3HW: Tensor
+    present: tuple[int, ...]
     state_BN: Tensor
     tokens_BL: Tensor
     token_mask_BL: Tensor
@@ -36,6 +41,16 @@ class TokenGroup:
 
     tokens_BSD: Tensor
     mask_BS: Tensor | None = None
+
+    def padded_to(self, length: int) -> Self:
+        """The same group, S made ``length`` by padding on the right; a longer one is returned as it is."""
+        lacking = length - self.tokens_BSD.shape[1]
+        if lacking <= 0:
+            return self
+        mask_BS = self.tokens_BSD.new_ones(self.tokens_BSD.shape[:2], dtype=torch.bool)
+        if self.mask_BS is not None:
+            mask_BS = self.mask_BS
+        return type(self)(F.pad(self.tokens_BSD, (0, 0, 0, lacking)), F.pad(mask_BS, (0, lacking)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""Compiling the action path changes its speed and nothing else."""
+
+import copy
+
+import pytest
+import torch
+
+from lerobot_atlasvla import AtlasVLAPolicy
+from tests import released
+from tests.conftest import IMAGE, raw_batch, tiny_config
+
+
+def compiled_and_plain(**overrides) -> tuple[AtlasVLAPolicy, AtlasVLAPolicy]:
+    torch.manual_seed(0)
+    plain = AtlasVLAPolicy(tiny_config(**overrides))
+    released.open_gates(plain)
+    compiled = AtlasVLAPolicy(tiny_config(compile_model=True, **overrides))
+    compiled.load_state_dict(plain.state_dict())
+    return compiled, plain
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Counts graphs that are handed to the compiler, and runs them as they are: quick, and shapes still count."""
+    seen = []
+
+    def count(graph, example_inputs):
+        seen.append(graph)
+        return graph.forward
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: original(self, backend=count))
+    torch._dynamo.reset()
+    yield seen
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("head", ["l1", "flow"])
+def test_same_actions(graphs, head):
+    compiled, plain = compiled_and_plain(head=head)
+    batch = released.preprocessed(plain.config)
+    noise = torch.randn(3, 10, 7)
+    torch.testing.assert_close(
+        compiled.predict_action_chunk(batch, noise=noise), plain.predict_action_chunk(batch, noise=noise)
+    )
+    assert graphs
+
+
+def test_instructions_of_other_lengths_are_not_compiled_again(graphs):
+    compiled, plain = compiled_and_plain()
+    for text in ("put", "put it on the plate", "put the black bowl on the plate, then open the drawer"):
+        batch = released.preprocessed(plain.config, text, text)
+        torch.testing.assert_close(compiled.predict_action_chunk(batch), plain.predict_action_chunk(batch))
+        first = locals().get("first") or len(graphs)
+        assert len(graphs) == first
+
+
+def test_lerobots_rollout_does_not_compile_a_second_time(graphs):
+    """It wraps predict_action_chunk in torch.compile after it has set compile_model."""
+    compiled, plain = compiled_and_plain()
+    batch = released.preprocessed(plain.config)
+    compiled.predict_action_chunk(batch)
+    before = len(graphs)
+    outer = []
+    compiled.predict_action_chunk = torch.compile(
+        compiled.predict_action_chunk, backend=lambda graph, _: outer.append(graph) or graph.forward
+    )
+    torch.testing.assert_close(compiled.select_action(batch), plain.select_action(batch))
+    assert outer == []
+    assert len(graphs) == before
+
+
+def test_training_and_copies_still_work(graphs):
+    compiled, plain = compiled_and_plain()
+    batch = released.preprocessed(plain.config)
+    with torch.inference_mode():
+        compiled.select_action(batch)
+    compiled.train()
+    compiled(batch)[0].backward()
+    twin = copy.deepcopy(compiled)
+    torch.testing.assert_close(twin.predict_action_chunk(batch), plain.predict_action_chunk(batch))
+
+
+@pytest.mark.slow
+def test_same_actions_through_the_real_compiler():
+    compiled, plain = compiled_and_plain()
+    batch = released.preprocessed(plain.config)
+    torch.testing.assert_close(
+        compiled.predict_action_chunk(batch), plain.predict_action_chunk(batch), rtol=1e-4, atol=1e-5
+    )
+    assert raw_batch()[IMAGE].shape[0] == len(compiled.select_action(batch))
