@@ -116,7 +116,9 @@ def find(config: AtlasVLAConfig, name: str, *, exactly: bool = False, revision: 
     # A checkpoint that refers to a backbone is of no use with random weights in its place.
     advice = "" if exactly else part.advice
     try:
-        return locate(source, revision=wanted, companions=part.companions, flag=part.flag, advice=advice)
+        # A checkpoint brings its own architecture and tokenizer.
+        companions = () if exactly else part.companions
+        return locate(source, revision=wanted, companions=companions, flag=part.flag, advice=advice)
     except WeightsError as error:
         if source != DEFAULT_LANGUAGE or exactly or config.language_revision:
             raise

@@ -4,17 +4,17 @@ import logging
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-import draccus
 import torch
+from huggingface_hub import ModelCard
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lerobot.policies.common.flow_matching import euler_integrate, sample_noise, sample_time_beta
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import backbones, slim, training_curves
+from . import backbones, model_card, peft_support, rtc, slim, training_curves
 from .action_queue import ActionQueues
 from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
@@ -24,10 +24,6 @@ from .observations import entry, read_observations
 logger = logging.getLogger(__name__)
 
 ACTION_IS_PAD = "action_is_pad"
-NO_RTC = (
-    "Real-time chunking needs the flow head, which can be guided while it denoises; this policy has head=l1. Train one "
-    "with --policy.head=flow, or roll this one out with --inference.type=sync."
-)
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
@@ -47,6 +43,18 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     config_class = AtlasVLAConfig  # pyrefly: ignore[bad-assignment]
     name = "atlasvla"  # pyrefly: ignore[bad-assignment]
     config: AtlasVLAConfig  # pyrefly: ignore[bad-override-mutable-attribute]
+    # Read by LeRobot's next version. Class names of what FSDP gathers as one unit: every transformer block.
+    _fsdp_wrap_modules: ClassVar[list[str]] = [
+        "Block",
+        "DecoderBlock",
+        "DenoiserBlock",
+        "Dinov2Layer",
+        "Dinov2WithRegistersLayer",
+        "Qwen2DecoderLayer",
+        "Qwen3DecoderLayer",
+    ]
+    _fsdp_forward_methods: ClassVar[list[str]] = ["predict_action_chunk", "select_action"]
+    supports_gradient_checkpointing: ClassVar[bool] = True
 
     def __init__(self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, **kwargs: Any):
         super().__init__(config)
@@ -65,6 +73,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self._announce_random_parts()
             self._finish()
         training_curves.install()
+        # PEFT writes this name down as an adapter's base.
+        self.name_or_path = peft_support.FROM_CONFIG
         self._thread_queues = ActionQueues()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
@@ -85,6 +95,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                 backbones.cast(module, backbones.part_dtype(self.config, part))
         if self.config.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
+        if self.config.compile_model:
+            self.model.compile(mode=self.config.compile_mode)
         self.eval()
 
     def _remember(self, part: str, fingerprint: str) -> None:
@@ -99,7 +111,31 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             ValueError: If the checkpoint is damaged or does not fit its configuration, or a backbone it refers to is
                 missing or another one.
         """
-        return super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
+        if str(pretrained_name_or_path) == peft_support.FROM_CONFIG:
+            return cls._from_sources(kwargs.get("config"))
+        peft_support.check_whole(pretrained_name_or_path)
+        policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
+        policy.name_or_path = str(pretrained_name_or_path)
+        return policy
+
+    @classmethod
+    def _from_sources(cls, config: AtlasVLAConfig | None) -> Self:
+        """The base of an adapter that was trained without a checkpoint; the adapter brings all other layers."""
+        if config is None:
+            raise ValueError(peft_support.NEEDS_CONFIG)
+        policy = cls(config, from_checkpoint=True)
+        for part in backbones.pretrained_parts(config):
+            policy._remember(part, backbones.read_again(config, part, policy.model.backbones()[part]))
+        policy._finish()
+        return policy.to(config.device)
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        return peft_support.default_targets(self.config, self.model)
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        # LeRobot's own check refuses to adapt anything but a checkpoint.
+        if not self.config.pretrained_path and self.name_or_path == peft_support.FROM_CONFIG:
+            peft_support.check_rebuildable(self, self.config, self.model, peft_config.modules_to_save or ())
 
     @classmethod
     def _load_as_safetensor(  # pyrefly: ignore[bad-override]
@@ -129,16 +165,48 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def _save_pretrained(  # pyrefly: ignore[bad-override]
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
+        state = self.state_dict() if state_dict is None else state_dict
+        peft_support.check_unwrapped(state)
+        # What is written here is a whole policy: an adapter that was in it has been merged.
+        self.config.use_peft = False
         parts = self.model.backbones()
-        unchanged = [part for part, mark in self._as_read.items() if backbones.fingerprint(part, parts[part]) == mark]
+        unchanged = self._unchanged_parts()
         for part in self._as_read.keys() - set(unchanged):
             logger.warning("The frozen %s is not what its source gave any more, so the checkpoint includes it.", part)
         references = [] if self.config.save_full_weights else unchanged
         slim.save(
-            self.state_dict() if state_dict is None else state_dict,
+            state,
             Path(save_directory) / SAFETENSORS_SINGLE_FILE,
             references=slim.prefixes(self, {part: parts[part] for part in references}),
             before=lambda: self.config._save_pretrained(save_directory),
+        )
+
+    def _unchanged_parts(self) -> list[str]:
+        """Frozen backbones that are still what their source gave."""
+        parts = self.model.backbones()
+        return [part for part, mark in self._as_read.items() if backbones.fingerprint(part, parts[part]) == mark]
+
+    def generate_model_card(
+        self,
+        dataset_repo_id: str,
+        model_type: str,
+        license: str | None,
+        tags: list[str] | None,
+        cfg: Any = None,
+        dataset_meta: Any = None,
+        report: Path | None = None,
+    ) -> ModelCard:
+        """The README.md of a pushed checkpoint, arguments as in LeRobot; ``report`` as in :func:`.model_card.make`."""
+        return model_card.make(
+            self.config,
+            # Adapters change the names that a fingerprint is made of, and bring no backbone anyway.
+            referred=[] if self.config.save_full_weights or self.config.use_peft else self._unchanged_parts(),
+            dataset=dataset_repo_id,
+            licence=license,
+            tags=tags,
+            training=cfg,
+            dataset_meta=dataset_meta,
+            report=report,
         )
 
     def train(self, mode: bool = True) -> Self:
@@ -156,9 +224,11 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         ``optimizer_backbone_lr``; adapters put into them, such as LoRA's, count as new.
         """
         modules = self.model.backbones()
+        # Under PEFT, whatever learns inside a backbone is an adapter.
         inside = {
             id(parameter)
             for part in backbones.pretrained_parts(self.config)
+            if not self.config.use_peft
             for name, parameter in modules[part].named_parameters()
             if "lora_" not in name
         }
@@ -207,16 +277,18 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             )
         valid_BT = ~entry(batch, ACTION_IS_PAD)
         inputs = read_observations(self.config, batch, training=self.training)
+        noise = time = None
         if self.config.head == "flow":
             noise = sample_noise(actions_BTA.shape, actions_BTA.device)
             # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
             time = sample_time_beta(len(noise), noise.device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
+        with self._autocast():
             loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
-        else:
-            loss_B = self.model.loss(inputs, actions_BTA, valid_BT)
         loss = loss_B.mean() if reduction == "mean" else loss_B
         return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
 
+    # LeRobot's rollout compiles this method; what is worth compiling is compiled inside it (compile_model), once.
+    @torch.compiler.disable
     @torch.no_grad()
     def predict_action_chunk(
         self,
@@ -245,21 +317,28 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         inputs = read_observations(self.config, batch, training=False)
         head = self.model.head
         with self._autocast():
+            words = self.model.encode_language(inputs)
+            if self.config.compile_model:
+                # One shape for all instructions: a longer one must not compile everything again.
+                words = words.padded_to(self.config.tokenizer_max_length)
+            decoded_BTD = self.model(inputs.views_BV3HW, inputs.present, inputs.state_BN, words)
             if self.config.head == "l1":
                 if prev_chunk_left_over is not None:
-                    raise ValueError(NO_RTC)
-                return head(self.model.decode(self.model.embed_prefix(inputs))).float()
-            decoded_BTD = self.model.decode(self.model.embed_prefix(inputs))
+                    raise ValueError(rtc.NEEDS_FLOW)
+                return head(decoded_BTD).float()
             if noise is None:
                 shape = (len(decoded_BTD), self.config.chunk_size, self.config.action_dim)
                 noise = sample_noise(shape, decoded_BTD.device)
+            if prev_chunk_left_over is not None:
+                # LeRobot fills it up to the execution horizon, which may be longer than a chunk.
+                prev_chunk_left_over = prev_chunk_left_over[..., : self.config.chunk_size, :]
             return euler_integrate(
                 lambda x_BTA, time_B: head.velocity(decoded_BTD, x_BTA, time_B),
                 noise,
                 self.config.flow_num_steps,
                 rtc_processor=self.rtc_processor,
                 rtc_enabled=self._rtc_enabled(),
-                inference_delay=inference_delay,
+                inference_delay=inference_delay or 0,
                 prev_chunk_left_over=prev_chunk_left_over,
                 execution_horizon=execution_horizon,
             )
@@ -267,22 +346,16 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def supports_rtc(self) -> bool:
         """Whether real-time chunking works with this policy's head; says which one does, if not."""
         if self.config.head != "flow":
-            logger.error(NO_RTC)
+            logger.error(rtc.NEEDS_FLOW)
         return self.config.head == "flow"
 
     def init_rtc_processor(self) -> None:
-        """Read ``config.rtc_config`` (again); LeRobot's rollout calls this after it has set it."""
-        settings = self.config.rtc_config
-        if settings is None:
-            self.rtc_processor = None
-            return
-        # Not at import: LeRobot's policies take seconds to import, and a configuration must not need them.
-        from lerobot.policies.rtc.configuration_rtc import RTCConfig
-        from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+        """Read ``config.rtc_config`` (again); LeRobot's rollout calls this after it has set it.
 
-        if isinstance(settings, dict):
-            settings = self.config.rtc_config = draccus.decode(RTCConfig, settings)
-        self.rtc_processor = RTCProcessor(settings)
+        Raises:
+            ValueError: If it names or holds what LeRobot's RTCConfig does not.
+        """
+        self.rtc_processor = rtc.make_processor(self.config)
 
     def _rtc_enabled(self) -> bool:
         return self.rtc_processor is not None and self.rtc_processor.rtc_config.enabled
@@ -295,10 +368,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             ValueError: For an unreadable batch, or while real-time chunking is on.
         """
         if self._rtc_enabled():
-            raise ValueError(
-                "select_action executes one chunk after the other; real-time chunking merges them and calls "
-                "predict_action_chunk itself (lerobot-rollout --inference.type=rtc). Unset --policy.rtc_config."
-            )
+            raise ValueError(rtc.NOT_STEP_BY_STEP)
         queue = self._queues[ACTION]
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
@@ -306,7 +376,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return queue.popleft()
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """Training runs under accelerate's autocast; inference has to ask for its own."""
+        """``dtype`` for whatever learns. LeRobot 0.6.1 trains under the same autocast; nothing else asks for it."""
         if self.config.dtype == "float32":
             return nullcontext()
         return torch.autocast(next(self.parameters()).device.type, dtype=getattr(torch, self.config.dtype))

@@ -1,0 +1,41 @@
+"""Real-time chunking: LeRobot's processor from the policy's settings, and what is said where it can't work."""
+
+from typing import Any
+
+import draccus
+from draccus.utils import ParsingError
+
+from .configuration_atlasvla import AtlasVLAConfig
+
+NEEDS_FLOW = (
+    "Real-time chunking needs the flow head, which can be guided while it denoises; this policy has head=l1. Train one "
+    "with --policy.head=flow, or roll this one out with --inference.type=sync."
+)
+NOT_STEP_BY_STEP = (
+    "select_action executes one chunk after the other; real-time chunking merges them and calls predict_action_chunk "
+    "itself (lerobot-rollout --inference.type=rtc). Unset --policy.rtc_config."
+)
+
+
+def make_processor(config: AtlasVLAConfig) -> Any:
+    """LeRobot's RTCProcessor, or None if ``rtc_config`` is not set; settings given as JSON become an RTCConfig.
+
+    Raises:
+        ValueError: If ``rtc_config`` names or holds what LeRobot's RTCConfig does not.
+    """
+    settings = config.rtc_config
+    if settings is None:
+        return None
+    # Not at import: LeRobot's policies take seconds to import, and a configuration must not need them.
+    from lerobot.policies.rtc.configuration_rtc import RTCConfig
+    from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+
+    if isinstance(settings, dict):
+        try:
+            settings = config.rtc_config = draccus.decode(RTCConfig, settings)
+        except ParsingError as error:
+            raise ValueError(
+                f"rtc_config {settings} can't be read: {error} {error.__cause__ or ''} "
+                f"It may hold {list(RTCConfig.__dataclass_fields__)} (--policy.rtc_config)."
+            ) from error
+    return RTCProcessor(settings)
