@@ -24,6 +24,7 @@ from eval.report import (
     success_table,
     total,
 )
+from eval.stage import measure
 from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ, SETTLE_STEPS
 from lerobot_atlasvla.sim.look import ENV_LOOK
 from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
@@ -72,26 +73,12 @@ def run_stage(name: str, command: list[str], log: Path) -> float:
     Raises:
         SystemExit: If the command fails, naming it and its log.
     """
-    sys.stdout.write(f"\n=== {name}: {shlex.join(command)}\n")
-    sys.stdout.flush()
     # One core stays free for the data loader and for software rendering.
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))} | os.environ
-    started = time.monotonic()
-    with (
-        log.open("wb") as copy,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-        ) as process,
-    ):
-        assert process.stdout is not None
-        # read1 hands progress bars on as they come, without waiting for a line to end.
-        while chunk := process.stdout.read1():  # type: ignore[attr-defined]
-            copy.write(chunk)
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-    if process.returncode:
-        raise SystemExit(f"demo: {name} failed with exit status {process.returncode}; its output is in {log}")
-    return time.monotonic() - started
+    process = measure(name, command, log, environment)
+    if process.status:
+        raise SystemExit(f"demo: {name} failed with exit status {process.status}; its output is in {log}")
+    return process.wall_s
 
 
 def commands(cfg: DemoConfig) -> dict[str, list[str]]:

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +21,10 @@ import yaml
 from draccus.utils import DecodingError
 
 from eval.demo import tool, versions
-from eval.full_size_report import GIB, REFERENCE, Outcome, PresetResult, Process, bars, machine, passed, render
+from eval.full_size_report import REFERENCE, Outcome, PresetResult, bars, machine, passed, render
 from eval.full_size_weights import WEIGHTS_NAME, checkpoint_size, releases
 from eval.report import read_training_curve
+from eval.stage import measure
 
 PRESETS = Path("configs/policy")
 REPO_ID = "local/full_size"
@@ -183,35 +183,9 @@ def set_aside_earlier(cfg: FullSizeConfig) -> None:
         sys.stdout.write(f"full size: an earlier run was moved to {kept}\n")
 
 
-def measure(name: str, command: list[str], log: Path) -> Process:
-    """Run one command, its output on the terminal and in ``log``; a failing one is reported, not raised."""
-    sys.stdout.write(f"\n=== {name}: {shlex.join(command)}\n")
-    sys.stdout.flush()
-    # No stage may need the network.
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    started = time.monotonic()
-    with (
-        log.open("wb") as copy,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-        ) as process,
-    ):
-        assert process.stdout is not None
-        # read1 hands progress bars on as they come, without waiting for a line to end.
-        while chunk := process.stdout.read1():  # type: ignore[attr-defined]
-            copy.write(chunk)
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-        # Over the child's whole life, in KiB on Linux. It never shows less than this process had when it started the
-        # child, which is a tenth of what the full models take.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return Process(
-        status=process.returncode,
-        wall_s=time.monotonic() - started,
-        cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_gib=usage.ru_maxrss * 1024 / GIB,
-    )
+def offline() -> dict[str, str]:
+    """The environment of every stage: none may need the network."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def run_preset(cfg: FullSizeConfig, preset: str) -> PresetResult:
@@ -221,7 +195,7 @@ def run_preset(cfg: FullSizeConfig, preset: str) -> PresetResult:
     result = PresetResult(preset)
     for stage, command in preset_commands(cfg, preset).items():
         log = folder / f"{stage}.log"
-        result.processes[stage] = measure(f"{preset}, {stage}", command, log)
+        result.processes[stage] = measure(f"{preset}, {stage}", command, log, offline())
         if result.processes[stage].status:
             break
         if stage == "act":
@@ -246,13 +220,13 @@ def run(cfg: FullSizeConfig) -> Outcome:
     outcome = Outcome(cfg.steps)
     for stage, command in preparation(cfg).items():
         log = cfg.root / f"{stage}.log"
-        outcome.prepared[stage] = measure(stage, command, log)
+        outcome.prepared[stage] = measure(stage, command, log, offline())
         if status := outcome.prepared[stage].status:
             raise OSError(f"{stage} failed with exit status {status}; its output is in {log}")
     for preset in cfg.presets:
         outcome.presets.append(run_preset(cfg, preset))
     for views, command in aggregator_commands(cfg).items():
-        done = measure(f"aggregator, {views} view(s)", command, cfg.root / f"aggregator_{views}.log")
+        done = measure(f"aggregator, {views} view(s)", command, cfg.root / f"aggregator_{views}.log", offline())
         outcome.aggregator[views] = done
         if not done.status:
             outcome.aggregator_figures[views] = json.loads(aggregator_file(cfg, views).read_text())

@@ -18,6 +18,7 @@ import draccus
 import numpy as np
 import torch
 
+from eval.stage import GIB
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, backbones
 from lerobot_atlasvla.data.schema import (
     ACTION_DIM,
@@ -141,6 +142,12 @@ def act(cfg: ProbeConfig) -> dict[str, Any]:
     }
 
 
+def private_gib() -> float:
+    """Memory that is this process's own now, GiB: without mapped files, which processes share and the kernel can drop."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / GIB
+
+
 def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
     """Seconds of a forward pass of VGGT's aggregator alone, in float32 on the CPU, weights read as the policy does."""
     from accelerate import init_empty_weights
@@ -170,6 +177,7 @@ def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
         "warm_up_s": warm_up_s,
         "forward_s": [seconds for _, seconds in rest],
         "median_forward_s": statistics.median(seconds for _, seconds in rest),
+        "private_gib": private_gib(),
         "parameters": sum(parameter.numel() for parameter in aggregator.parameters()),
         "output_shape": list(last.shape),
         "finite": bool(last.isfinite().all()),

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from eval import full_size
-from eval.full_size import FullSizeConfig, check_room, main, measure, preset_commands, set_aside_earlier, shown
-from eval.full_size_report import GIB, Outcome, PresetResult, Process, bars, machine, passed, render
+from eval.full_size import FullSizeConfig, check_room, main, offline, preset_commands, set_aside_earlier, shown
+from eval.full_size_report import Outcome, PresetResult, bars, machine, passed, render
+from eval.stage import GIB, Process, measure
 
 ROOT = Path(__file__).parents[2]
 PRESETS = FullSizeConfig().presets
@@ -56,7 +57,8 @@ def outcome(**overrides) -> Outcome:
         presets=[preset_result(first, **overrides), *(preset_result(preset) for preset in others)],
         aggregator={1: Process(0, 30.0, 9.0, 4.0), 2: Process(0, 40.0, 9.0, 4.1)},
         aggregator_figures={
-            views: {"median_forward_s": 2.0 * views, "forward_s": [3, 4, 5], "finite": True} for views in (1, 2)
+            views: {"median_forward_s": 2.0 * views, "forward_s": [3, 4, 5], "private_gib": 0.5, "finite": True}
+            for views in (1, 2)
         },
     )
 
@@ -195,8 +197,10 @@ def test_report_of_a_run_that_broke_off_early():
 
 
 def test_a_child_s_memory_is_its_own_and_a_failure_is_reported(tmp_path, capfdbinary):
-    quiet = measure("quiet", [sys.executable, "-c", "print('done')"], tmp_path / "quiet.log")
-    large = measure("large", [sys.executable, "-c", "x = b'1' * 2**30; raise SystemExit(3)"], tmp_path / "large.log")
+    quiet = measure("quiet", [sys.executable, "-c", "print('done')"], tmp_path / "quiet.log", offline())
+    large = measure(
+        "large", [sys.executable, "-c", "x = b'1' * 2**30; raise SystemExit(3)"], tmp_path / "large.log", offline()
+    )
     assert (quiet.status, large.status) == (0, 3)
     assert (tmp_path / "quiet.log").read_bytes() == b"done\n"
     assert b"done" in capfdbinary.readouterr().out
@@ -206,7 +210,7 @@ def test_a_child_s_memory_is_its_own_and_a_failure_is_reported(tmp_path, capfdbi
 def test_a_stage_that_fails_ends_its_preset(tmp_path, monkeypatch):
     asked = []
 
-    def fail(name: str, command: list[str], log: Path) -> Process:
+    def fail(name: str, command: list[str], log: Path, environment: dict[str, str]) -> Process:
         asked.append(name)
         return Process(-9, 1.0, 9.0, 3.0)
 
