@@ -143,7 +143,7 @@ def act(cfg: ProbeConfig) -> dict[str, Any]:
 
 
 def private_gib() -> float:
-    """Memory that is this process's own now, GiB: without mapped files, which processes share and the kernel can drop."""
+    """This process's own memory now, GiB: without mapped files, which processes share and the kernel can drop."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024 / GIB
 

@@ -173,7 +173,7 @@ def test_report_and_figures_are_written(tmp_path, capsys):
         "| 231 (231) | 12.3 | 4.500 / 3.500 / 0.001 | 0.510, 0.520, 0.530 |"
     )
     assert row in report
-    assert "| 2 | 4.00 (3.00, 4.00, 5.00) | 40 (9) | 4.10 | 17.4-17.7 | 4.1 |" in report
+    assert "| 2 | 4.00 (3.00, 4.00, 5.00) | 40 (9) | 4.10 (0.50) | 17.4-17.7 | 4.1 |" in report
     assert "no side-by-side\nmeasurement" in report
     assert "python -m eval.full_size --root=ROOT --steps=2" in report
     content = json.loads((cfg.root / "report.json").read_text())
