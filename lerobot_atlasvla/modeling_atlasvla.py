@@ -252,12 +252,20 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.reset()
         return self._thread_queues.by_name or {}
 
-    def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
+    def forward(
+        self,
+        batch: dict[str, Tensor],
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> tuple[Tensor, dict[str, float]]:
         """Loss on a batch of demonstrations.
 
         Args:
             batch: Preprocessed observations; ``action`` (B, chunk_size, A), normalised; ``action_is_pad``
                 (B, chunk_size), True = past the end of the episode.
+            noise: Flow head: standard normal, (B, chunk_size, A); drawn if not given. The l1 head uses none.
+            time: Flow head: how much of it, (B,) in [0, 1], 1 = all noise; drawn if not given.
             reduction: ``"mean"`` for a scalar, ``"none"`` for one loss per sample, (B,).
 
         Returns:
@@ -277,11 +285,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             )
         valid_BT = ~entry(batch, ACTION_IS_PAD)
         inputs = read_observations(self.config, batch, training=self.training)
-        noise = time = None
         if self.config.head == "flow":
-            noise = sample_noise(actions_BTA.shape, actions_BTA.device)
-            # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
-            time = sample_time_beta(len(noise), noise.device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
+            device = actions_BTA.device
+            noise = sample_noise(actions_BTA.shape, device) if noise is None else noise
+            if time is None:
+                # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
+                time = sample_time_beta(len(noise), device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
         with self._autocast():
             loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B

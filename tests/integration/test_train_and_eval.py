@@ -1,6 +1,7 @@
 """Through LeRobot's own commands: train, resume, reload, and a few steps of a rollout in LIBERO."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,9 +135,15 @@ def test_a_rollout_of_a_few_steps_in_libero(trained, tmp_path):
     assert Path(task["metrics"]["video_paths"][0]).stat().st_size > 1000
 
 
-def test_the_robot_loop_of_the_readme(trained):
+@pytest.mark.parametrize("trained_on", ["cpu", "cuda"])
+def test_the_robot_loop_of_the_readme(trained, tmp_path, trained_on):
     """The lines in README.md, run as they stand, on one observation as a robot's driver would hand it over."""
     output, _ = trained
+    checkpoint = tmp_path / "pretrained_model"
+    shutil.copytree(output / "checkpoints/000002/pretrained_model", checkpoint)
+    for file in checkpoint.glob("*.json"):
+        file.write_text(file.read_text().replace('"device": "cpu"', f'"device": "{trained_on}"'))
+    assert f'"{trained_on}"' in (checkpoint / "policy_preprocessor.json").read_text()
     code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     observation = {
         "observation.images.image": torch.rand(3, 48, 64),
@@ -144,7 +151,7 @@ def test_the_robot_loop_of_the_readme(trained):
         "observation.state": torch.zeros(8),
         "task": TASK,
     }
-    names = {"path": str(output / "checkpoints/000002/pretrained_model"), "observation": observation}
+    names = {"path": str(checkpoint), "observation": observation}
     exec(code, names)
     assert names["action"].shape == (1, 7)
     assert names["action"].device.type == "cpu"

@@ -179,6 +179,14 @@ def test_each_step_draws_new_noise_and_times(policy, batch):
     assert len({policy(batch)[0].item() for _ in range(4)}) == 4
 
 
+def test_the_loss_is_decided_by_noise_and_time_given(policy, batch):
+    time = torch.tensor([0.2, 0.5, 0.9])
+    loss = policy(batch, noise=noise(), time=time)[0]
+    assert policy(batch, noise=noise(), time=time)[0] == loss
+    assert policy(batch, noise=noise(1), time=time)[0] != loss
+    assert policy(batch, noise=noise(), time=time.flip(0))[0] != loss
+
+
 def test_times_lie_in_the_unit_interval_and_differ_within_a_batch(policy, batch, monkeypatch):
     seen = []
     real = policy.model.loss
