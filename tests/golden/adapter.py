@@ -11,7 +11,7 @@ from lerobot_atlasvla.model.weights import AGGREGATOR_PREFIX, from_vggt
 
 def run(meta: dict[str, Any], weights: dict[str, Tensor], images: Tensor) -> dict[str, Any]:
     """Build the case's aggregator and heads, load their weights strictly, return everything they give."""
-    aggregator = Aggregator(**meta["aggregator_kwargs"]).eval()
+    aggregator = Aggregator(**own_arguments(meta["aggregator_kwargs"])).eval()
     aggregator.load_state_dict(from_vggt(below(weights, AGGREGATOR_PREFIX)))
     output = aggregator(images)
     result = {
@@ -35,6 +35,23 @@ def run(meta: dict[str, Any], weights: dict[str, Tensor], images: Tensor) -> dic
         result["pose_enc"] = camera(output.layers[-1])
         result["depth"], result["depth_conf"] = depth(layers, tuple(images.shape[-2:]), output.patch_start_idx)
     return result
+
+
+def own_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Upstream's arguments of the aggregator as ours: what is fixed in ours must have VGGT's value."""
+    fixed = {
+        "aa_order": ["frame", "global"],
+        "qkv_bias": True,
+        "proj_bias": True,
+        "ffn_bias": True,
+        "qk_norm": True,
+        "rope_freq": 100,
+    }
+    for name, value in fixed.items():
+        if kwargs.get(name, value) != value:
+            raise ValueError(f"{name} must be {value}, as in VGGT, got {kwargs[name]}.")
+    renamed = {"layer_scale_init" if name == "init_values" else name: value for name, value in kwargs.items()}
+    return {name: value for name, value in renamed.items() if name not in fixed}
 
 
 def below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
