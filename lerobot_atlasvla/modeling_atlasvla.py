@@ -20,6 +20,7 @@ from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.frozen import freeze, is_frozen
 from .observations import entry, read_observations
+from .step_randomness import StepRandomness
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
         config.backbone_architectures = backbones.architectures(config, located)
         self.model = build_model(config, without_weights=pretrained)
+        self.randomness = StepRandomness()
         # Part -> fingerprint of its weights as they came from the source.
         self._as_read: dict[str, str] = {}
         for part, where in located.items():
@@ -284,13 +286,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                 "(--policy.chunk_size; the action size comes from the dataset)."
             )
         valid_BT = ~entry(batch, ACTION_IS_PAD)
-        inputs = read_observations(self.config, batch, training=self.training)
-        if self.config.head == "flow":
-            device = actions_BTA.device
-            noise = sample_noise(actions_BTA.shape, device) if noise is None else noise
-            if time is None:
-                # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
-                time = sample_time_beta(len(noise), device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
+        device = actions_BTA.device
+        with self.randomness.step(device, training=self.training):
+            inputs = read_observations(self.config, batch, training=self.training)
+            if self.config.head == "flow":
+                noise = sample_noise(actions_BTA.shape, device) if noise is None else noise
+                if time is None:
+                    # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
+                    time = sample_time_beta(len(noise), device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
         with self._autocast():
             loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B

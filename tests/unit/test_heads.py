@@ -176,7 +176,13 @@ def test_reductions_agree_and_the_log_says_which_loss(policy, batch):
 
 
 def test_each_step_draws_new_noise_and_times(policy, batch):
+    policy.train()
     assert len({policy(batch)[0].item() for _ in range(4)}) == 4
+
+
+def test_a_held_out_loss_is_the_same_until_the_next_step(policy, batch):
+    policy.eval()
+    assert policy(batch)[0] == policy(batch)[0]
 
 
 def test_the_loss_is_decided_by_noise_and_time_given(policy, batch):
@@ -191,6 +197,7 @@ def test_times_lie_in_the_unit_interval_and_differ_within_a_batch(policy, batch,
     seen = []
     real = policy.model.loss
     monkeypatch.setattr(policy.model, "loss", lambda *args: seen.append(args[-1]) or real(*args))
+    policy.train()
     for _ in range(50):
         policy(batch)
     times = torch.cat(seen)
