@@ -133,6 +133,17 @@ def find(config: AtlasVLAConfig, name: str, *, exactly: bool = False, revision: 
         return located
 
 
+def find_again(config: AtlasVLAConfig, name: str) -> Located:
+    """Find the weights that a part was filled from: at the recorded commit, unless the setting now names others.
+
+    Raises:
+        WeightsError: If they can't be had; there is no substitute.
+    """
+    known = config.backbone_sources.get(name, {})
+    same = known.get("source") == getattr(config, PARTS[name].model_field)
+    return find(config, name, exactly=True, revision=known.get("revision") or None if same else None)
+
+
 def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dict[str, dict[str, Any]]:
     """Transformers' configuration of the language model and, where there is one, of the vision tower.
 
@@ -260,8 +271,7 @@ def read_again(config: AtlasVLAConfig, name: str, module: nn.Module) -> str:
             f"backbone_sources.{name}. Use the config.json it was saved with."
         )
     named = getattr(config, part.model_field)
-    revision = (known.get("revision") or None) if named == known["source"] else None
-    located = find(config, name, exactly=True, revision=revision)
+    located = find_again(config, name)
     report, mark = read(config, name, module, located)
     if report.digest != known["digest"]:
         raise WeightsError(

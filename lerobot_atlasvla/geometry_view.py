@@ -80,9 +80,7 @@ class GeometryReader:
                 features=depth_features,
                 out_channels=depth_channels,
             ).eval()
-        known = config.backbone_sources.get("vggt", {})
-        revision = known.get("revision") if known.get("source") == config.vggt_model else None
-        located = backbones.find(config, "vggt", revision=revision or None)
+        located = backbones.find_again(config, "vggt")
         for name, head in (("camera_head", self.camera), ("depth_head", self.depth)):
             _fill(head, located.weights, located.name, f"{name}.", next(policy.parameters()).device)
 

@@ -118,12 +118,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        line = f"{self.command} {path}"
+    def _arrived(self, line: str) -> Fault:
+        """Note a request, and use up one of the faults that it meets."""
         self.hub.requests.append(line)
         fault = next((fault for fault in self.hub.faults if fault.match in line and fault.times > 0), Fault(""))
         fault.times -= 1
+        return fault
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        line = f"{self.command} {path}"
+        fault = self._arrived(line)
         if fault.hang:
             self.hub.wait_for_stop()
             self.close_connection = True

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.hub_server import LARGE, Fault, HubServer, _Handler
+from tests.hub_server import LARGE, HubServer, _Handler
 
 _PREUPLOAD = "/preupload/"
 _COMMIT = "/commit/"
@@ -95,9 +95,7 @@ class _UploadHandler(_Handler):
         path = unquote(urlsplit(self.path).path)
         body = self._body()
         line = f"{self.command} {path}"
-        self.hub.requests.append(line)
-        fault = next((fault for fault in self.hub.faults if fault.match in line and fault.times > 0), Fault(""))
-        fault.times -= 1
+        fault = self._arrived(line)
         if fault.hang:
             self.hub.wait_for_stop()
             self.close_connection = True

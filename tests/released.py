@@ -136,6 +136,18 @@ def open_gates(policy: AtlasVLAPolicy) -> None:
             nn.init.normal_(parameter, std=0.2, generator=generator)
 
 
+def save_checkpoint(folder: Path, **overrides) -> Path:
+    """A tiny policy from scratch, saved as lerobot-train saves it."""
+    torch.manual_seed(0)
+    config = tiny_config(**overrides)
+    policy = AtlasVLAPolicy(config)
+    open_gates(policy)
+    policy.save_pretrained(folder)
+    for processor in make_atlasvla_pre_post_processors(config, dataset_stats()):
+        processor.save_pretrained(folder)
+    return folder
+
+
 def preprocessed(config: AtlasVLAConfig, *tasks: str, seed: int = 0) -> dict:
     """A batch, one sample per task (three samples of one task if none is given)."""
     preprocessor, _ = make_atlasvla_pre_post_processors(config, dataset_stats())

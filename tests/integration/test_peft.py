@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import raw_batch
-from tests.integration.test_train_and_eval import PIXELS, TINY, dataset_root, lerobot, succeed
+from tests.integration.test_train_and_eval import TINY, dataset_root, lerobot, succeed
+from tests.integration.test_training_surfaces import LIBERO
 from tests.released import write_all
 
 __all__ = ["dataset_root"]
@@ -125,15 +126,7 @@ def test_an_adapter_is_evaluated_in_libero(trained, tmp_path):
         "lerobot-eval",
         f"--policy.path={trained}/checkpoints/000002/pretrained_model",
         "--policy.device=cpu",
-        "--env.type=libero",
-        "--env.task=libero_spatial",
-        "--env.task_ids=[0]",
-        "--env.episode_length=10",
-        f"--env.observation_height={PIXELS}",
-        f"--env.observation_width={PIXELS}",
-        '--env.camera_name_mapping={"agentview_image":"image","robot0_eye_in_hand_image":"wrist_image"}',
-        "--eval.n_episodes=1",
-        "--eval.batch_size=1",
+        *LIBERO,
         f"--output_dir={tmp_path / 'eval'}",
     )
     assert json.loads((tmp_path / "eval/eval_info.json").read_text())["overall"]["n_episodes"] == 1

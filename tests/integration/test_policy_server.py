@@ -18,8 +18,8 @@ from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
 from lerobot.utils.feature_utils import hw_to_dataset_features
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors, policy_server
-from tests.conftest import ACTION_DIM, CHUNK, PIXELS, STATE_DIM, TASK, dataset_stats, tiny_config
-from tests.released import open_gates
+from tests.conftest import ACTION_DIM, CHUNK, PIXELS, STATE_DIM, TASK, dataset_stats
+from tests.released import save_checkpoint
 
 # What a robot tells the client about itself: joints by name, cameras by shape.
 JOINTS = {f"joint_{index}.pos": float for index in range(STATE_DIM)}
@@ -28,21 +28,9 @@ FEATURES = hw_to_dataset_features(ROBOT, "observation", use_video=False)
 PATIENCE_S = 180
 
 
-def save(folder: Path, **overrides) -> Path:
-    """A checkpoint as lerobot-train writes it."""
-    torch.manual_seed(0)
-    config = tiny_config(**overrides)
-    policy = AtlasVLAPolicy(config)
-    open_gates(policy)
-    policy.save_pretrained(folder)
-    for processor in make_atlasvla_pre_post_processors(config, dataset_stats()):
-        processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("l1"))
+    return save_checkpoint(tmp_path_factory.mktemp("l1"))
 
 
 @contextmanager
@@ -126,7 +114,7 @@ def test_the_server_answers_with_the_actions_of_the_policy(server, checkpoint):
 
 
 def test_the_next_client_brings_another_policy(server, tmp_path):
-    instruct(server, save(tmp_path, head="flow"), actions=4)
+    instruct(server, save_checkpoint(tmp_path, head="flow"), actions=4)
     actions = torch.stack([timed.get_action() for timed in act(server, observe(3))])
     assert actions.shape == (4, ACTION_DIM)
     assert actions.isfinite().all()

@@ -22,9 +22,9 @@ from lerobot.rollout import context as rollout_context
 from lerobot.rollout.inference import InferenceEngineConfig, RTCInferenceConfig, SyncInferenceConfig
 from lerobot.utils.feature_utils import build_dataset_frame
 
-from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from tests.conftest import ACTION_DIM, CHUNK, PIXELS, STATE_DIM, TASK, dataset_stats, tiny_config
-from tests.released import open_gates
+from lerobot_atlasvla import AtlasVLAPolicy
+from tests.conftest import ACTION_DIM, CHUNK, PIXELS, STATE_DIM, TASK
+from tests.released import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 HORIZON = 6
@@ -102,17 +102,6 @@ class Arm(Robot):
         self.log.write_text(json.dumps(self.received))
 
 
-def save(folder: Path, **overrides) -> Path:
-    torch.manual_seed(0)
-    config = tiny_config(**overrides)
-    policy = AtlasVLAPolicy(config)
-    open_gates(policy)
-    policy.save_pretrained(folder)
-    for processor in make_atlasvla_pre_post_processors(config, dataset_stats()):
-        processor.save_pretrained(folder)
-    return folder
-
-
 @contextmanager
 def rollout(checkpoint: Path, inference: InferenceEngineConfig, monkeypatch) -> Iterator[RolloutContext]:
     """Two seconds at 15 Hz."""
@@ -156,7 +145,7 @@ def chunk_of(context: RolloutContext) -> torch.Tensor:
 
 
 def test_sync_executes_chunk_after_chunk(tmp_path, monkeypatch):
-    with rollout(save(tmp_path, n_action_steps=4), SyncInferenceConfig(), monkeypatch) as context:
+    with rollout(save_checkpoint(tmp_path, n_action_steps=4), SyncInferenceConfig(), monkeypatch) as context:
         planned = chunk_of(context)
     actions = received(tmp_path)
     assert len(actions) > 8
@@ -174,7 +163,7 @@ def test_rtc_guides_each_chunk_by_the_one_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(AtlasVLAPolicy, "predict_action_chunk", watched)
     settings = RTCInferenceConfig(rtc=RTCConfig(execution_horizon=HORIZON))
-    with rollout(save(tmp_path, head="flow"), settings, monkeypatch) as context:
+    with rollout(save_checkpoint(tmp_path, head="flow"), settings, monkeypatch) as context:
         assert context.policy.policy.rtc_processor.rtc_config is settings.rtc
     assert not context.policy.inference.failed
     assert len(received(tmp_path)) > 8
@@ -190,7 +179,7 @@ def test_rtc_guides_each_chunk_by_the_one_before(tmp_path, monkeypatch):
 @pytest.mark.parametrize("chunk_size", [4, CHUNK])
 def test_rtc_works_with_lerobots_default_horizon(tmp_path, monkeypatch, chunk_size):
     """Ten steps, whatever the policy's chunk size."""
-    checkpoint = save(tmp_path, head="flow", chunk_size=chunk_size, n_action_steps=2)
+    checkpoint = save_checkpoint(tmp_path, head="flow", chunk_size=chunk_size, n_action_steps=2)
     with rollout(checkpoint, RTCInferenceConfig(), monkeypatch) as context:
         pass
     assert not context.policy.inference.failed
@@ -200,7 +189,7 @@ def test_rtc_works_with_lerobots_default_horizon(tmp_path, monkeypatch, chunk_si
 def test_rtc_with_the_l1_head_is_refused_before_the_robot_moves(tmp_path, monkeypatch, caplog):
     with (
         pytest.raises(ValueError, match=r"--inference\.type=sync"),
-        rollout(save(tmp_path), RTCInferenceConfig(), monkeypatch),
+        rollout(save_checkpoint(tmp_path), RTCInferenceConfig(), monkeypatch),
     ):
         pass
     assert "--policy.head=flow" in caplog.text
@@ -215,7 +204,7 @@ def test_the_command_moves_a_robot(tmp_path, head, flags):
     plugin = tmp_path / "plugins" / "test_arm"
     plugin.mkdir(parents=True)
     (plugin / "__init__.py").write_text(PLUGIN)
-    checkpoint = save(tmp_path / "checkpoint", head=head)
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", head=head)
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("lerobot-rollout")),

@@ -7,7 +7,7 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests import released
-from tests.conftest import IMAGE, raw_batch, tiny_config
+from tests.conftest import tiny_config
 
 
 def compiled_and_plain(**overrides) -> tuple[AtlasVLAPolicy, AtlasVLAPolicy]:
@@ -48,11 +48,13 @@ def test_same_actions(graphs, head):
 
 def test_instructions_of_other_lengths_are_not_compiled_again(graphs):
     compiled, plain = compiled_and_plain()
+    counts = []
     for text in ("put", "put it on the plate", "put the black bowl on the plate, then open the drawer"):
         batch = released.preprocessed(plain.config, text, text)
         torch.testing.assert_close(compiled.predict_action_chunk(batch), plain.predict_action_chunk(batch))
-        first = locals().get("first") or len(graphs)
-        assert len(graphs) == first
+        counts.append(len(graphs))
+    assert counts[0] > 0
+    assert counts == [counts[0]] * 3
 
 
 def test_lerobots_rollout_does_not_compile_a_second_time(graphs):
@@ -88,4 +90,3 @@ def test_same_actions_through_the_real_compiler():
     torch.testing.assert_close(
         compiled.predict_action_chunk(batch), plain.predict_action_chunk(batch), rtol=1e-4, atol=1e-5
     )
-    assert raw_batch()[IMAGE].shape[0] == len(compiled.select_action(batch))
