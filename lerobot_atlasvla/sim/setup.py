@@ -26,6 +26,7 @@ _PACKAGE = "libero"
 _MODULE = "libero.libero"
 _ENVIRONMENTS = "libero.libero.envs.env_wrapper"
 _SIMULATIONS = "robosuite.utils.binding_utils"
+_LEROBOT_ENVIRONMENTS = "lerobot.envs.libero"
 # What one process found, for its workers: all of them must use the same assets, and only one should talk about it.
 _ENV_RESOLVED = "_ATLASVLA_LIBERO_RESOLVED"
 _FOLDERS = ("articulated_objects", "scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
@@ -78,6 +79,7 @@ def install_hooks() -> None:
     wrapt.register_post_import_hook(_on_libero, _MODULE)
     wrapt.register_post_import_hook(_on_environments, _ENVIRONMENTS)
     wrapt.register_post_import_hook(_on_simulations, _SIMULATIONS)
+    wrapt.register_post_import_hook(_on_lerobot_environments, _LEROBOT_ENVIRONMENTS)
 
 
 def prepare_libero() -> LiberoAssets:
@@ -226,12 +228,18 @@ def _store_config(file: Path, paths: dict[str, str]) -> None:
 
 def _on_libero(module: ModuleType) -> None:
     """Runs when ``libero.libero`` has been imported, before anything asks it for assets or imports robosuite."""
+    from lerobot_atlasvla.sim.camera_shift import CameraShift
+    from lerobot_atlasvla.sim.culling import culling_wanted
     from lerobot_atlasvla.sim.gl import choose_gl
     from lerobot_atlasvla.sim.look import chosen_look
+    from lerobot_atlasvla.sim.repeatable import repeatable_wanted
+    from lerobot_atlasvla.sim.shutter import render_every
 
     _repair_config()
     choose_gl()
-    chosen_look()
+    # Raise now what would otherwise be raised in the middle of a run.
+    for variable in (chosen_look, culling_wanted, repeatable_wanted, render_every, CameraShift.from_env):
+        variable()
     # The variable LIBERO keeps its own answer in.
     vars(module)["_assets_path_cache"] = str(libero_assets().path)
 
@@ -256,12 +264,25 @@ def _on_environments(module: ModuleType) -> None:
             ) from error
 
     wrapt.wrap_function_wrapper(module, "ControlEnv.__init__", build)
+    from lerobot_atlasvla.sim import shutter
+
+    shutter.hook_control(module)
 
 
 def _on_simulations(module: ModuleType) -> None:
-    from lerobot_atlasvla.sim.look import hook_simulations
+    from lerobot_atlasvla.sim import camera_shift, culling, look, shutter
 
-    hook_simulations(module)
+    look.hook_simulations(module)
+    camera_shift.hook_simulations(module)
+    culling.hook_rendering(module)
+    shutter.hook_rendering(module)
+
+
+def _on_lerobot_environments(module: ModuleType) -> None:
+    from lerobot_atlasvla.sim import repeatable, shutter
+
+    repeatable.hook_environments(module)
+    shutter.hook_environments(module)
 
 
 def _find_assets() -> LiberoAssets:

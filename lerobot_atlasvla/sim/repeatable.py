@@ -1,0 +1,50 @@
+"""Make a rollout depend on its initial state and seed only, not on how many rollouts the process has seen.
+
+LIBERO appends to ``object_property_initializers`` at every hard reset (tasks with drawers and knobs have some) and draws
+from NumPy's generator once per entry, so the cabinet and the stove of a later rollout stand up to 2 cm elsewhere. With
+``ATLASVLA_LIBERO_REPEATABLE=1`` every rollout is what the first one of a fresh process would be.
+"""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import Any
+
+ENV_REPEATABLE = "ATLASVLA_LIBERO_REPEATABLE"
+
+
+def repeatable_wanted() -> bool:
+    """Whether ``ATLASVLA_LIBERO_REPEATABLE`` asks for it; off unless it is 1.
+
+    Raises:
+        ValueError: For any other word than 0 and 1.
+    """
+    word = os.environ.get(ENV_REPEATABLE) or "0"
+    if word not in ("0", "1"):
+        raise ValueError(f"{ENV_REPEATABLE}={word!r} is not a switch; allowed: 0, 1")
+    return word == "1"
+
+
+def hook_environments(module: ModuleType) -> None:
+    """Drop, before every reset of LeRobot's LIBERO environments, what earlier ones have appended.
+
+    Args:
+        module: ``lerobot.envs.libero``, freshly imported.
+    """
+    import wrapt
+
+    def ensure(wrapped: Any, env: Any, args: Any, kwargs: Any) -> Any:
+        fresh = env._env is None
+        wrapped(*args, **kwargs)
+        if fresh:
+            env._atlasvla_initializers = len(env._env.env.object_property_initializers)
+
+    def reset(wrapped: Any, env: Any, args: Any, kwargs: Any) -> Any:
+        if repeatable_wanted():
+            env._ensure_env()
+            del env._env.env.object_property_initializers[env._atlasvla_initializers :]
+        return wrapped(*args, **kwargs)
+
+    wrapt.wrap_function_wrapper(module, "LiberoEnv._ensure_env", ensure)
+    wrapt.wrap_function_wrapper(module, "LiberoEnv.reset", reset)
