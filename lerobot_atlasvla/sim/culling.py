@@ -48,8 +48,8 @@ def out_of_sight(model: Any, data: Any, camera_id: int, groups: np.ndarray) -> n
         groups: (6,) Geom groups that are drawn, not zero for yes.
 
     Returns:
-        (ngeom,) bool. Planes, which have no end, are never out of sight, and nothing is where a light casts shadows: what
-        is not seen may darken what is.
+        (ngeom,) bool. Planes, which have no end, are never out of sight, and nothing is where a light casts shadows:
+        what is not seen may darken what is.
     """
     import mujoco
 

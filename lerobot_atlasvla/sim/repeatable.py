@@ -1,8 +1,8 @@
 """Make a rollout depend on its initial state and seed only, not on how many rollouts the process has seen.
 
-LIBERO appends to ``object_property_initializers`` at every hard reset (tasks with drawers and knobs have some) and draws
-from NumPy's generator once per entry, so the cabinet and the stove of a later rollout stand up to 2 cm elsewhere. With
-``ATLASVLA_LIBERO_REPEATABLE=1`` every rollout is what the first one of a fresh process would be.
+LIBERO appends to ``object_property_initializers`` at every hard reset (tasks with drawers and knobs have some) and
+draws from NumPy's generator once per entry, so the cabinet and the stove of a later rollout stand up to 2 cm elsewhere.
+With ``ATLASVLA_LIBERO_REPEATABLE=1`` every rollout is what the first one of a fresh process would be.
 """
 
 from __future__ import annotations
