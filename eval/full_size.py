@@ -23,7 +23,7 @@ from draccus.utils import DecodingError
 from eval.demo import tool, versions
 from eval.full_size_report import REFERENCE, Outcome, PresetResult, bars, machine, passed, render
 from eval.full_size_weights import WEIGHTS_NAME, checkpoint_size, releases
-from eval.report import read_training_curve
+from eval.lerobot_results import read_training_curve
 from eval.stage import measure
 
 PRESETS = Path("configs/policy")

@@ -1,126 +1,205 @@
-"""From LeRobot's result files to a table with intervals, a plot and a Markdown report."""
+"""``python -m eval.report --run=OUT``: from the run folders of ``eval.run`` to a report (Markdown, JSON, plots)."""
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from scipy.stats import binomtest
+import draccus
+from draccus.utils import DecodingError
 
-_LOSS = re.compile(r"\bstep:\S+ .*?\bloss:(\d+\.\d+)")
+from eval.compare import compare, compare_tasks, obstacles, paired_lines, verdict
+from eval.plots import plot_loss, plot_steps, plot_success
+from eval.report_data import (
+    REPORT_FILE,
+    SCHEMA_VERSION,
+    LabelledRun,
+    ReportError,
+    counts,
+    json_text,
+    labelled,
+    read_report,
+    run_figures,
+    steps_to_success,
+    write_text,
+)
+from eval.report_markdown import render
+from eval.run_folder import RunFolderError, read_run
+
+PLOTS = ("loss.png", "success.png", "steps.png")
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """Rollouts of one task.
+@dataclass
+class ReportConfig:
+    """Write NAME/report.md, report.json and plots from one run folder, or from several side by side."""
 
-    Attributes:
-        suite: LIBERO suite.
-        task_id: Index of the task in the suite.
-        successes: One entry per rollout, in order.
-        videos: Files written by ``lerobot-eval`` (it keeps at most ten per task).
+    # Run folder that eval.run wrote, or several: '[outputs/a, outputs/b]'.
+    run: list[str] | str
+    # Folder of the report, inside --reports. The name of the run; of several, their names joined by "_vs_".
+    name: str = ""
+    # Folder of all reports.
+    reports: Path = Path("eval/reports")
+    # Heading. Made from the labels if not given.
+    title: str = ""
+    # What the report calls each run, for example '[AtlasVLA, ACT]'. The names of the run folders if not given.
+    labels: list[str] = field(default_factory=list)
+    # Markdown file with remarks by hand, inserted as it is. If not given, those of the report that is replaced are
+    # kept; an empty file removes them.
+    note: Path | None = None
+
+    def read(self) -> list[LabelledRun]:
+        """Read the runs.
+
+        Raises:
+            ReportError: If labels and runs do not go together, or a run has no finished rollouts.
+            RunFolderError: If a folder is no run folder.
+        """
+        folders = [self.run] if isinstance(self.run, str) else self.run
+        if not folders:
+            raise ReportError("--run=[] must name at least one run folder.")
+        runs = [read_run(folder) for folder in folders]
+        labels = self.labels or [run.name for run in runs]
+        if len(labels) != len(runs):
+            raise ReportError(f"--labels={labels} must be {len(runs)}, one for each --run.")
+        if len(set(labels)) < len(labels) or any(not label or "|" in label or "\n" in label for label in labels):
+            raise ReportError(f"--labels={labels} must differ from each other and have no line ends and no '|'.")
+        return [labelled(label, run) for label, run in zip(labels, runs, strict=True)]
+
+    def folder(self, entries: Sequence[LabelledRun]) -> Path:
+        """Where the report goes.
+
+        Raises:
+            ReportError: If the name is not that of a folder.
+        """
+        name = self.name or "_vs_".join(entry.run.name for entry in entries)
+        if Path(name).name != name or name == "..":
+            raise ReportError(f"--name={name!r} must be the name of a folder inside --reports={self.reports}.")
+        return self.reports / name
+
+
+def comparisons(entries: Sequence[LabelledRun]) -> list[dict[str, Any]]:
+    """The first run against each other one, for ``report.json``; where they can't be compared, what differs."""
+    first, *others = entries
+    found = []
+    for other in others:
+        pair = {"a": first.label, "b": other.label, "obstacles": obstacles(first.run, other.run)}
+        if not pair["obstacles"]:
+            result = compare(first.run.rollouts, other.run.rollouts)
+            pair |= {
+                "verdict": verdict(first.label, other.label, result),
+                "paired": paired_lines(first.label, other.label, result),
+                **result.as_json(),
+                "tasks": [
+                    {"suite": suite, "task_id": task_id, **of_task.as_json()}
+                    for (suite, task_id), of_task in compare_tasks(first, other).items()
+                ],
+            }
+        found.append(pair)
+    return found
+
+
+def report_content(entries: Sequence[LabelledRun], name: str, title: str, note: str) -> dict[str, Any]:
+    """Content of ``report.json``; its own figures are those of the first run."""
+    figures = [run_figures(entry) for entry in entries]
+    own = {key: figures[0][key] for key in ("total", "successes", "rollouts", "rate", "interval")}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "rollouts",
+        "name": name,
+        "title": title or f"LIBERO rollouts: {' and '.join(entry.label for entry in entries)}",
+        **own,
+        "incomplete": [f"{entry.label}: {entry.incomplete}" for entry in entries if entry.incomplete],
+        "note": note,
+        "runs": figures,
+        "comparisons": comparisons(entries),
+    }
+
+
+def write_plots(entries: Sequence[LabelledRun], folder: Path) -> list[str]:
+    """Write the plots there is something for, remove those of an earlier report there is nothing for.
+
+    Returns:
+        Names of the files written.
     """
+    written = ["success.png"]
+    tasks = sorted({task for entry in entries for task in entry.by_task()})
+    rates = {}
+    for entry in entries:
+        by_task = entry.by_task()
+        of_run = [counts(by_task[task]) if task in by_task else None for task in tasks]
+        rates[entry.label] = [*of_run, entry.counts] if len(tasks) > 1 else of_run
+    names = [f"{suite} {task_id}" for suite, task_id in tasks]
+    plot_success([*names, "all"] if len(tasks) > 1 else names, rates, folder / "success.png")
+    curves = {entry.label: (entry.run.training or {}).get("loss_curve") for entry in entries}
+    if found := {label: curve for label, curve in curves.items() if curve}:
+        plot_loss(found, folder / "loss.png")
+        written.append("loss.png")
+    steps = {entry.label: steps_to_success(entry.run.rollouts) for entry in entries}
+    if found := {label: values for label, values in steps.items() if values}:
+        plot_steps(found, folder / "steps.png")
+        written.append("steps.png")
+    for name in PLOTS:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
+    return written
 
-    suite: str
-    task_id: int
-    successes: tuple[bool, ...]
-    videos: tuple[Path, ...]
+
+def _note(cfg: ReportConfig, folder: Path) -> str:
+    file = folder / REPORT_FILE
+    earlier = read_report(file) if file.is_file() else {}
+    if earlier and earlier["kind"] != "rollouts":
+        raise ReportError(f"{folder} holds a report of kind {earlier['kind']!r}; choose another --name.")
+    if cfg.note is not None:
+        return cfg.note.read_text(encoding="utf-8")
+    return earlier.get("note", "")
 
 
-def wilson_interval(successes: int, rollouts: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a success rate, both ends in [0, 1].
+def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
+    """Write the report; every file is replaced as a whole.
 
-    Source: Wilson, Probable Inference, JASA 22, 1927; computed by SciPy.
+    Returns:
+        ``report.md`` and the content of ``report.json``.
 
     Raises:
-        ValueError: If ``rollouts`` is 0 or ``successes`` is not in 0 .. rollouts.
+        ReportError: For settings that do not go together, or a run without finished rollouts.
+        RunFolderError: If a folder is no run folder.
+        OSError: If a file can't be read or written.
     """
-    if rollouts < 1 or not 0 <= successes <= rollouts:
-        raise ValueError(f"Need 0 <= successes <= rollouts and at least one rollout, got {successes} of {rollouts}.")
-    interval = binomtest(successes, rollouts).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    entries = cfg.read()
+    folder = cfg.folder(entries)
+    content = report_content(entries, folder.name, cfg.title, _note(cfg, folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = write_plots(entries, folder)
+    write_text(folder / REPORT_FILE, json_text(content))
+    write_text(folder / "report.md", render(entries, content, plots))
+    return folder / "report.md", content
 
 
-def format_rate(successes: int, rollouts: int) -> str:
-    """For example ``19/20 = 95.0 % [76.4, 99.1]``."""
-    low, high = wilson_interval(successes, rollouts)
-    return f"{successes}/{rollouts} = {100 * successes / rollouts:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def main(argv: list[str] | None = None) -> int:
+    """Write a report; the last line of output is the (first) run's total.
 
+    Args:
+        argv: Arguments instead of ``sys.argv[1:]``.
 
-def read_eval_info(path: Path) -> list[TaskResult]:
-    """Read ``eval_info.json`` of ``lerobot-eval``.
-
-    Raises:
-        ValueError: If the file lists no rollouts.
+    Returns:
+        Exit status: 0 when the report is written, also of an incomplete run; 1 for an error that the message explains,
+        2 for a flag that does not parse.
     """
-    per_task = json.loads(path.read_text())["per_task"]
-    results = [
-        TaskResult(
-            suite=entry["task_group"],
-            task_id=entry["task_id"],
-            successes=tuple(bool(success) for success in entry["metrics"]["successes"]),
-            videos=tuple(Path(video) for video in entry["metrics"].get("video_paths", ())),
-        )
-        for entry in per_task
-    ]
-    if not any(result.successes for result in results):
-        raise ValueError(f"{path} lists no rollouts.")
-    return results
+    try:
+        cfg = draccus.parse(ReportConfig, args=argv)
+    except DecodingError as error:
+        sys.stderr.write(f"report: {error} (see --help)\n")
+        return 2
+    try:
+        file, content = write_report(cfg)
+    except (OSError, ReportError, RunFolderError) as error:
+        sys.stderr.write(f"report: {error}\n")
+        return 1
+    lines = [*content["incomplete"], f"report: {file}", f"total: {content['total']}"]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
 
 
-def total(results: Sequence[TaskResult]) -> tuple[int, int]:
-    """Successes and rollouts over all tasks."""
-    return sum(sum(r.successes) for r in results), sum(len(r.successes) for r in results)
-
-
-def success_table(results: Sequence[TaskResult], instructions: Mapping[int, str]) -> str:
-    """Markdown table: one row per task, then the total if there are several."""
-    rows = ["| suite | task | instruction | success rate, 95 % Wilson interval |", "|---|---|---|---|"]
-    for result in results:
-        rate = format_rate(sum(result.successes), len(result.successes))
-        rows.append(f"| {result.suite} | {result.task_id} | {instructions.get(result.task_id, '')} | {rate} |")
-    if len(results) > 1:
-        rows.append(f"| all | | | {format_rate(*total(results))} |")
-    return "\n".join(rows)
-
-
-def read_training_curve(log: Path, log_freq: int) -> list[tuple[int, float]]:
-    """(step, mean loss since the last entry) from the log of ``lerobot-train``.
-
-    LeRobot prints steps as "1K", so the step is counted: one entry every ``log_freq`` steps.
-    """
-    losses = [float(match.group(1)) for match in _LOSS.finditer(log.read_text(errors="replace"))]
-    return [((index + 1) * log_freq, loss) for index, loss in enumerate(losses)]
-
-
-def plot_run(curve: Sequence[tuple[int, float]], results: Sequence[TaskResult], path: Path, title: str) -> None:
-    """Loss over training on the left, success rate per task with its interval on the right; written to ``path``."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (loss_axes, success_axes) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    loss_axes.plot([step for step, _ in curve], [loss for _, loss in curve])
-    loss_axes.set(xlabel="training step", ylabel="L1 loss (normalised actions)", yscale="log", title="training")
-    loss_axes.grid(alpha=0.3, which="both")
-
-    labels = [f"{r.suite} {r.task_id}" for r in results]
-    rates = [100 * sum(r.successes) / len(r.successes) for r in results]
-    intervals = [wilson_interval(sum(r.successes), len(r.successes)) for r in results]
-    errors = [
-        [max(0.0, rate - 100 * low) for rate, (low, _) in zip(rates, intervals, strict=True)],
-        [max(0.0, 100 * high - rate) for rate, (_, high) in zip(rates, intervals, strict=True)],
-    ]
-    success_axes.bar(labels, rates, yerr=errors, capsize=6, width=0.5)
-    success_axes.set_xlim(-1, len(results))
-    success_axes.set(ylabel="success rate, %", ylim=(0, 105), title="rollouts, 95 % Wilson interval")
-    for index, result in enumerate(results):
-        success_axes.annotate(
-            f"{sum(result.successes)}/{len(result.successes)}", (index, 3), ha="center", color="white"
-        )
-    success_axes.grid(alpha=0.3, axis="y")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+if __name__ == "__main__":
+    sys.exit(main())
