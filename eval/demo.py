@@ -3,12 +3,10 @@
 Every stage is the command a user would type; this file only strings them together and writes the report.
 """
 
-import importlib.metadata
 import json
 import logging
 import os
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -16,15 +14,11 @@ from pathlib import Path
 
 import draccus
 
-from eval.report import (
-    format_rate,
-    plot_run,
-    read_eval_info,
-    read_training_curve,
-    success_table,
-    total,
-)
+from eval.lerobot_results import read_eval_info, read_training_curve, success_table, total
+from eval.plots import plot_run
+from eval.provenance import versions
 from eval.stage import measure
+from eval.statistics import format_rate
 from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ, SETTLE_STEPS
 from lerobot_atlasvla.sim.look import ENV_LOOK
 from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
@@ -130,24 +124,6 @@ def set_aside(folder: Path) -> None:
         kept = folder.with_name(f"{folder.name}-{stamp}")
         folder.rename(kept)
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
-
-
-def git_commit() -> str:
-    """Commit of the working tree, with a mark if it has changes."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
-
-
-def versions() -> dict[str, str]:
-    """Versions that move results."""
-    names = ("lerobot_policy_atlasvla", "lerobot", "torch", "transformers", "numpy")
-    return {"commit": git_commit(), "python": sys.version.split()[0]} | {
-        n: importlib.metadata.version(n) for n in names
-    }
 
 
 def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> str:

@@ -4,7 +4,6 @@ Shape suffixes: B batch, N heads, K head size, Q action queries, S scene tokens,
 W columns, C colour channels.
 """
 
-
 from dataclasses import dataclass
 from typing import Any, Self
 
