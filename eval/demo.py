@@ -20,6 +20,7 @@ from eval.provenance import versions
 from eval.stage import measure
 from eval.statistics import format_rate
 from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ, SETTLE_STEPS
+from lerobot_atlasvla.sim.culling import ENV_CULL
 from lerobot_atlasvla.sim.look import ENV_LOOK
 from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
 
@@ -195,6 +196,7 @@ def main(cfg: DemoConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     started = time.monotonic()
     os.environ[ENV_LOOK] = cfg.look
+    os.environ[ENV_CULL] = "1"  # the same pictures, sooner
     # Settles assets, look and OpenGL for all stages, and fails here rather than minutes later.
     prepare_libero()
     set_aside(cfg.output_dir)

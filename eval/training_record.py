@@ -1,7 +1,7 @@
 """What a checkpoint and the folder around it say about its training."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eval.checkpoint import TRAIN_CONFIG_FILE, read_json
 from eval.lerobot_results import read_training_curve
@@ -23,6 +23,7 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         this checkpoint, ``episodes`` and ``frames`` those of the dataset if its folder is still there, ``command`` the
         content of ``train_command.txt`` beside ``checkpoints/``, and ``loss_curve`` ends with the checkpoint: from the
         TensorBoard files of the training run, else from its log (``train.log`` inside, or ``NAME.log`` beside it).
+        ``minutes`` lie between its first and last entry (a pause before resuming included), None without TensorBoard.
     """
     config = read_json(folder / TRAIN_CONFIG_FILE)
     if not config:
@@ -34,6 +35,8 @@ def training_record(folder: Path) -> dict[str, Any] | None:
     chosen = dataset.get("episodes")
     run = folder.parent.parent.parent
     command = run / COMMAND_FILE
+    curve = [entry for entry in _loss_curve(run, config["log_freq"]) if entry.step <= steps]
+    timed = [entry.time_s for entry in curve if entry.time_s is not None]
     return {
         "steps": steps,
         "batch_size": config["batch_size"],
@@ -44,19 +47,27 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         "frames": info.get("total_frames") if chosen is None else None,
         "policy": config["policy"],
         "command": command.read_text(encoding="utf-8").strip() if command.is_file() else None,
-        "loss_curve": [[step, loss] for step, loss in _loss_curve(run, config["log_freq"]) if step <= steps],
+        "minutes": round((timed[-1] - timed[0]) / 60, 1) if timed else None,
+        "loss_curve": [[entry.step, entry.loss] for entry in curve],
     }
 
 
-def _loss_curve(run: Path, log_freq: int) -> list[tuple[int, float]]:
+class _Entry(NamedTuple):
+    step: int
+    loss: float
+    time_s: float | None
+    """Since 1970."""
+
+
+def _loss_curve(run: Path, log_freq: int) -> list[_Entry]:
     if (run / FOLDER).is_dir():
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(run / FOLDER), size_guidance={"scalars": 0})
         events.Reload()
         if _LOSS in events.scalars.Keys():
-            return [(event.step, event.value) for event in events.Scalars(_LOSS)]
+            return [_Entry(event.step, event.value, event.wall_time) for event in events.Scalars(_LOSS)]
     for log in (run / "train.log", run.with_name(f"{run.name}.log")):
         if log.is_file():
-            return read_training_curve(log, log_freq)
+            return [_Entry(step, loss, None) for step, loss in read_training_curve(log, log_freq)]
     return []

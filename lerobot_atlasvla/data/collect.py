@@ -21,6 +21,7 @@ from lerobot_atlasvla.data.demonstrate import Attempt, run_job, start_worker
 from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, SCHEMA_VERSION, libero_features, trajectory_frames
 from lerobot_atlasvla.data.settings import CollectConfig, CollectionError
 from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError
+from lerobot_atlasvla.sim.culling import ENV_CULL
 
 RECORD_NAME = "atlasvla_collect.json"
 
@@ -287,6 +288,7 @@ def collect(config: CollectConfig) -> Progress:
         check_same_source(record, source, config)
 
     _limit_threads(config.workers)
+    os.environ.setdefault(ENV_CULL, "1")  # the same pictures, sooner
     # Spawn: GL contexts and threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(config.workers, mp_context=context, initializer=start_worker)

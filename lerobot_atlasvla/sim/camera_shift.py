@@ -21,14 +21,17 @@ SCENE_CAMERA = "agentview"
 
 @dataclass(frozen=True)
 class CameraShift:
-    """How the scene camera is displaced, as its operator would see it.
+    """How the scene camera is displaced, as someone standing behind it would say.
+
+    LIBERO's pictures, turned by 180 degrees from OpenGL's bottom-up rows, are mirrored: what is to the camera's right is
+    on their left. So a camera that moves to its right shows the scene moving to the right.
 
     Attributes:
-        right_cm: Moved along the picture's horizontal, cm; positive to the right.
-        up_cm: Moved along the picture's vertical, cm; positive up.
+        right_cm: Moved sideways, cm; positive to its right.
+        up_cm: Moved along its own vertical, cm; positive up.
         forward_cm: Moved along the line of sight, cm; positive towards the scene.
-        pan_deg: Turned about the vertical of the world, degrees; positive looks to the right.
-        tilt_deg: Turned about the picture's horizontal, degrees; positive looks up.
+        pan_deg: Turned about the vertical of the world, degrees; positive looks to its right.
+        tilt_deg: Turned about its own horizontal, degrees; positive looks up.
         roll_deg: Turned about the line of sight, degrees; positive turns the camera clockwise.
 
     Raises:

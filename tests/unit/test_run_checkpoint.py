@@ -161,6 +161,7 @@ def test_the_training_is_described(trained):
         "frames": 4000,
         "policy": {"type": "atlasvla"},
         "command": "lerobot-train --steps=1000",
+        "minutes": None,
         # The entries after step 600 are of what the training did afterwards.
         "loss_curve": [[200, 0.9], [400, 0.5], [600, 0.1]],
     }
@@ -172,11 +173,12 @@ def test_tensorboard_files_come_first(trained):
     (trained / "train.log").write_text("step:200 x loss:0.9 y\n")
     writer = SummaryWriter(str(trained / "tensorboard"))
     for step in (100, 600, 700):
-        writer.add_scalar("train/loss", step / 1000, step)
+        writer.add_scalar("train/loss", step / 1000, step, walltime=1e9 + step)
     writer.close()
     record = training_record(trained / "checkpoints/000600/pretrained_model")
     assert record is not None
     assert record["loss_curve"] == [[100, pytest.approx(0.1)], [600, pytest.approx(0.6)]]
+    assert record["minutes"] == pytest.approx(500 / 60, abs=0.05)
 
 
 def test_part_of_a_dataset_and_no_dataset(trained, tmp_path):
@@ -188,5 +190,6 @@ def test_part_of_a_dataset_and_no_dataset(trained, tmp_path):
     record = training_record(folder)
     assert record is not None
     assert (record["episodes"], record["frames"], record["command"], record["loss_curve"]) == (3, None, None, [])
+    assert record["minutes"] is None
     file.unlink()
     assert training_record(folder) is None
