@@ -145,6 +145,7 @@ def provenance_lines(entry: LabelledRun) -> list[str]:
         "dataset": training.get("dataset", {}).get("repo_id"),
         "demonstrations": training.get("episodes"),
         "frames": training.get("frames"),
+        "minutes": training.get("minutes"),
     }
     settings = {name: value for name, value in run.settings.items() if name != "camera_shift"}
     seconds = [rollout.wall_s for rollout in run.rollouts]
