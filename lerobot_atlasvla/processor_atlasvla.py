@@ -21,6 +21,7 @@ from . import backbones
 from .byte_tokenizer import make_byte_tokenizer
 from .configuration_atlasvla import AtlasVLAConfig
 from .pretrained.locate import WeightsError
+from .statistics_checks import check_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,13 @@ def make_atlasvla_pre_post_processors(
     Args:
         config: The policy's configuration, features filled in.
         dataset_stats: Statistics of the dataset for the normalisation.
+
+    Raises:
+        ConfigError: If statistics are given, but lack what the normalisation needs.
+        WeightsError: If the language model's tokenizer can't be had.
     """
+    if dataset_stats is not None:
+        check_statistics(config, dataset_stats)
     steps = make_default_policy_processor_steps(config, dataset_stats)
     tokenize = SelfContainedTokenizerStep(
         tokenizer=make_tokenizer(config),
