@@ -325,7 +325,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         Raises:
             ValueError: For an unreadable batch, or real-time chunking with a head that can't do it.
         """
-        self.eval()
+        if self.training:  # Setting a mode walks through all modules.
+            self.eval()
         inputs = read_observations(self.config, batch, training=False)
         head = self.model.head
         with self._autocast():

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
+
+from .parameter_list import parameters_of
+
+_LEARNS = attrgetter("requires_grad")
 
 
 def freeze(module: nn.Module) -> None:
@@ -14,7 +19,7 @@ def freeze(module: nn.Module) -> None:
 
 def is_frozen(module: nn.Module) -> bool:
     """Whether no parameter of the module learns (adapters put inside it, such as LoRA's, count)."""
-    return not any(parameter.requires_grad for parameter in module.parameters())
+    return not any(map(_LEARNS, parameters_of(module)))
 
 
 @contextmanager
@@ -24,10 +29,13 @@ def running(module: nn.Module, *inputs: Tensor | None) -> Iterator[None]:
     One that learns runs as the host wants it (grad mode, autocast). A frozen one computes in the dtype of its weights,
     whatever autocast the host is in, and builds a graph only when one of ``inputs`` needs a gradient.
     """
-    if not is_frozen(module):
+    tensors = [tensor for tensor in inputs if tensor is not None]
+    device = tensors[0].device.type
+    # First the question that costs nothing: without either, it makes no difference who is frozen.
+    host_asks = torch.is_grad_enabled() or torch.is_autocast_enabled(device)
+    if not host_asks or not is_frozen(module):
         yield
         return
-    tensors = [tensor for tensor in inputs if tensor is not None]
     graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    with torch.set_grad_enabled(graph), torch.autocast(tensors[0].device.type, enabled=False):
+    with torch.set_grad_enabled(graph), torch.autocast(device, enabled=False):
         yield

@@ -48,7 +48,7 @@ class GeometryProjector(nn.Module):
             patch_start_idx: Index of the first patch token in P.
             present: Place of each view among all the policy may have.
         """
-        total = self.view_embed[:, list(present)]
+        total = _of_views(self.view_embed, present)
         for tokens_BVPC, norm, projection in zip(layers, self.norms, self.projections, strict=True):
             kept = torch.cat((tokens_BVPC[:, :, :1], tokens_BVPC[:, :, patch_start_idx:]), dim=2)
             total = total + projection(norm(kept.float()))
@@ -179,7 +179,7 @@ class EarlyFusion(nn.Module):
         """
         views, patches = vision_BVPC.shape[1:3]
         words = TokenGroup(self.language_adapter(language.tokens_BSD), language.mask_BS)
-        vision = (self.vision_adapter(vision_BVPC) + self.view_embed[:, list(present)]).flatten(1, 2)
+        vision = (self.vision_adapter(vision_BVPC) + _of_views(self.view_embed, present)).flatten(1, 2)
         vision = vision + self.language_attention(self.attention_norm(vision), words)
         with running(aggregator, vision, words.tokens_BSD):
             aggregated = aggregator.attend(
@@ -195,3 +195,8 @@ class EarlyFusion(nn.Module):
             geometry=TokenGroup(fused_BVSD[:, :, :patches].flatten(1, 2)),
             language=TokenGroup(fused_BVSD[:, :, patches:].flatten(1, 2), mask),
         )
+
+
+def _of_views(embed_1V1D: Tensor, present: Sequence[int]) -> Tensor:
+    """The rows of the views that are there, which is nearly always all of them: then nothing is copied."""
+    return embed_1V1D if len(present) == embed_1V1D.shape[1] else embed_1V1D[:, list(present)]

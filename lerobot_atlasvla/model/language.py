@@ -3,7 +3,6 @@
 Shape suffixes: B batch, L words, U distinct instructions, E language width.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 from .frozen import is_frozen
+from .instruction_cache import InstructionCache
+from .parameter_list import parameters_of
 from .tokens import TokenGroup
 
 # model_type -> (configuration, model without a language-model head: nothing here predicts words).
@@ -50,7 +51,8 @@ class LanguageEncoder(nn.Module):
     """Instruction tokens to one feature per token; each distinct instruction is encoded once.
 
     While the language model is frozen, "once" holds across batches: features are remembered per instruction, least
-    recently used ones dropped first. They are forgotten when a weight or the device changes.
+    recently used ones dropped first. A model that learns is not asked again outside of training while the batch stays
+    the same. All is forgotten when a weight or the device changes.
 
     Args:
         architecture: transformers' configuration of the model as a dictionary; ``model_type`` is one of
@@ -73,8 +75,7 @@ class LanguageEncoder(nn.Module):
         sizes = {name: value for name, value in architecture.items() if name != "model_type"}
         self.backbone: Qwen2Model | Qwen3Model = make_model(make_config(**sizes | {"use_cache": False}))
         self.hidden_size: int = self.backbone.config.hidden_size
-        self.cache_size = cache_size
-        self._cache: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._cache = InstructionCache(cache_size)
         self._cached_for: tuple[Any, ...] = ()
         self._num_own = len(self._weights_state())
 
@@ -92,17 +93,32 @@ class LanguageEncoder(nn.Module):
         if tokens_BL.shape[1] == 0:
             tokens_BL, mask_BL = tokens_BL.new_zeros(len(tokens_BL), 1), mask_BL.new_zeros(len(mask_BL), 1)
         self._forget_if_changed()
+        keyed_BL = torch.where(mask_BL, tokens_BL, -1)
+        frozen = is_frozen(self.backbone)
         # An adapter inside can be switched off without a weight changing, so nothing is remembered with one.
-        steady = is_frozen(self.backbone) and len(self._cached_for) == self._num_own
-        features_BLE = (self._remembered if steady else self._encoded)(tokens_BL, mask_BL)
+        steady = len(self._cached_for) == self._num_own
+        learning = self.training or self.backbone.training or (torch.is_grad_enabled() and not frozen)
+        if learning or not steady:
+            self._cache.forget_batch()
+            return self._encode(keyed_BL, mask_BL, remember=steady and frozen)
+        # A frozen model computes in its own dtype, whatever autocast it is in.
+        device = tokens_BL.device.type
+        circumstances = frozen or (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        group = self._cache.same_batch(keyed_BL, circumstances)
+        if group is None:
+            group = self._encode(keyed_BL, mask_BL, remember=frozen)
+            self._cache.keep_batch(keyed_BL, circumstances, group)
+        return group
+
+    def _encode(self, keyed_BL: Tensor, mask_BL: Tensor, *, remember: bool) -> TokenGroup:
+        features_BLE = (self._remembered if remember else self._encoded)(keyed_BL, mask_BL)
         empty_B = ~mask_BL.any(dim=1)
         first_L = torch.arange(mask_BL.shape[1], device=mask_BL.device) == 0
         return TokenGroup(features_BLE, mask_BL | (empty_B[:, None] & first_L))
 
-    def _encoded(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    def _encoded(self, keyed_BL: Tensor, mask_BL: Tensor) -> Tensor:
         # A batch of robot data repeats a handful of sentences: encode each once and hand out copies.
-        keyed = torch.where(mask_BL, tokens_BL, -1)
-        distinct_UL, index_B = torch.unique(keyed, dim=0, return_inverse=True)
+        distinct_UL, index_B = torch.unique(keyed_BL, dim=0, return_inverse=True)
         mask_UL = distinct_UL >= 0
         # An instruction without a token has nothing to attend to, not even itself.
         visible_UL = mask_UL | ~mask_UL.any(dim=1, keepdim=True)
@@ -112,29 +128,19 @@ class LanguageEncoder(nn.Module):
         # Float32 like what is remembered: with an adapter inside, a bfloat16 model comes this way too.
         return (features_ULE.float() * mask_UL[..., None])[index_B]
 
-    def _remembered(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        rows = [
-            tuple(token for token, real in zip(tokens, mask, strict=True) if real)
-            for tokens, mask in zip(tokens_BL.tolist(), mask_BL.tolist(), strict=True)
-        ]
-        known = {}
-        for row in rows:
-            if row not in known:
-                known[row] = self._lookup(row, tokens_BL.device)
-        features_BLE = known[rows[0]].new_zeros(*tokens_BL.shape, self.hidden_size)
-        for index, row in enumerate(rows):
-            features_BLE[index, mask_BL[index]] = known[row]
-        return features_BLE
-
-    def _lookup(self, row: tuple[int, ...], device: torch.device) -> Tensor:
-        """Float32 features of one instruction without padding, (L, E)."""
-        features = self._cache.pop(row, None)
-        if features is None:
-            features = self._compute(row, device)
-        self._cache[row] = features
-        while len(self._cache) > self.cache_size:
-            self._cache.popitem(last=False)
-        return features
+    def _remembered(self, keyed_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        device = keyed_BL.device
+        rows = [tuple(token for token in row if token >= 0) for row in keyed_BL.tolist()]
+        known = {row: self._cache.lookup(row, lambda row: self._compute(row, device)) for row in dict.fromkeys(rows)}
+        table_ULE = torch.zeros(len(known), keyed_BL.shape[1], self.hidden_size, device=device)
+        for features_LE, (row, features) in zip(table_ULE, known.items(), strict=True):
+            features_LE[: len(row)] = features
+        place = {row: index for index, row in enumerate(known)}
+        index_B = torch.tensor([place[row] for row in rows], device=device)
+        # The n-th real token gets the n-th feature. Through positions and not mask[index] = ..., which would stop and
+        # read the mask once per sample.
+        nth_BL = (mask_BL.cumsum(dim=1) - 1).clamp(min=0)
+        return table_ULE[index_B[:, None], nth_BL].where(mask_BL[..., None], 0.0)
 
     def _compute(self, row: tuple[int, ...], device: torch.device) -> Tensor:
         # Not an inference tensor, even when LeRobot evaluates in inference mode: a later backward pass uses it too. And
@@ -148,6 +154,8 @@ class LanguageEncoder(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """As in PyTorch. PEFT switches modes when it puts an adapter in, and merging one leaves no other trace."""
         self._forget_if_changed()
+        # An optimizer may write to weights that learn behind autograd's back.
+        self._cache.forget_batch()
         return super().train(mode)
 
     def _forget_if_changed(self) -> None:
@@ -159,7 +167,8 @@ class LanguageEncoder(nn.Module):
     def _weights_state(self) -> tuple[Any, ...]:
         """Changes whenever a weight is written to, replaced, cast or moved."""
         # A model built in inference mode has no versions, and no weight of it can be written to.
-        return tuple((id(p), 0 if p.is_inference() else p._version, p.data_ptr()) for p in self.backbone.parameters())
+        weights = parameters_of(self.backbone)
+        return tuple((id(p), 0 if p.is_inference() else p._version, p.data_ptr()) for p in weights)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._cache.clear()

@@ -17,7 +17,7 @@ ROPE_BASE = 100.0
 
 
 class RopeTables(NamedTuple):
-    """Cosine and sine of the rotary angles, both ``(P, K)`` float32."""
+    """Cosine and sine of the rotary angles, both ``(P, K)`` float32; the sine with the sign that it is used with."""
 
     cos_PK: Tensor
     sin_PK: Tensor
@@ -43,17 +43,19 @@ def rope_2d_tables(positions_P2: Tensor, head_dim: int) -> RopeTables:
     inverse_frequencies = ROPE_BASE**-exponents
     angles_P2Q = positions_P2.to(torch.float32)[:, :, None] * inverse_frequencies
     # Within each half the angles are repeated, [a | a]: channels i and i + half/2 form one rotated pair.
-    angles_PK = angles_P2Q.repeat(1, 1, 2).flatten(1)
-    return RopeTables(angles_PK.cos(), angles_PK.sin())
+    cos_PK = angles_P2Q.cos().repeat(1, 1, 2).flatten(1)
+    # The first channel of a pair gets minus the second one's share. The sign is in the table and not put on q and k.
+    sin_P2Q = angles_P2Q.sin()
+    return RopeTables(cos_PK, torch.cat((-sin_P2Q, sin_P2Q), dim=-1).flatten(1))
 
 
 def apply_rope(x_BHPK: Tensor, tables: RopeTables) -> Tensor:
     """Rotate queries or keys; the result has the dtype of ``x_BHPK``."""
     cos, sin = tables
-    # (..., y|x, first|second of the pair, quarter)
-    pairs = x_BHPK.unflatten(-1, (2, 2, -1))
-    rotated = torch.stack((-pairs[..., 1, :], pairs[..., 0, :]), dim=-2).flatten(-3)
-    return (x_BHPK * cos + rotated * sin).to(x_BHPK.dtype)
+    # First and second channels of the pairs that turn with y, then of those that turn with x.
+    y_first, y_second, x_first, x_second = x_BHPK.chunk(4, dim=-1)
+    partners = torch.cat((y_second, y_first, x_second, x_first), dim=-1)
+    return (x_BHPK * cos + partners * sin).to(x_BHPK.dtype)
 
 
 class LayerScale(nn.Module):

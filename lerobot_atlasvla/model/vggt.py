@@ -7,6 +7,7 @@ checkpointing is a switch of its own and not hidden in ``train()``; foreign toke
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -158,10 +159,9 @@ class Aggregator(nn.Module):
             seen = extra_mask_BL.new_ones(batch, per_view - extra_mask_BL.shape[1])
             mask_BP = torch.cat((seen, extra_mask_BL), dim=1)
         extras = 0 if extra_BLC is None else extra_BLC.shape[1]
-        positions = self._positions(*grid, extras, tokens.device)
-        rope_frame = rope_2d_tables(positions, self.head_dim)
-        # Positions do not depend on the view: all views share them in global attention too.
-        rope_global = rope_2d_tables(positions.repeat(views, 1), self.head_dim)
+        tables = _make_tables if torch.compiler.is_compiling() else _remembered_tables
+        layout = TokenLayout(self.patch_start_idx, grid[0], grid[1], extras)
+        rope_frame, rope_global = tables(layout, views, self.head_dim, tokens.device)
         mask_frame = None if mask_BP is None else mask_BP.repeat_interleave(views, dim=0)
         mask_global = None if mask_BP is None else mask_BP.repeat(1, views)
 
@@ -201,16 +201,47 @@ class Aggregator(nn.Module):
             return checkpoint(block, tokens, rope, mask, use_reentrant=False)
         return block(tokens, rope, mask)
 
-    def _positions(self, rows: int, columns: int, extras: int, device: torch.device) -> Tensor:
-        """(y, x) per token, (P, 2): patches start at 1; camera, registers and extra tokens sit at (0, 0)."""
-        y, x = torch.meshgrid(
-            torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device), indexing="ij"
-        )
-        patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
-        return torch.cat((patches.new_zeros(self.patch_start_idx, 2), patches, patches.new_zeros(extras, 2)))
+
+class TokenLayout(NamedTuple):
+    """The tokens of one view, in this order: camera and registers, patches by rows, tokens of another origin."""
+
+    specials: int
+    rows: int
+    columns: int
+    extras: int
+
+
+def _make_tables(layout: TokenLayout, views: int, head_dim: int, device: torch.device) -> tuple[RopeTables, RopeTables]:
+    """Rotary tables for frame and for global attention."""
+    positions_P2 = _positions(layout, device)
+    # Positions do not depend on the view: all views share them in global attention too.
+    return rope_2d_tables(positions_P2, head_dim), rope_2d_tables(positions_P2.repeat(views, 1), head_dim)
+
+
+# A policy has one layout, or with early fusion one per length of instruction. Not on the module: tables are no state,
+# a cast must not round them, and another device finds its own.
+@lru_cache(maxsize=32)
+def _remembered_tables(
+    layout: TokenLayout, views: int, head_dim: int, device: torch.device
+) -> tuple[RopeTables, RopeTables]:
+    # Made in a rollout, used in a later backward pass.
+    with torch.inference_mode(False), torch.no_grad():
+        return _make_tables(layout, views, head_dim, device)
+
+
+def _positions(layout: TokenLayout, device: torch.device) -> Tensor:
+    """(y, x) per token, (P, 2): patches start at 1; camera, registers and extra tokens sit at (0, 0)."""
+    y, x = torch.meshgrid(
+        torch.arange(1, layout.rows + 1, device=device),
+        torch.arange(1, layout.columns + 1, device=device),
+        indexing="ij",
+    )
+    patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
+    return torch.cat((patches.new_zeros(layout.specials, 2), patches, patches.new_zeros(layout.extras, 2)))
 
 
 def _first_view_then_others(token_12RC: Tensor, batch: int, views: int) -> Tensor:
     """Give slot 0 to the first view and slot 1 to the rest: (1, 2, R, C) -> (B * V, R, C)."""
-    slots = [0] + [1] * (views - 1)
-    return token_12RC[:, slots].expand(batch, -1, -1, -1).flatten(0, 1)
+    # No list of indices: on a GPU it would have to be copied there first.
+    token_1VRC = torch.cat((token_12RC[:, :1], token_12RC[:, 1:].expand(-1, views - 1, -1, -1)), dim=1)
+    return token_1VRC.expand(batch, -1, -1, -1).flatten(0, 1)

@@ -15,6 +15,8 @@ from transformers import (
     Dinov2WithRegistersModel,
 )
 
+from .position_table import remember_positions
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -128,6 +130,7 @@ class Dinov2PatchEmbed(Dinov2WithRegistersModel):
             "num_register_tokens": DINOV2_REGISTERS,
         }
         super().__init__(Dinov2WithRegistersConfig(**sizes))
+        remember_positions(self)
         # In the checkpoint, but only masked pretraining uses it.
         self.embeddings.mask_token.requires_grad_(False)
 
@@ -221,6 +224,7 @@ class Dinov2Tower(nn.Module):
                 f"The vision tower's model type must be dinov2 or dinov2_with_registers, got {kind!r} "
                 "(--policy.vision_tower)."
             )
+        remember_positions(self.backbone)
         # In most checkpoints, but only masked pretraining uses it.
         mask_token = getattr(self.backbone.embeddings, "mask_token", None)
         if mask_token is not None:

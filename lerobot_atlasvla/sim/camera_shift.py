@@ -23,8 +23,8 @@ SCENE_CAMERA = "agentview"
 class CameraShift:
     """How the scene camera is displaced, as someone standing behind it would say.
 
-    LIBERO's pictures, turned by 180 degrees from OpenGL's bottom-up rows, are mirrored: what is to the camera's right is
-    on their left. So a camera that moves to its right shows the scene moving to the right.
+    LIBERO's pictures, turned by 180 degrees from OpenGL's bottom-up rows, are mirrored: what is to the camera's right
+    is on their left. So a camera that moves to its right shows the scene moving to the right.
 
     Attributes:
         right_cm: Moved sideways, cm; positive to its right.
@@ -86,10 +86,10 @@ def move_camera(model: Any, shift: CameraShift) -> None:
         model: A ``mujoco.MjModel`` whose scene camera hangs on a body that is not turned against the world.
         shift: How.
     """
-    import mujoco
+    from mujoco import mj_name2id, mjtObj  # pyrefly: ignore[missing-module-attribute]
     from scipy.spatial.transform import Rotation
 
-    camera = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, SCENE_CAMERA)
+    camera = mj_name2id(model, mjtObj.mjOBJ_CAMERA, SCENE_CAMERA)
     if camera < 0:
         return
     before = Rotation.from_quat(model.cam_quat[camera], scalar_first=True)

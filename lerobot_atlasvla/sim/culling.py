@@ -51,7 +51,7 @@ def out_of_sight(model: Any, data: Any, camera_id: int, groups: np.ndarray) -> n
         (ngeom,) bool. Planes, which have no end, are never out of sight, and nothing is where a light casts shadows:
         what is not seen may darken what is.
     """
-    import mujoco
+    from mujoco import mjtGeom  # pyrefly: ignore[missing-module-attribute]
 
     if model.light_castshadow.any():
         return np.zeros(model.ngeom, dtype=bool)
@@ -59,7 +59,7 @@ def out_of_sight(model: Any, data: Any, camera_id: int, groups: np.ndarray) -> n
     eye = data.cam_xpos[camera_id]
     picture = _picture(model, data, camera_id)
     hidden = _beyond(corners - eye, picture)
-    hidden[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE] = False
+    hidden[model.geom_type == mjtGeom.mjGEOM_PLANE] = False
     for point, normal, inward in _mirrors(model, data, eye, ~hidden & (groups[model.geom_group] != 0)):
         height = (corners - point) @ normal
         mirrored = corners - 2 * height[..., None] * normal
@@ -87,17 +87,18 @@ def _picture(model: Any, data: Any, camera_id: int) -> np.ndarray:
 
 def _beyond(rays: np.ndarray, inward: np.ndarray) -> np.ndarray:
     """(ngeom,) bool: all corners of a geom, as seen from the camera, lie on the outer side of the same plane."""
-    return (rays @ inward.T < 0).all(axis=1).any(axis=1)
+    outside: np.ndarray = rays @ inward.T < 0
+    return np.any(np.all(outside, axis=1), axis=1)
 
 
 def _mirrors(
     model: Any, data: Any, eye: np.ndarray, drawn: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per reflective face that is drawn and turned towards the eye: a point, its normal, what bounds it as seen."""
-    import mujoco
+    from mujoco import mjtGeom  # pyrefly: ignore[missing-module-attribute]
 
     material = model.geom_matid
-    box, plane = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_PLANE
+    box, plane = mjtGeom.mjGEOM_BOX, mjtGeom.mjGEOM_PLANE
     reflective = drawn & (material >= 0) & (model.mat_reflectance[material] > 0)
     mirrors = []
     for geom in np.flatnonzero(reflective & np.isin(model.geom_type, (box, plane))):
