@@ -56,6 +56,9 @@ class ReportConfig:
             RunFolderError: If a folder is no run folder.
         """
         folders = [self.run] if isinstance(self.run, str) else self.run
+        if self.title.startswith("{"):
+            # What flags hold is YAML, where "Title: more" is a mapping.
+            raise ReportError(f"--title={self.title} is not text; put quotes inside the quotes: --title='\"A: b\"'.")
         if not folders:
             raise ReportError("--run=[] must name at least one run folder.")
         runs = [read_run(folder) for folder in folders]
