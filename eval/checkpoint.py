@@ -92,7 +92,7 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
     from draccus.utils import DecodingError
     from lerobot.configs.policies import PreTrainedConfig
 
-    folder = _find(path)
+    folder = find_checkpoint(path)
     weights = [folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()]
     if not weights:
         raise RunError(f"--checkpoint={path} has no weights: {folder} lacks {' or '.join(_WEIGHTS_FILES)}.")
@@ -129,7 +129,12 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _find(path: Path) -> Path:
+def find_checkpoint(path: Path) -> Path:
+    """The folder named ``pretrained_model`` of a checkpoint, wherever above it ``path`` points.
+
+    Raises:
+        RunError: If there is none.
+    """
     if not path.is_dir():
         raise RunError(f"--checkpoint={path} is not a folder.")
     for candidate in (path, path / "pretrained_model", path / "checkpoints/last/pretrained_model"):

@@ -4,7 +4,6 @@ One image per frame. Row 1: the views. Row 2: with the attention over their patc
 VGGT is pretrained and whose source has the weights of the depth head.
 """
 
-import json
 import os
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import draccus
 import numpy as np
 import torch
+
+from eval.checkpoint import CONFIG_FILE, find_checkpoint, read_json
+from eval.run_settings import RunError
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -28,7 +30,7 @@ POLICY_TYPE = "atlasvla"
 class GeometryViewConfig:
     """What is shown."""
 
-    # Folder of a trained policy, such as outputs/train/.../checkpoints/last/pretrained_model.
+    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
     checkpoint: Path
     # Folder of a LeRobot dataset with the cameras that the policy was trained on.
     dataset_root: Path
@@ -44,14 +46,11 @@ def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
     Raises:
         SystemExit: If the folder holds no AtlasVLA policy, or one that can't be loaded.
     """
-    file = checkpoint / "config.json"
     try:
-        kind = json.loads(file.read_text()).get("type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise SystemExit(
-            f"geometry view: --checkpoint={checkpoint} is no checkpoint: its config.json can't be read ({error}). "
-            "Give the folder named pretrained_model."
-        ) from error
+        checkpoint = find_checkpoint(checkpoint)
+        kind = read_json(checkpoint / CONFIG_FILE).get("type")
+    except (OSError, RunError) as error:
+        raise SystemExit(f"geometry view: {error}") from error
     if kind != POLICY_TYPE:
         raise SystemExit(
             f"geometry view: --checkpoint={checkpoint} is a policy of type {kind}; only {POLICY_TYPE} has action "

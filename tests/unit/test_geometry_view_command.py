@@ -1,6 +1,7 @@
 """``python -m eval.geometry_view`` on tiny checkpoints and a tiny dataset: what it writes, says and refuses."""
 
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib import image as png
 from safetensors.torch import load_file, save_file
 
 from eval import geometry_view
-from eval.geometry_view import GeometryViewConfig, main, show_frames
+from eval.geometry_view import GeometryViewConfig, load_policy, main, show_frames
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.attention_view import AttentionRecorder
 from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
@@ -164,6 +165,13 @@ def test_frames_that_are_not_there(checkpoint, dataset_root, tmp_path, frames):
     assert not frames or f"{outside} are not" in message
 
 
+def test_the_folder_above_will_do(checkpoint, tmp_path):
+    above = tmp_path / "last"
+    shutil.copytree(checkpoint, above / "pretrained_model")
+    policy, _ = load_policy(above)
+    assert policy.config.type == "atlasvla"
+
+
 def test_other_policies_and_folders(checkpoint, dataset_root, tmp_path):
     other = tmp_path / "act"
     other.mkdir()
@@ -171,7 +179,7 @@ def test_other_policies_and_folders(checkpoint, dataset_root, tmp_path):
     out = tmp_path / "out"
     assert f"--checkpoint={other} is a policy of type act" in refused(GeometryViewConfig(other, dataset_root, out))
     message = refused(GeometryViewConfig(tmp_path, dataset_root, out))
-    assert f"--checkpoint={tmp_path} is no checkpoint" in message
+    assert f"--checkpoint={tmp_path} is not a LeRobot checkpoint" in message
     assert "pretrained_model" in message
     (other / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     assert "model.safetensors does not exist" in refused(GeometryViewConfig(other, dataset_root, out))
