@@ -4,6 +4,7 @@ The defaults build the network of the preset ``atlasvla_libero``. Light on purpo
 transformers): LeRobot imports it at every start.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,7 +185,7 @@ class AtlasVLAConfig(PreTrainedConfig):
         super().__post_init__()
         self.image_size = tuple(self.image_size)
         self.vggt_output_layers = tuple(self.vggt_output_layers)
-        self.views = tuple(self.views)
+        self.views = _names(self.views)
         check(self)
 
     @property
@@ -295,3 +296,15 @@ class AtlasVLAConfig(PreTrainedConfig):
     @property
     def reward_delta_indices(self) -> None:
         """Rewards are not used."""
+
+
+def _names(value: Sequence[str]) -> tuple[str, ...]:
+    """Names from a list, or from what LeRobot's command line makes of ``[a, b]``.
+
+    It reads JSON, where names without quotes are no list; the text stays one, and draccus makes a tuple of its
+    characters.
+    """
+    text = "".join(value)
+    if text.startswith("[") and text.endswith("]") and all(len(name) == 1 for name in value):
+        return tuple(name.strip() for name in text[1:-1].split(",") if name.strip())
+    return tuple(value)

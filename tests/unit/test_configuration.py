@@ -6,7 +6,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
-from tests.conftest import IMAGE, STATE, tiny_config
+from tests.conftest import IMAGE, STATE, WRIST, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,10 @@ def test_deltas_are_one_observation_and_one_chunk():
     assert config.observation_delta_indices is None
     assert config.reward_delta_indices is None
     assert config.action_delta_indices == list(range(10))
+
+
+@pytest.mark.parametrize("text", ["[{0}, {1}]", "[{0},{1}]"])
+def test_views_as_the_readme_writes_them(text):
+    """LeRobot's command line is JSON: a list without quotes stays text, and draccus splits it into characters."""
+    assert tiny_config(views=tuple(text.format(WRIST, IMAGE))).views == (WRIST, IMAGE)
+    assert tiny_config(views=[WRIST]).views == (WRIST,)
