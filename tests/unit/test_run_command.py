@@ -169,7 +169,16 @@ def test_what_was_finished_before_an_error_is_kept(checkpoint, simulated, monkey
     assert len(records()) == 4 * TASKS
 
 
+@pytest.fixture
+def as_in_a_terminal():
+    """A shell that starts a command in the background has it ignore Ctrl-C, these tests included."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("as_in_a_terminal")
 def test_an_interrupt_keeps_what_is_finished(checkpoint, simulated, monkeypatch, capsys, number):
     real = crew.run_job
     released = threading.Event()
