@@ -19,7 +19,7 @@ from eval.camera_shift_results import read_results
 from eval.camera_shift_views import take_views
 from eval.checkpoint import read_checkpoint
 from eval.report_data import ReportError
-from eval.run import AGAIN, run
+from eval.run import AGAIN, run, stoppable
 from eval.run_checks import choose_device
 from eval.run_folder import Run, RunFolderError
 from eval.run_settings import RunConfig, RunError
@@ -241,7 +241,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = cfg.report
         note = note_text(cfg.note, folder)
         if not cfg.report_only:
-            run_grid(cfg, shlex.join(["python", "-m", "eval.camera_shift", *arguments]))
+            with stoppable():
+                run_grid(cfg, shlex.join(["python", "-m", "eval.camera_shift", *arguments]))
         results = read_results(cfg.output_dir)
         write_report(results, folder, note)
     except (ReportError, RunError, RunFolderError) as error:

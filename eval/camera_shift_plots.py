@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from eval.plots import new_figure, save
 from eval.statistics import wilson_interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Measured = Sequence[tuple[float, int, int]]
 """Shift, successes and rollouts of each point."""
@@ -23,7 +19,7 @@ def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> Non
         panels: Caption of the horizontal axis to label to points, in order of the shift; a label may lack points.
         path: PNG file to write.
     """
-    figure = _figure(max(5.0, 4.5 * len(panels)), 4)
+    figure = new_figure(max(5.0, 4.5 * len(panels)), 4)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (caption, lines) in zip(row, panels.items(), strict=True):
         shifts = [shift for measured in lines.values() for shift, _, _ in measured]
@@ -42,7 +38,7 @@ def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> Non
     row[0].set_ylabel("success rate, %, with 95 % Wilson interval")
     if len(next(iter(panels.values()))) > 1:
         row[0].legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_views(pictures: Mapping[str, Path], path: Path) -> None:
@@ -54,23 +50,9 @@ def plot_views(pictures: Mapping[str, Path], path: Path) -> None:
     """
     from matplotlib.image import imread
 
-    figure = _figure(1.6 * len(pictures), 1.9)
+    figure = new_figure(1.6 * len(pictures), 1.9)
     for axes, (name, file) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
         axes.imshow(imread(file))
         axes.set_title(name, fontsize=8)
         axes.set_axis_off()
-    _save(figure, path)
-
-
-def _figure(width: float, height: float) -> Figure:
-    # Without pyplot: no window system is asked, and nothing stays open.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    # Matplotlib's version is left out, so that the same numbers give the same file on more machines.
-    figure.savefig(partial, dpi=110, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    save(figure, path)

@@ -23,20 +23,20 @@ Counts = tuple[int, int]
 
 def plot_run(curve: Curve, results: Sequence[TaskResult], path: Path, title: str) -> None:
     """Loss over training on the left, success rate per task with its interval on the right; written to ``path``."""
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     loss_axes, success_axes = figure.subplots(1, 2)
     _draw_loss(loss_axes, {"": curve}, "L1 loss (normalised actions)")
     rows = [f"{result.suite} {result.task_id}" for result in results]
     _draw_success(success_axes, rows, {"": [(sum(r.successes), len(r.successes)) for r in results]})
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_loss(curves: Mapping[str, Curve], path: Path) -> None:
     """Training loss of each run, by label."""
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     _draw_loss(figure.subplots(), curves, "training loss")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_success(rows: Sequence[str], counts: Mapping[str, Sequence[Counts | None]], path: Path) -> None:
@@ -47,9 +47,9 @@ def plot_success(rows: Sequence[str], counts: Mapping[str, Sequence[Counts | Non
         counts: By label of the run, one entry per row; None where the run has no rollouts.
         path: File to write.
     """
-    figure = _figure(8, 1.5 + 0.3 * len(rows) * max(1.0, 0.6 * len(counts)))
+    figure = new_figure(8, 1.5 + 0.3 * len(rows) * max(1.0, 0.6 * len(counts)))
     _draw_success(figure.subplots(), rows, counts)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_steps(steps: Mapping[str, Sequence[int]], path: Path) -> None:
@@ -57,7 +57,7 @@ def plot_steps(steps: Mapping[str, Sequence[int]], path: Path) -> None:
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(7, 3.5)
+    figure = new_figure(7, 3.5)
     axes = figure.subplots()
     every = np.concatenate([list(values) for values in steps.values()])
     # Whole steps, the same number in each of at most 30 bins.
@@ -69,7 +69,7 @@ def plot_steps(steps: Mapping[str, Sequence[int]], path: Path) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     _legend(axes, steps)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_loss(axes: Axes, curves: Mapping[str, Curve], ylabel: str) -> None:
@@ -106,14 +106,16 @@ def _legend(axes: Axes, labels: Mapping[str, object]) -> None:
         axes.legend(fontsize=8, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches."""
     # Without pyplot: no window system is asked, and nothing stays open.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     # Matplotlib's version is left out, so that the same numbers give the same file on more machines.
     figure.savefig(partial, dpi=110, format="png", metadata={"Software": None})

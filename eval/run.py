@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"eval.run: {error} (see --help)\n")
         return 2
     try:
-        with _stoppable():
+        with stoppable():
             finished = run(cfg, shlex.join(["python", "-m", "eval.run", *arguments]))
     except (RunError, RunFolderError) as error:
         sys.stderr.write(f"eval.run: {error}\n")
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Let SIGTERM, which a job scheduler sends, end the run as Ctrl-C does."""
 
     def interrupt(*_: Any) -> None:

@@ -83,8 +83,10 @@ def test_nothing_is_left_out_where_lights_cast_shadows():
     assert not culling.out_of_sight(model, data, 0, np.ones(6)).any()
 
 
-def test_the_groups_are_as_before_afterwards(render, monkeypatch):
-    """A second picture without culling shows everything again."""
-    first, _, _ = render(0, monkeypatch)
-    again, _, _ = render(0, monkeypatch)
-    assert np.array_equal(first, again)
+def test_the_next_picture_shows_everything_again(render, monkeypatch):
+    """What one camera does not see must not be missing from another one's picture."""
+    before, _, hidden = render(1, monkeypatch)
+    _, _, hidden_from_first = render(0, monkeypatch)
+    assert (hidden_from_first & ~hidden).any(), "the first camera leaves out what the second one sees"
+    after, _, _ = render(1, monkeypatch)
+    assert np.array_equal(before, after)
