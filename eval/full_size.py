@@ -121,6 +121,7 @@ def preset_commands(cfg: FullSizeConfig, preset: str) -> dict[str, list[str]]:
             f"--steps={cfg.steps + 1}",
         ],
         "act": probe("act", last, folder / "act.json"),
+        "load": probe("load", last, folder / "load.json"),
     }
 
 
@@ -198,9 +199,9 @@ def run_preset(cfg: FullSizeConfig, preset: str) -> PresetResult:
         result.processes[stage] = measure(f"{preset}, {stage}", command, log, offline())
         if result.processes[stage].status:
             break
-        if stage == "act":
-            result.act = json.loads((folder / "act.json").read_text())
-            break
+        if stage in ("act", "load"):
+            setattr(result, stage, json.loads((folder / f"{stage}.json").read_text()))
+            continue
         result.losses += [loss for _, loss in read_training_curve(log, 1)]
         result.step_s += [float(seconds) for seconds in _STEP_S.findall(log.read_text(errors="replace"))]
         checkpoint = (folder / "train/checkpoints/last").resolve()

@@ -1,7 +1,8 @@
-"""What ``eval.full_size`` runs in fresh processes, so that each has its own peak memory: data, acting, the aggregator.
+"""What ``eval.full_size`` runs in fresh processes, so that each has its own peak memory.
 
 ``python -m eval.full_size_probe --what=data --path=FOLDER`` writes two episodes of random numbers, ``--what=act
---path=CHECKPOINT`` loads a checkpoint and acts, ``--what=aggregator --path=WEIGHTS --views=2`` times VGGT alone.
+--path=CHECKPOINT`` loads a checkpoint and acts, ``--what=load`` only loads it, in bfloat16, and ``--what=aggregator
+--path=WEIGHTS --views=2`` times VGGT alone.
 """
 
 import json
@@ -18,6 +19,7 @@ import draccus
 import numpy as np
 import torch
 
+from eval.private_memory import PrivateMemoryWatch, private_gib
 from eval.stage import GIB
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, backbones
 from lerobot_atlasvla.data.schema import (
@@ -40,10 +42,11 @@ TIMED_FORWARDS = 3
 
 
 class What(Enum):
-    """The three jobs."""
+    """The jobs."""
 
     data = "data"
     act = "act"
+    load = "load"
     aggregator = "aggregator"
 
 
@@ -51,9 +54,9 @@ class What(Enum):
 class ProbeConfig:
     """One job."""
 
-    # data: write a dataset; act: load a checkpoint and act; aggregator: time VGGT's aggregator.
+    # data: write a dataset; act: load a checkpoint and act; load: memory of loading one; aggregator: time VGGT's.
     what: What
-    # data: the folder to write; act: the checkpoint's pretrained_model folder; aggregator: VGGT's weights.
+    # data: the folder to write; act, load: the checkpoint's pretrained_model folder; aggregator: VGGT's weights.
     path: Path
     # Where the figures go, as JSON; unset prints them only.
     out: Path | None = None
@@ -104,11 +107,11 @@ def act(cfg: ProbeConfig) -> dict[str, Any]:
     """Load a checkpoint as a robot's driver does and ask it for actions."""
     from lerobot.policies.factory import make_pre_post_processors
 
-    def load() -> tuple[AtlasVLAPolicy, Any, Any]:
+    def ready() -> tuple[AtlasVLAPolicy, Any, Any]:
         policy = AtlasVLAPolicy.from_pretrained(cfg.path)
         return policy, *make_pre_post_processors(policy.config, str(cfg.path))
 
-    (policy, preprocess, postprocess), load_s = timed(load)
+    (policy, preprocess, postprocess), load_s = timed(ready)
     generator = torch.Generator().manual_seed(cfg.seed)
     observation = {
         IMAGE_KEY: torch.rand(3, PIXELS, PIXELS, generator=generator),
@@ -142,10 +145,23 @@ def act(cfg: ProbeConfig) -> dict[str, Any]:
     }
 
 
-def private_gib() -> float:
-    """This process's own memory now, GiB: without mapped files, which processes share and the kernel can drop."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / GIB
+def load(cfg: ProbeConfig) -> dict[str, Any]:
+    """Memory of loading a checkpoint whose backbones are stored in float32 and wanted in bfloat16, as on a GPU."""
+    from lerobot.configs.policies import PreTrainedConfig
+
+    config: Any = PreTrainedConfig.from_pretrained(cfg.path)
+    config.backbone_dtype = "bfloat16"
+    with PrivateMemoryWatch() as memory:
+        policy, load_s = timed(lambda: AtlasVLAPolicy.from_pretrained(cfg.path, config=config))
+    weights = sum(tensor.nbytes for tensor in (*policy.parameters(), *policy.buffers()))
+    return {
+        "load_s": load_s,
+        "weights_gib": weights / GIB,
+        "before_gib": memory.before_gib,
+        "peak_gib": memory.peak_gib,
+        "after_gib": memory.after_gib,
+        "ratio": (memory.peak_gib - memory.before_gib) / (memory.after_gib - memory.before_gib),
+    }
 
 
 def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
@@ -187,7 +203,7 @@ def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
 @draccus.wrap()
 def main(cfg: ProbeConfig) -> None:
     """Do one job; the figures are the last line of output and in ``out``."""
-    jobs = {What.data: write_data, What.act: act, What.aggregator: time_aggregator}
+    jobs = {What.data: write_data, What.act: act, What.load: load, What.aggregator: time_aggregator}
     figures = json.dumps(jobs[cfg.what](cfg))
     if cfg.out is not None:
         cfg.out.write_text(figures + "\n")

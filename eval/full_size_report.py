@@ -11,6 +11,7 @@ from eval.stage import GIB, Process
 MAX_PEAK_GIB = 16.0
 MAX_TRAINED = {"atlasvla_libero": 60_000_000}
 MAX_CHECKPOINT_MB = {"atlasvla_libero": 300.0}
+MAX_LOAD_RATIO = 1.2
 ACTION_SHAPE = [1, 7]
 
 # Views -> seconds of a forward pass and peak GiB of the authors' own code.
@@ -25,6 +26,9 @@ its own. Peak memory is the kernel's figure for it (resident, over its whole lif
 action includes what happens once per instruction, the second is another prediction, a queued one only leaves the
 queue. Seconds depend on what else the machine was doing: the CPU's seconds of a process, threads added up, tell."""
 
+LOAD_NOTE = """As on a GPU: backbones stored in float32 (VGGT, DINOv2) or bfloat16 (Qwen3) end up in bfloat16. A
+process's own memory leaves out mapped files: a tensor is mapped from its file and cast, and then its pages can be dropped."""
+
 
 @dataclass
 class PresetResult:
@@ -32,13 +36,14 @@ class PresetResult:
 
     Attributes:
         preset: Name of the preset.
-        processes: By stage: train, resume, act.
+        processes: By stage: train, resume, act, load.
         losses: One per training step, the resumed one last.
         step_s: Seconds of each of these steps.
         last_step: Step of the last checkpoint.
         checkpoint_mb: ``model.safetensors``, MB.
         folder_mb: The whole ``pretrained_model`` folder, MB.
         act: Figures of the acting process.
+        load: Figures of the process that only loads.
     """
 
     preset: str
@@ -49,6 +54,7 @@ class PresetResult:
     checkpoint_mb: float = 0.0
     folder_mb: float = 0.0
     act: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,6 +139,10 @@ def preset_bars(result: PresetResult, steps: int) -> list[Bar]:
         found.append(Bar(name, f"at most {most:,} trained parameters", f"{trained:,}", trained <= most))
     if limit := MAX_CHECKPOINT_MB.get(name):
         found.append(Bar(name, f"model.safetensors of at most {limit:g} MB", f"{size:.0f} MB", size <= limit))
+    if result.load:
+        ratio = result.load["ratio"]
+        text = f"own memory while loading in bfloat16 at most {MAX_LOAD_RATIO:g} times what stays"
+        found.append(Bar(name, text, f"{ratio:.2f}", ratio <= MAX_LOAD_RATIO))
     # LeRobot's log is searched for numbers: a loss that is none is missing.
     losses = len(result.losses)
     return [
@@ -168,9 +178,9 @@ def preset_table(outcome: Outcome) -> list[str]:
         "preset",
         "result",
         "trained / all parameters, M",
-        "wall (CPU) train / resume / act, s",
+        "wall (CPU) train / resume / act / load, s",
         "training step, s",
-        "peak train / resume / act, GiB",
+        "peak train / resume / act / load, GiB",
         "model.safetensors (folder), MB",
         "load, s",
         "first / second / queued action, s",
@@ -203,6 +213,25 @@ def preset_table(outcome: Outcome) -> list[str]:
                 ", ".join(f"{value:.3f}" for value in result.losses) or "-",
             )
         )
+    return table(head, rows)
+
+
+def load_table(outcome: Outcome) -> list[str]:
+    """Loading in bfloat16: one row per preset."""
+    head = ("preset", "weights, GiB", "own memory before / most / after, GiB", "most over after, both less before", "s")
+    rows = []
+    for result in outcome.presets:
+        if figures := result.load:
+            memory = " / ".join(f"{figures[f'{when}_gib']:.2f}" for when in ("before", "peak", "after"))
+            rows.append(
+                (
+                    result.preset,
+                    f"{figures['weights_gib']:.2f}",
+                    memory,
+                    f"{figures['ratio']:.2f}",
+                    f"{figures['load_s']:.1f}",
+                )
+            )
     return table(head, rows)
 
 
@@ -251,6 +280,9 @@ def render(outcome: Outcome, last_line: str, commands: Sequence[str], environmen
     missed = [bar for bar in every if not bar.met]
     lines = ["# The full presets at their true size, on a CPU", "", f"`{last_line}`", "", *NOTE.splitlines(), ""]
     lines += ["## Presets", "", *preset_table(outcome), ""]
+    if any(result.load for result in outcome.presets):
+        lines += ["## Loading a checkpoint, backbones in bfloat16", "", *LOAD_NOTE.splitlines(), ""]
+        lines += [*load_table(outcome), ""]
     if outcome.aggregator:
         lines += ["## VGGT's aggregator alone: batch 1, 224 px, float32, two threads", ""]
         lines += [*aggregator_table(outcome), "", *REFERENCE_NOTE.splitlines(), ""]

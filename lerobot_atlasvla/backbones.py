@@ -96,6 +96,14 @@ def pretrained_parts(config: AtlasVLAConfig) -> list[str]:
     return [name for name in used_parts(config) if getattr(config, f"{name}_init") == "pretrained"]
 
 
+def announce_random(config: AtlasVLAConfig) -> None:
+    """Say loudly which backbones start at random."""
+    random = [name for name in used_parts(config) if getattr(config, f"{name}_init") == "random"]
+    if random:
+        asked = ", ".join(f"{name}_init=random" for name in random)
+        logger.warning("AtlasVLA starts from RANDOM weights, as asked: %s.", asked)
+
+
 def find(config: AtlasVLAConfig, name: str, *, exactly: bool = False, revision: str | None = None) -> Located:
     """Find the weights of a pretrained part.
 

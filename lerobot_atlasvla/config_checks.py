@@ -33,6 +33,7 @@ AT_LEAST_ONE = (
     "flow_num_steps",
     "flow_num_layers",
     "tokenizer_max_length",
+    "feature_cache_copies",
 )
 # DINOv2's own, in every released size.
 DINOV2_PATCH_SIZE = 14
@@ -65,6 +66,7 @@ def check(config: AtlasVLAConfig) -> None:
     _check_widths(config)
     _check_output_layers(config)
     _check_backbones(config)
+    _check_feature_cache(config)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -149,4 +151,28 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
         raise ConfigError(
             "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "
             "--policy.vggt_patch_embed=dinov2_vitl14_reg."
+        )
+
+
+def _check_feature_cache(config: AtlasVLAConfig) -> None:
+    if not config.feature_cache:
+        return
+    if not config.is_frozen("vggt") or config.fusion != "late" or config.vision != "vggt":
+        raise ConfigError(
+            "A feature cache needs VGGT's output to depend on the pictures alone: freeze_vggt=true, fusion='late' and "
+            f"vision='vggt', got {config.is_frozen('vggt')}, {config.fusion!r} and {config.vision!r}; or leave out "
+            "--policy.feature_cache."
+        )
+    if config.empty_cameras:
+        raise ConfigError(
+            f"A feature cache has the same views for every frame; got empty_cameras {config.empty_cameras} "
+            "(--policy.empty_cameras=0, or leave out --policy.feature_cache)."
+        )
+    names = [name for name in ("random_shift", "random_crop", "color_jitter") if getattr(config, name)]
+    if bool(names) != (config.feature_cache_copies > 1):
+        have = f"{', '.join(names)} set" if names else "no augmentation"
+        raise ConfigError(
+            f"With augmentation, a feature cache needs several copies of each frame to choose from, and without it "
+            f"one; got {have} and feature_cache_copies {config.feature_cache_copies} (--policy.feature_cache_copies, "
+            "--policy.random_shift, --policy.random_crop, --policy.color_jitter)."
         )

@@ -5,7 +5,9 @@ transformers): LeRobot imports it at every start.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
@@ -159,6 +161,12 @@ class AtlasVLAConfig(PreTrainedConfig):
     # --peft.*, default targets: adapt the language model's attention too, not only the last third of VGGT's blocks.
     peft_language: bool = False
 
+    # Folder of frozen VGGT's features of the training data, written by atlasvla-cache (same flags): training reads them
+    # instead of running VGGT. Fusion late and vision vggt only. Unset: no cache.
+    feature_cache: str | None = None
+    # Copies of every frame in it, each with its own augmentation; training takes one at random. 1 without augmentation.
+    feature_cache_copies: int = 1
+
     # Recompute activations of VGGT and the language model in the backward pass: slower, much less memory.
     gradient_checkpointing: bool = False
     # Write frozen backbones into every checkpoint too. Otherwise a checkpoint refers to them by source and digest.
@@ -193,6 +201,12 @@ class AtlasVLAConfig(PreTrainedConfig):
         """Pixels per patch side of the vision tower in use."""
         sizes = {"vggt": self.vggt_patch_size, "patch": self.vision_patch_size, "dinov2": DINOV2_PATCH_SIZE}
         return sizes[self.vision]
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        # The cache belongs to one machine and one dataset; whoever loads the checkpoint has others.
+        saved = copy(self)
+        saved.feature_cache, saved.feature_cache_copies = None, 1
+        super(AtlasVLAConfig, saved)._save_pretrained(save_directory)
 
     def is_frozen(self, part: str) -> bool:
         """Whether ``vggt``, ``language`` or ``vision_tower`` keeps its weights: as asked, else if pretrained."""

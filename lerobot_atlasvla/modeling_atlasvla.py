@@ -8,18 +8,21 @@ from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lerobot.policies.common.flow_matching import euler_integrate, sample_noise, sample_time_beta
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import backbones, model_card, peft_support, rtc, slim, training_curves
+from . import backbones, model_card, peft_support, rtc, training_curves
 from .action_queue import ActionQueues
 from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
+from .feature_cache.key import CacheKey
+from .feature_cache.reader import FeatureCache
 from .model.frozen import freeze, is_frozen
+from .model.tokens import SeenViews
 from .observations import entry, read_observations
+from .source_marks import SourceMarks
 from .step_randomness import StepRandomness
 
 logger = logging.getLogger(__name__)
@@ -35,9 +38,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             filled from is recorded in it.
         from_checkpoint: The weights are about to be read from a checkpoint: nothing is read from the backbones'
             sources here, and random weights need no warning.
+        dataset_meta: LeRobot's metadata of the data to train on, if that is what the policy is made for: it opens the
+            feature cache, if there is one.
 
     Raises:
-        ValueError: If the features can't be read, or a backbone's weights can't be had (see the message).
+        ValueError: If the features can't be read, a backbone's weights can't be had, or the feature cache is missing or
+            of something else (see the message).
     """
 
     # LeRobot declares these three wider than it uses them.
@@ -57,7 +63,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     _fsdp_forward_methods: ClassVar[list[str]] = ["predict_action_chunk", "select_action"]
     supports_gradient_checkpointing: ClassVar[bool] = True
 
-    def __init__(self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, **kwargs: Any):
+    def __init__(
+        self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, dataset_meta: Any = None, **kwargs: Any
+    ):
         super().__init__(config)
         config.validate_features()
         pretrained = backbones.pretrained_parts(config)
@@ -65,14 +73,15 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         config.backbone_architectures = backbones.architectures(config, located)
         self.model = build_model(config, without_weights=pretrained)
         self.randomness = StepRandomness()
-        # Part -> fingerprint of its weights as they came from the source.
-        self._as_read: dict[str, str] = {}
+        self._sources = SourceMarks(config, self, self.model)
         for part, where in located.items():
             report, mark = backbones.read(config, part, self.model.backbones()[part], where)
             backbones.record(config, part, where, report)
-            self._remember(part, mark)
+            self._sources.remember(part, mark)
+        self._training_data = dataset_meta
+        self._feature_cache: FeatureCache | None = None
         if not from_checkpoint:
-            self._announce_random_parts()
+            backbones.announce_random(config)
             self._finish()
         training_curves.install()
         # PEFT writes this name down as an adapter's base.
@@ -80,14 +89,6 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         self._thread_queues = ActionQueues()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
-
-    def _announce_random_parts(self) -> None:
-        random = [
-            part for part in backbones.used_parts(self.config) if getattr(self.config, f"{part}_init") == "random"
-        ]
-        if random:
-            asked = ", ".join(f"{part}_init=random" for part in random)
-            logger.warning("AtlasVLA starts from RANDOM weights, as asked: %s.", asked)
 
     def _finish(self) -> None:
         """What needs all weights in place."""
@@ -99,11 +100,20 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
+        if self.config.feature_cache and self._training_data is not None:
+            self._feature_cache = self._open_feature_cache(self.config.feature_cache)
         self.eval()
 
-    def _remember(self, part: str, fingerprint: str) -> None:
-        if self.config.is_frozen(part):
-            self._as_read[part] = fingerprint
+    def _open_feature_cache(self, folder: str) -> FeatureCache:
+        key = CacheKey.of(
+            self.config,
+            self.model.spec,
+            dataset=self._training_data.repo_id,
+            frames=self._training_data.total_frames,
+            vggt=self._sources.of("vggt"),
+            dtype=backbones.part_dtype(self.config, "vggt"),
+        )
+        return FeatureCache(folder, key)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:
@@ -127,7 +137,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             raise ValueError(peft_support.NEEDS_CONFIG)
         policy = cls(config, from_checkpoint=True)
         for part in backbones.pretrained_parts(config):
-            policy._remember(part, backbones.read_again(config, part, policy.model.backbones()[part]))
+            policy._sources.remember(part, backbones.read_again(config, part, policy.model.backbones()[part]))
         policy._finish()
         return policy.to(config.device)
 
@@ -144,25 +154,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         cls, model: Self, model_file: str, map_location: str, strict: bool
     ) -> Self:
         # LeRobot loads with strict=False and only logs what is missing; a gap would leave random weights in place.
-        model._load(Path(model_file))
+        # Names and shapes have been checked.
+        model.load_state_dict(model._sources.load(Path(model_file)), strict=False)
+        model._finish()
         return model
-
-    def _load(self, file: Path) -> None:
-        parts = self.model.backbones()
-        pretrained = backbones.pretrained_parts(self.config)
-        prefixes = slim.prefixes(self, {part: parts[part] for part in pretrained})
-        tensors, referred = slim.load(self, file, prefixes)
-        for part in pretrained:
-            prefix = prefixes[part]
-            if part in referred:
-                self._remember(part, backbones.read_again(self.config, part, parts[part]))
-            else:
-                inside = {
-                    name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
-                }
-                backbones.fill(parts[part], inside, backbones.part_dtype(self.config, part))
-        self.load_state_dict(tensors, strict=False)  # slim.load has checked the names.
-        self._finish()
 
     def _save_pretrained(  # pyrefly: ignore[bad-override]
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
@@ -171,22 +166,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         peft_support.check_unwrapped(state)
         # What is written here is a whole policy: an adapter that was in it has been merged.
         self.config.use_peft = False
-        parts = self.model.backbones()
-        unchanged = self._unchanged_parts()
-        for part in self._as_read.keys() - set(unchanged):
-            logger.warning("The frozen %s is not what its source gave any more, so the checkpoint includes it.", part)
-        references = [] if self.config.save_full_weights else unchanged
-        slim.save(
-            state,
-            Path(save_directory) / SAFETENSORS_SINGLE_FILE,
-            references=slim.prefixes(self, {part: parts[part] for part in references}),
-            before=lambda: self.config._save_pretrained(save_directory),
-        )
-
-    def _unchanged_parts(self) -> list[str]:
-        """Frozen backbones that are still what their source gave."""
-        parts = self.model.backbones()
-        return [part for part, mark in self._as_read.items() if backbones.fingerprint(part, parts[part]) == mark]
+        self._sources.save(Path(save_directory), state)
 
     def generate_model_card(
         self,
@@ -202,7 +182,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return model_card.make(
             self.config,
             # Adapters change the names that a fingerprint is made of, and bring no backbone anyway.
-            referred=[] if self.config.save_full_weights or self.config.use_peft else self._unchanged_parts(),
+            referred=[] if self.config.save_full_weights or self.config.use_peft else self._sources.unchanged(),
             dataset=dataset_repo_id,
             licence=license,
             tags=tags,
@@ -288,7 +268,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         valid_BT = ~entry(batch, ACTION_IS_PAD)
         device = actions_BTA.device
         with self.randomness.step(device, training=self.training):
-            inputs = read_observations(self.config, batch, training=self.training)
+            inputs = read_observations(self.config, batch, training=self.training, seen=self._seen_before(batch))
             if self.config.head == "flow":
                 noise = sample_noise(actions_BTA.shape, device) if noise is None else noise
                 if time is None:
@@ -298,6 +278,17 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B
         return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
+
+    def _seen_before(self, batch: dict[str, Tensor]) -> SeenViews | None:
+        """What the feature cache has for a batch; augmented copies are for training only."""
+        if self._feature_cache is None or not (self.training or self._feature_cache.key.copies == 1):
+            return None
+        if not is_frozen(self.model.aggregator):
+            raise ValueError(
+                "VGGT learns (an adapter is in it?), so what it made of the data before is of no use. Leave out "
+                "--policy.feature_cache, or --peft.target_modules that reach into VGGT."
+            )
+        return self._feature_cache.look_up(batch)
 
     # LeRobot's rollout compiles this method; what is worth compiling is compiled inside it (compile_model), once.
     @torch.compiler.disable
@@ -334,7 +325,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             if self.config.compile_model:
                 # One shape for all instructions: a longer one must not compile everything again.
                 words = words.padded_to(self.config.tokenizer_max_length)
-            decoded_BTD = self.model(inputs.views_BV3HW, inputs.present, inputs.state_BN, words)
+            decoded_BTD = self.model(inputs.views, inputs.present, inputs.state_BN, words)
             if self.config.head == "l1":
                 if prev_chunk_left_over is not None:
                     raise ValueError(rtc.NEEDS_FLOW)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.augment import random_shift, same_crop_and_colour
-from .model.tokens import PolicyInputs
+from .model.tokens import PolicyInputs, SeenViews
 
 
 def entry(batch: dict[str, Tensor], key: str) -> Tensor:
@@ -25,18 +25,26 @@ def entry(batch: dict[str, Tensor], key: str) -> Tensor:
     return batch[key]
 
 
-def read_observations(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool) -> PolicyInputs:
+def read_observations(
+    config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool, seen: SeenViews | None = None
+) -> PolicyInputs:
     """Check the observations and bring them into the model's form; the batch itself is not changed.
+
+    Args:
+        config: The policy's configuration.
+        batch: Preprocessed observations.
+        training: Whether pictures are augmented.
+        seen: What VGGT made of all views, if that is known already.
 
     Raises:
         ValueError: For an entry that is missing or misshapen, or a camera that the policy does not know.
     """
-    views = read_views(config, batch, training=training)
+    tokens_BL = entry(batch, OBS_LANGUAGE_TOKENS)
     return PolicyInputs(
-        views_BV3HW=views,
+        views=read_views(config, batch, training=training) if seen is None else seen,
         present=tuple(index for index, key in enumerate(config.view_keys) if _is_there(config, batch, key)),
-        state_BN=_state(config, batch) if config.use_state else views.new_zeros(len(views), 0),
-        tokens_BL=entry(batch, OBS_LANGUAGE_TOKENS),
+        state_BN=_state(config, batch) if config.use_state else tokens_BL.new_zeros(len(tokens_BL), 0).float(),
+        tokens_BL=tokens_BL,
         token_mask_BL=entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
     )
 

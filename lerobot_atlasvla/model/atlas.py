@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from .decoder import ActionDecoder
 from .frozen import running
-from .fusion import EarlyFusion, LateFusion
+from .fusion import EarlyFusion, LateFusion, without_registers
 from .heads import FlowHead, L1Head
 from .language import LanguageEncoder, pool_tokens
 from .spec import AtlasSpec
 from .summary import VisualSummary
-from .tokens import PolicyInputs, Prefix, TokenGroup
+from .tokens import PolicyInputs, Prefix, SeenViews, TokenGroup
 from .vggt import Aggregator
 from .vision import Dinov2Tower, PatchTower
 
@@ -118,26 +118,51 @@ class AtlasVLA(nn.Module):
 
     def embed_prefix(self, inputs: PolicyInputs) -> Prefix:
         """Encode everything that does not depend on the actions."""
-        return self.embed(inputs.views_BV3HW, inputs.present, inputs.state_BN, self.encode_language(inputs))
+        return self.embed(inputs.views, inputs.present, inputs.state_BN, self.encode_language(inputs))
 
     def encode_language(self, inputs: PolicyInputs) -> TokenGroup:
         """Features of the instructions; remembered while the language model is frozen."""
-        with running(self.language.backbone, inputs.views_BV3HW):
+        with running(self.language.backbone, inputs.tokens_BL):
             return self.language(inputs.tokens_BL, inputs.token_mask_BL)
 
-    def embed(self, views_BV3HW: Tensor, present: tuple[int, ...], state_BN: Tensor, words: TokenGroup) -> Prefix:
+    def see(self, views_BV3HW: Tensor) -> SeenViews:
+        """What VGGT makes of the views, for use in place of them; the same tokens that :meth:`embed` would read.
+
+        Raises:
+            ValueError: If something that learns sits between the pictures and VGGT's output.
+        """
+        if self.spec.fusion != "late" or self.vision_tower is not None:
+            raise ValueError("VGGT's output depends on more than the pictures: use fusion='late' and vision='vggt'.")
+        patches_BVPC = self._patch_tokens(views_BV3HW)
+        with running(self.aggregator, patches_BVPC):
+            seen = self.aggregator.attend(patches_BVPC, self.grid, self.spec.geometry.output_layers)
+        return SeenViews(patches_BVPC, tuple(without_registers(one, seen.patch_start_idx) for one in seen.layers))
+
+    def embed(self, views: Tensor | SeenViews, present: tuple[int, ...], state_BN: Tensor, words: TokenGroup) -> Prefix:
         """As :meth:`embed_prefix`, language encoded already."""
-        tower = self.aggregator.embed if self.vision_tower is None else self.vision_tower
-        with running(self._vision_module(), views_BV3HW):
-            vision_BVPC = tower(views_BV3HW)
-        fused = self.fusion(self.aggregator, vision_BVPC, words, self.grid, self.spec.geometry.output_layers, present)
+        known: dict[str, Any] = {}
+        if isinstance(views, SeenViews):
+            vision_BVPC, known["layers_BVPC"] = views.patches_BVPC, views.layers_BVPC
+        else:
+            vision_BVPC = self._patch_tokens(views)
+        layers = self.spec.geometry.output_layers
+        fused = self.fusion(self.aggregator, vision_BVPC, words, self.grid, layers, present, **known)
         context = self._with_state(fused.language, state_BN)
         if self.visual_summary is None:
             return Prefix(fused.geometry, context, None)
-        known = [pool_tokens(fused.language), self.visual_summary(vision_BVPC.float(), present)]
+        condition = [pool_tokens(fused.language), self.visual_summary(vision_BVPC.float(), present)]
         if self.state_projector is not None:
-            known.insert(0, state_BN)
-        return Prefix(fused.geometry, context, torch.cat(known, dim=-1))
+            condition.insert(0, state_BN)
+        return Prefix(fused.geometry, context, torch.cat(condition, dim=-1))
+
+    def _patch_tokens(self, views_BV3HW: Tensor) -> Tensor:
+        """``(B, V, P, C)``, from the vision tower or VGGT's own embedder."""
+        tower = self.vision_tower
+        if tower is None:
+            with running(self.aggregator.patch_embed, views_BV3HW):
+                return self.aggregator.embed(views_BV3HW)
+        with running(tower, views_BV3HW):
+            return tower(views_BV3HW)
 
     def decode(self, prefix: Prefix) -> Tensor:
         """Read the prefix with the action queries: ``(B, T, D)``."""
@@ -159,9 +184,6 @@ class AtlasVLA(nn.Module):
         if noise_BTA is None or time_B is None:
             raise ValueError("The flow head's loss needs noise_BTA and time_B.")
         return self.head.loss(decoded, actions_BTA, valid_BT, noise_BTA, time_B)
-
-    def _vision_module(self) -> nn.Module:
-        return self.aggregator.patch_embed if self.vision_tower is None else self.vision_tower
 
     def _with_state(self, language: TokenGroup, state_BN: Tensor) -> TokenGroup:
         """Language tokens followed by the state token."""

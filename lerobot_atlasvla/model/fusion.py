@@ -50,7 +50,7 @@ class GeometryProjector(nn.Module):
         """
         total = _of_views(self.view_embed, present)
         for tokens_BVPC, norm, projection in zip(layers, self.norms, self.projections, strict=True):
-            kept = torch.cat((tokens_BVPC[:, :, :1], tokens_BVPC[:, :, patch_start_idx:]), dim=2)
+            kept = without_registers(tokens_BVPC, patch_start_idx)
             total = total + projection(norm(kept.float()))
         return total.flatten(1, 2)
 
@@ -94,6 +94,8 @@ class LateFusion(nn.Module):
         grid: tuple[int, int],
         output_layers: Sequence[int],
         present: Sequence[int],
+        *,
+        layers_BVPC: Sequence[Tensor] | None = None,
     ) -> Fused:
         """Vision tokens through VGGT; language past it.
 
@@ -104,12 +106,15 @@ class LateFusion(nn.Module):
             grid: Patches per (column, row).
             output_layers: Aggregator layers to read.
             present: Place of each view among all the policy may have.
+            layers_BVPC: What those layers give, if it is known already, without register tokens.
         """
-        patches = self.vision_adapter(vision_BVPC)
-        with running(aggregator, patches):
-            aggregated = aggregator.attend(patches, grid, output_layers)
+        patch_start_idx = 1
+        if layers_BVPC is None:
+            patches = self.vision_adapter(vision_BVPC)
+            with running(aggregator, patches):
+                layers_BVPC, _, patch_start_idx = aggregator.attend(patches, grid, output_layers)
         return Fused(
-            geometry=TokenGroup(self.geometry_projector(aggregated.layers, aggregated.patch_start_idx, present)),
+            geometry=TokenGroup(self.geometry_projector(layers_BVPC, patch_start_idx, present)),
             language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
         )
 
@@ -195,6 +200,13 @@ class EarlyFusion(nn.Module):
             geometry=TokenGroup(fused_BVSD[:, :, :patches].flatten(1, 2)),
             language=TokenGroup(fused_BVSD[:, :, patches:].flatten(1, 2), mask),
         )
+
+
+def without_registers(tokens_BVPC: Tensor, patch_start_idx: int) -> Tensor:
+    """The camera token, which comes first, and the patch tokens; nothing is copied where there are no registers."""
+    if patch_start_idx == 1:
+        return tokens_BVPC
+    return torch.cat((tokens_BVPC[:, :, :1], tokens_BVPC[:, :, patch_start_idx:]), dim=2)
 
 
 def _of_views(embed_1V1D: Tensor, present: Sequence[int]) -> Tensor:

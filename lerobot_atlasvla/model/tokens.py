@@ -1,6 +1,7 @@
 """The two objects that cross the border between the policy (LeRobot's keys) and the model (tensors).
 
-Shape suffixes: B batch, V view, H height, W width, N state size, L words, S context, D decoder width.
+Shape suffixes: B batch, V view, H height, W width, P patches per view, C backbone width, N state size, L words,
+S context, D decoder width.
 """
 
 from dataclasses import dataclass
@@ -12,18 +13,32 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class SeenViews:
+    """What VGGT makes of the views. While it is frozen that depends on the pictures alone, and can be remembered.
+
+    Attributes:
+        patches_BVPC: Patch tokens before any attention of the aggregator.
+        layers_BVPC: Per aggregator layer that is read: the camera token, then the patch tokens, ``(B, V, 1 + P, 2C)``.
+    """
+
+    patches_BVPC: Tensor
+    layers_BVPC: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class PolicyInputs:
     """One batch of observations, resized and normalised, keys forgotten.
 
     Attributes:
-        views_BV3HW: RGB in [0, 1], the views that are there, in the policy's fixed camera order.
+        views: RGB in [0, 1], ``(B, V, 3, H, W)``, the views that are there, in the policy's fixed camera order; or what
+            VGGT made of them.
         present: Their places in that order; a camera that is deliberately absent is missing here.
         state_BN: Normalised ``observation.state``.
         tokens_BL: Token ids of the instruction.
         token_mask_BL: True = real token, False = padding.
     """
 
-    views_BV3HW: Tensor
+    views: Tensor | SeenViews
     present: tuple[int, ...]
     state_BN: Tensor
     tokens_BL: Tensor

@@ -6,25 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
 from tests.conftest import TASK
+from tests.random_dataset import PIXELS, REPO_ID, write_dataset
 
 ROOT = Path(__file__).parents[2]
-PIXELS = 32
 TINY = [
     "--config_path=configs/policy/atlasvla_tiny.yaml",
     f"--policy.image_size=[{PIXELS},{PIXELS}]",
     "--policy.vggt_embed_dim=32",
     "--policy.decoder_hidden_size=32",
     "--policy.device=cpu",
-    "--dataset.repo_id=local/test",
+    f"--dataset.repo_id={REPO_ID}",
     "--batch_size=4",
     "--num_workers=0",
     "--log_freq=1",
@@ -51,25 +48,7 @@ def succeed(command: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def dataset_root(tmp_path_factory):
     """Two short episodes with the published schema and random content."""
-    root = tmp_path_factory.mktemp("data") / "dataset"
-    dataset = LeRobotDataset.create(
-        "local/test", fps=FPS, features=libero_features(PIXELS), root=root, robot_type=ROBOT_TYPE, use_videos=False
-    )
-    random = np.random.default_rng(0)
-    for _ in range(2):
-        for _ in range(12):
-            dataset.add_frame(
-                {
-                    "observation.images.image": random.integers(0, 255, (PIXELS, PIXELS, 3), np.uint8),
-                    "observation.images.wrist_image": random.integers(0, 255, (PIXELS, PIXELS, 3), np.uint8),
-                    "observation.state": random.normal(size=8).astype(np.float32),
-                    "action": random.uniform(-1, 1, 7).astype(np.float32),
-                    "task": TASK,
-                }
-            )
-        dataset.save_episode()
-    dataset.finalize()
-    return root
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
 
 
 @pytest.fixture(scope="module")

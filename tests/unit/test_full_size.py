@@ -36,14 +36,16 @@ def preset_result(preset: str, **overrides) -> PresetResult:
         "actions_finite": True,
         "action_shape": [1, 7],
     }
+    load = {"load_s": 5.0, "weights_gib": 2.9, "before_gib": 0.4, "peak_gib": 3.4, "after_gib": 3.3, "ratio": 1.03}
     values = {
-        "processes": {stage: Process(0, 60.0, 9.0, 7.5) for stage in ("train", "resume", "act")},
+        "processes": {stage: Process(0, 60.0, 9.0, 7.5) for stage in ("train", "resume", "act", "load")},
         "losses": [0.51, 0.52, 0.53],
         "step_s": [20.0, 19.0, 21.0],
         "last_step": 3,
         "checkpoint_mb": 231.0,
         "folder_mb": 231.4,
         "act": act | overrides.pop("act", {}),
+        "load": load | overrides.pop("load", {}),
     }
     return PresetResult(preset, **(values | overrides))
 
@@ -67,7 +69,7 @@ def outcome(**overrides) -> Outcome:
 def test_commands_name_the_preset_the_weights_and_the_cpu(preset):
     cfg = FullSizeConfig(root=Path("out"), weights=Path("w"), steps=4, batch_size=3)
     commands = preset_commands(cfg, preset)
-    assert list(commands) == ["train", "resume", "act"]
+    assert list(commands) == ["train", "resume", "act", "load"]
     train = commands["train"]
     assert Path(train[0]).name == "lerobot-train"
     flags = {
@@ -122,6 +124,7 @@ def test_a_good_run_meets_every_bar():
         ({"act": {"trained_finite": False}}, "finite trained weights: no"),
         ({"act": {"actions_finite": False}}, "finite actions: no"),
         ({"act": {"action_shape": [7]}}, "actions of shape (1, 7): (7,)"),
+        ({"load": {"ratio": 1.21}}, "own memory while loading in bfloat16 at most 1.2 times what stays: 1.21"),
         ({"processes": {"train": Process(0, 1.0, 9.0, 16.01)}}, "train: peak memory at most 16 GiB: 16.01 GiB"),
         ({"processes": {"train": Process(-9, 1.0, 9.0, 3.0)}, "act": {}}, "train: exit status 0: -9"),
     ],
@@ -169,10 +172,12 @@ def test_report_and_figures_are_written(tmp_path, capsys):
     report = (cfg.root / "report.md").read_text()
     assert str(tmp_path) not in report
     row = (
-        "| atlasvla_libero | pass | 57.8 / 1,563.0 | 60 (9) / 60 (9) / 60 (9) | 20.0, 19.0, 21.0 | 7.50 / 7.50 / 7.50 "
+        "| atlasvla_libero | pass | 57.8 / 1,563.0 | 60 (9) / 60 (9) / 60 (9) / 60 (9) | 20.0, 19.0, 21.0 "
+        "| 7.50 / 7.50 / 7.50 / 7.50 "
         "| 231 (231) | 12.3 | 4.500 / 3.500 / 0.001 | 0.510, 0.520, 0.530 |"
     )
     assert row in report
+    assert "| atlasvla_libero | 2.90 | 0.40 / 3.40 / 3.30 | 1.03 | 5.0 |" in report
     assert "| 2 | 4.00 (3.00, 4.00, 5.00) | 40 (9) | 4.10 (0.50) | 17.4-17.7 | 4.1 |" in report
     assert "no side-by-side\nmeasurement" in report
     assert "python -m eval.full_size --root=ROOT --steps=2" in report

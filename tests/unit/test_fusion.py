@@ -203,7 +203,7 @@ def test_views_picks_cameras_by_name_in_that_order(root, views):
     assert set(policy.config.input_features) == {*views, STATE}
     batch = {k: v for k, v in preprocessed(released_config(root)).items() if k not in (IMAGE, WRIST)}
     images = {key: torch.rand(3, 3, 32, 32) for key in views}
-    seen = inputs_of(policy, batch | images).views_BV3HW
+    seen = inputs_of(policy, batch | images).views
     assert all(torch.equal(seen[:, index], images[key]) for index, key in enumerate(views))
     assert act(policy, batch | images).shape == (3, CHUNK, ACTION_DIM)
 

@@ -1,0 +1,200 @@
+"""``atlasvla-cache``: run frozen VGGT once over a dataset, so that training need not run it again.
+
+It takes the flags of the ``lerobot-train`` command that is to use the cache, ``--policy.feature_cache=FOLDER`` among
+them. A killed run is continued by running it again.
+"""
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from lerobot.configs import parser
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.policies.factory import make_policy
+from lerobot.utils.utils import init_logging
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from lerobot_atlasvla import backbones
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.observations import read_views
+
+from .files import CacheWriter, pixel_bytes
+from .key import FLAG, CacheKey, FeatureCacheError, augmentation
+from .reader import INDEX, sample_pixels
+
+logger = logging.getLogger(__name__)
+
+GIGABYTE = 1e9
+
+
+def build(cfg: TrainPipelineConfig) -> Path:
+    """Write the features of all frames of the dataset (or of ``dataset.episodes``) that are not there yet.
+
+    Args:
+        cfg: The settings of the training run.
+
+    Returns:
+        The folder of the cache.
+
+    Raises:
+        FeatureCacheError: If the settings have no use for a cache, the folder holds something else, or the disk is too
+            small.
+    """
+    cfg.output_dir = None  # Nothing is written there; LeRobot would refuse one that exists.
+    cfg.validate()
+    config, folder = _check(cfg)
+    dataset = LeRobotDataset(
+        cfg.dataset.repo_id,
+        root=cfg.dataset.root,
+        episodes=cfg.dataset.episodes,
+        revision=cfg.dataset.revision,
+        video_backend=cfg.dataset.video_backend,
+        tolerance_s=cfg.tolerance_s,
+    )
+    policy = _make_policy(cfg, config, dataset)
+    vggt = policy.model.aggregator
+    key = CacheKey.of(
+        config,
+        policy.model.spec,
+        dataset=cfg.dataset.repo_id,
+        frames=dataset.meta.total_frames,
+        vggt=backbones.fingerprint("vggt", vggt),
+        dtype=backbones.part_dtype(config, "vggt"),
+    )
+    _say_size(folder, key, len(dataset))
+    with CacheWriter(folder, key) as writer:
+        # With dataset.episodes, a frame's place in the dataset is not its index.
+        indices = dataset.hf_dataset.data.column("index").to_numpy()
+        places = np.flatnonzero(~writer.done[indices].astype(bool))
+        _check_disk(folder, key, len(places))
+        start = time.perf_counter()
+        for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
+            _add(writer, policy, config, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
+        seconds = time.perf_counter() - start
+    if len(places):
+        logger.info("%d frames in %.0f s, %.1f a second.", len(places), seconds, len(places) / seconds)
+    logger.info("The cache is ready: lerobot-train %s=%s", FLAG, folder)
+    return folder
+
+
+def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
+    config = cfg.policy
+    if not isinstance(config, AtlasVLAConfig):
+        kind = config.type if config else None
+        raise FeatureCacheError(f"Only --policy.type=atlasvla has a feature cache, got {kind!r}.")
+    if not config.feature_cache:
+        raise FeatureCacheError(f"Name the folder of the cache: {FLAG}=FOLDER.")
+    if cfg.dataset.image_transforms.enable or cfg.dataset.streaming:
+        raise FeatureCacheError(
+            "A feature cache needs a dataset on disk and pictures as they are stored there; leave out "
+            "--dataset.streaming and --dataset.image_transforms.enable, and augment with --policy.random_shift, "
+            "--policy.random_crop and --policy.color_jitter."
+        )
+    return config, Path(config.feature_cache)
+
+
+def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRobotDataset) -> AtlasVLAPolicy:
+    """The policy as training starts with it, without the cache that is yet to be built."""
+    if cfg.seed is not None:
+        set_seed(cfg.seed)
+    folder, config.feature_cache = config.feature_cache, None
+    policy: Any = make_policy(config, ds_meta=dataset.meta, rename_map=cfg.rename_map)
+    config.feature_cache = folder
+    return policy.eval()
+
+
+def _say_size(folder: Path, key: CacheKey, frames: int) -> None:
+    total = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
+    logger.info(
+        "Feature cache in %s: %d frames x %d copies x %.2f MB = %.2f GB.",
+        folder,
+        frames,
+        key.copies,
+        key.copy_bytes / 1e6,
+        total / GIGABYTE,
+    )
+
+
+def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
+    needed = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FeatureCacheError(
+            f"{frames} frames need {needed / GIGABYTE:.2f} GB, and {folder} has {free / GIGABYTE:.2f} GB left. Choose "
+            f"another disk ({FLAG}), or cache less: fewer copies (--policy.feature_cache_copies), fewer layers "
+            "(--policy.vggt_output_layers), smaller pictures (--policy.image_size), some of the episodes "
+            "(--dataset.episodes; training runs VGGT for the others)."
+        )
+
+
+def _batches(cfg: TrainPipelineConfig, dataset: LeRobotDataset, places: np.ndarray) -> Iterator[dict[str, Any]]:
+    return iter(
+        DataLoader(
+            Subset(dataset, places.tolist()),
+            batch_size=cfg.batch_size,
+            num_workers=cfg.num_workers,
+            # As in LeRobot: video decoders do not survive a fork.
+            multiprocessing_context=cfg.dataloader_multiprocessing_context if cfg.num_workers else None,
+        )
+    )
+
+
+def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) -> dict[str, Tensor]:
+    """Pictures and frame indices on the policy's device, under the policy's names."""
+    return {
+        rename.get(name, name): value.to(device)
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and (name.startswith("observation.") or name == INDEX)
+    }
+
+
+@torch.no_grad()
+def _add(writer: CacheWriter, policy: AtlasVLAPolicy, config: AtlasVLAConfig, batch: dict[str, Tensor]) -> None:
+    augmented = bool(augmentation(config))
+    copies = [
+        policy.model.see(read_views(config, batch, training=augmented)) for _ in range(config.feature_cache_copies)
+    ]
+    pixels = sample_pixels(batch, tuple(config.view_keys)).flatten(1).cpu()
+    writer.write(batch[INDEX].flatten().cpu().numpy(), copies, pixels)
+
+
+@parser.wrap()
+def _from_command_line(cfg: TrainPipelineConfig) -> None:
+    build(cfg)
+
+
+def main() -> int:
+    """Console entry point.
+
+    Returns:
+        Exit status: 0 when the cache is ready, 1 when it can't be built, 130 when interrupted.
+    """
+    init_logging()
+    try:
+        # The wrapper reads the command line.
+        _from_command_line()  # pyrefly: ignore[missing-argument]
+    except FeatureCacheError as error:
+        sys.stderr.write(f"atlasvla-cache: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"atlasvla-cache: {error}. What is written counts; run the same command again to go on.\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("atlasvla-cache: interrupted; run the same command again to go on.\n")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

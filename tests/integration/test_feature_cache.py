@@ -1,0 +1,102 @@
+"""`atlasvla-cache`, then `lerobot-train` on what it wrote: the same losses and weights as without."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration.test_peft import pretrained_flags
+from tests.integration.test_train_and_eval import TINY, lerobot, succeed
+from tests.integration.test_training_surfaces import curves
+from tests.random_dataset import write_dataset
+from tests.released import write_all
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    root = tmp_path_factory.mktemp("feature_cache")
+    data = write_dataset(root / "data")
+    released = write_all(root / "released")
+    return [
+        *TINY,
+        *pretrained_flags(released),
+        "--policy.random_shift=0",
+        "--policy.scheduler_warmup_steps=0",
+        "--policy.optimizer_lr=0.01",
+        f"--dataset.root={data}",
+        "--dataset.eval_split=0.5",
+        "--eval_steps=2",
+        f"--steps={STEPS}",
+        "--save_freq=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def cached(flags, tmp_path_factory):
+    """A cache and a run on it: the folder, the run's output, both logs."""
+    root = tmp_path_factory.mktemp("cached")
+    flag = f"--policy.feature_cache={root / 'features'}"
+    build_log = succeed("atlasvla-cache", *flags, flag)
+    train_log = succeed("lerobot-train", *flags, flag, f"--output_dir={root / 'run'}")
+    return root / "features", root / "run", build_log, train_log
+
+
+@pytest.fixture(scope="module")
+def plain(flags, tmp_path_factory):
+    output = tmp_path_factory.mktemp("plain") / "run"
+    succeed("lerobot-train", *flags, f"--output_dir={output}")
+    return output
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "checkpoints/last/pretrained_model/model.safetensors")
+
+
+def test_the_loss_curve_and_the_weights_are_the_same(cached, plain):
+    _, output, _, _ = cached
+    mine, other = curves(output), curves(plain)
+    for name in ("train/loss", "train/grad_norm", "eval/loss"):
+        assert [step for step, _ in mine[name]] == [step for step, _ in other[name]]
+        assert [value for _, value in mine[name]] == pytest.approx([value for _, value in other[name]], rel=1e-4)
+    assert len(mine["train/loss"]) == STEPS
+    assert len({value for _, value in mine["train/loss"]}) == STEPS
+    for name, tensor in weights(output).items():
+        torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_both_commands_say_what_they_do(cached):
+    folder, _, build_log, train_log = cached
+    # Two views of 4 x 4 patches, 32 wide; two layers with a camera token, 64 wide; float32.
+    size = (2 * 16 * 32 + 2 * 2 * 17 * 64) * 4
+    assert f"24 frames x 1 copies x {size / 1e6:.2f} MB" in build_log
+    assert f"lerobot-train --policy.feature_cache={folder}" in build_log
+    assert "24 of 24 frames" in train_log
+    assert json.loads((folder / "cache.json").read_text())["frames"] == 24
+
+
+def test_a_resumed_run_goes_on_with_the_cache(cached):
+    _, output, _, _ = cached
+    config = output / "checkpoints/000002/pretrained_model/train_config.json"
+    log = succeed("lerobot-train", f"--config_path={config}", "--resume=true", f"--output_dir={output}")
+    assert "24 of 24 frames" in log
+
+
+def test_training_refuses_a_cache_that_is_not_there(flags, tmp_path):
+    done = lerobot(
+        "lerobot-train", *flags, f"--policy.feature_cache={tmp_path / 'none'}", f"--output_dir={tmp_path / 'run'}"
+    )
+    assert done.returncode != 0
+    assert f"{tmp_path / 'none'} holds no feature cache" in done.stderr
+    assert "atlasvla-cache" in done.stderr
+
+
+def test_the_command_explains_what_it_cannot_do(flags):
+    done = lerobot("atlasvla-cache", *flags)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "atlasvla-cache: Name the folder of the cache: --policy.feature_cache=FOLDER."
+    )

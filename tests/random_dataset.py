@@ -1,0 +1,34 @@
+"""A LeRobotDataset with the published schema and random content."""
+
+from pathlib import Path
+
+import numpy as np
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
+from tests.conftest import TASK
+
+REPO_ID = "local/test"
+PIXELS = 32
+
+
+def write_dataset(root: Path, *, episodes: int = 2, frames: int = 12, seed: int = 0) -> Path:
+    """Short episodes of one task, images as PNG files."""
+    dataset = LeRobotDataset.create(
+        REPO_ID, fps=FPS, features=libero_features(PIXELS), root=root, robot_type=ROBOT_TYPE, use_videos=False
+    )
+    random = np.random.default_rng(seed)
+    for _ in range(episodes):
+        for _ in range(frames):
+            dataset.add_frame(
+                {
+                    "observation.images.image": random.integers(0, 255, (PIXELS, PIXELS, 3), np.uint8),
+                    "observation.images.wrist_image": random.integers(0, 255, (PIXELS, PIXELS, 3), np.uint8),
+                    "observation.state": random.normal(size=8).astype(np.float32),
+                    "action": random.uniform(-1, 1, 7).astype(np.float32),
+                    "task": TASK,
+                }
+            )
+        dataset.save_episode()
+    dataset.finalize()
+    return root
