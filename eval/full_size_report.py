@@ -27,7 +27,7 @@ action includes what happens once per instruction, the second is another predict
 queue. Seconds depend on what else the machine was doing: the CPU's seconds of a process, threads added up, tell."""
 
 LOAD_NOTE = """As on a GPU: backbones stored in float32 (VGGT, DINOv2) or bfloat16 (Qwen3) end up in bfloat16. A
-process's own memory leaves out mapped files: a tensor is mapped from its file and cast, and then its pages can be dropped."""
+process's own memory leaves out mapped files: tensors are mapped from their file and cast, then its pages can go."""
 
 
 @dataclass
