@@ -2,11 +2,18 @@
 # LeRobot's ACT on the data of ten_tasks.sh (run that first), for the same time on the same cores, the same rollouts.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/first}
-# Set it so that training takes as long as that of ten_tasks.sh on your machine.
-STEPS=${STEPS:-3000}
+# As long as the training of ten_tasks.sh took on your machine. ACT has no schedule that ends, so it can just be stopped.
+SECONDS_OF_TRAINING=${SECONDS_OF_TRAINING:-3034}
 
-train "$OUT/ten_act" --config_path=eval/peers/act.yaml --dataset.repo_id=local/libero_spatial_scripted \
-  --dataset.root="$OUT/spatial10" --job_name=ten_act --steps="$STEPS" --num_workers=2 --save_freq=1000
+if [ ! -e "$OUT/ten_act/train_command.txt" ]; then
+  rm -rf "$OUT/ten_act" # a run that was stopped earlier would have had another amount of time
+  flags=(--config_path=eval/peers/act.yaml --dataset.repo_id=local/libero_spatial_scripted
+    --dataset.root="$OUT/spatial10" --job_name=ten_act --steps=1000000 --num_workers=1 --save_freq=500
+    --output_dir="$OUT/ten_act")
+  # ACT is limited by its network, so both cores are the network's.
+  OMP_NUM_THREADS=2 timeout "$SECONDS_OF_TRAINING" "$BIN/lerobot-train" "${flags[@]}" || [ $? -eq 124 ]
+  echo "OMP_NUM_THREADS=2 timeout $SECONDS_OF_TRAINING lerobot-train ${flags[*]}" > "$OUT/ten_act/train_command.txt"
+fi
 
 "$BIN/python" -m eval.run --checkpoint="$OUT/ten_act/checkpoints/last" --output_dir="$OUT/eval_ten_act" --episodes=20
 "$BIN/python" -m eval.report --run="[$OUT/eval_ten_atlasvla,$OUT/eval_ten_act]" --labels='[AtlasVLA, ACT]' \
