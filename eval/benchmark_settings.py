@@ -133,7 +133,8 @@ def settings(
     if base in presets():
         values = yaml.safe_load((PRESETS / f"{base}.yaml").read_text())["policy"]
         changes, notes = _backbones(values, weights)
-        values |= changes | {"backbone_dtype": dtype}
+        # There is no dataset whose actions could be kept.
+        values |= changes | {"backbone_dtype": dtype, "actions_in_memory": False}
     else:
         values = {"type": base} | PEERS.get(base, {})
         notes = [PEER_NOTES[base]] if base in PEER_NOTES else []

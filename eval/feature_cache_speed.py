@@ -1,7 +1,8 @@
 """What the feature cache saves: the same training run at full size without it and with it, side by side.
 
 ``python -m eval.feature_cache_speed`` takes the weights that ``eval.full_size`` wrote (random, in the released shapes)
-and runs ``lerobot-train``, ``atlasvla-cache`` and ``lerobot-train`` again, with the same flags; then ``report.md``.
+and runs ``lerobot-train``, ``atlasvla-cache`` and ``lerobot-train`` again, with the same flags, then writes a
+report.
 """
 
 import json
@@ -21,7 +22,7 @@ from eval.full_size import PRESETS, REPO_ID, offline, probe
 from eval.full_size_report import machine, table
 from eval.full_size_weights import WEIGHTS_NAME
 from eval.lerobot_results import read_training_curve
-from eval.report_data import json_text, write_text
+from eval.report_data import REPORT_FILE, SCHEMA_VERSION, json_text, write_text
 from eval.stage import Process, measure
 
 PRESET = "atlasvla_libero"
@@ -39,7 +40,7 @@ the rounding of another batch size in the cache; LeRobot's log has three decimal
 class SpeedConfig:
     """What is run."""
 
-    # Everything is written here; it must not exist yet.
+    # Data, cache and logs are written here; it must not exist yet.
     root: Path = Path("outputs/feature_cache")
     # Folder with VGGT-1B/ and Qwen3-0.6B-Base/, as eval.full_size_weights writes them.
     weights: Path = Path("outputs/full_size/weights")
@@ -47,6 +48,10 @@ class SpeedConfig:
     steps: int = 6
     # Samples per step.
     batch_size: int = 4
+    # Folder of the report, in --reports.
+    name: str = "benchmark-feature-cache"
+    # Folder of all reports.
+    reports: Path = Path("eval/reports")
 
     def check(self) -> None:
         """Find what can't work before anything is written.
@@ -205,9 +210,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"feature cache: {error}\n")
         return 1
     shown = [_anonymous(cfg, command) for command in commands(cfg).values()]
-    write_text(cfg.root / "report.md", render(values, shown, environment))
-    write_text(cfg.root / "report.json", json_text({"figures": values, "commands": shown, "environment": environment}))
-    sys.stdout.write(f"{verdict(values)}, report {cfg.root / 'report.md'}\n")
+    folder = cfg.reports / cfg.name
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"schema_version": SCHEMA_VERSION, "kind": "feature_cache", "name": cfg.name, "complete": True}
+    content |= {"figures": values, "commands": shown, "environment": environment}
+    write_text(folder / REPORT_FILE, json_text(content))
+    write_text(folder / "report.md", render(values, shown, environment))
+    sys.stdout.write(f"{verdict(values)}, report {folder / 'report.md'}\n")
     return 0 if values["same_losses"] else 1
 
 

@@ -161,6 +161,9 @@ class AtlasVLAConfig(PreTrainedConfig):
     # --peft.*, default targets: adapt the language model's attention too, not only the last third of VGGT's blocks.
     peft_language: bool = False
 
+    # Training: keep all actions of the data in memory and take the chunks from there. LeRobot's reader decodes the
+    # pictures of every step of a chunk, 22 instead of 2 with chunks of 10 and two cameras stored as images.
+    actions_in_memory: bool = False
     # Folder of frozen VGGT's features of the training data, written by atlasvla-cache (same flags): training reads them
     # instead of running VGGT. Fusion late and vision vggt only. Unset: no cache.
     feature_cache: str | None = None
@@ -203,9 +206,9 @@ class AtlasVLAConfig(PreTrainedConfig):
         return sizes[self.vision]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        # The cache belongs to one machine and one dataset; whoever loads the checkpoint has others.
+        # How one training run got its data is not the policy; whoever loads the checkpoint has other data, or none.
         saved = copy(self)
-        saved.feature_cache, saved.feature_cache_copies = None, 1
+        saved.actions_in_memory, saved.feature_cache, saved.feature_cache_copies = False, None, 1
         super(AtlasVLAConfig, saved)._save_pretrained(save_directory)
 
     def is_frozen(self, part: str) -> bool:
@@ -303,9 +306,9 @@ class AtlasVLAConfig(PreTrainedConfig):
         """One observation, no history."""
 
     @property
-    def action_delta_indices(self) -> list[int]:
-        """The actions of a chunk, relative to the current step."""
-        return list(range(self.chunk_size))
+    def action_delta_indices(self) -> list[int] | None:
+        """The actions of a chunk, relative to the current step; None if LeRobot need not read them."""
+        return None if self.actions_in_memory else list(range(self.chunk_size))
 
     @property
     def reward_delta_indices(self) -> None:

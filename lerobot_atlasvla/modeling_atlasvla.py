@@ -17,17 +17,13 @@ from . import backbones, model_card, peft_support, rtc, training_curves
 from .action_queue import ActionQueues
 from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
-from .feature_cache.key import CacheKey
-from .feature_cache.reader import FeatureCache
 from .model.frozen import freeze, is_frozen
-from .model.tokens import SeenViews
-from .observations import entry, read_observations
+from .observations import read_observations
 from .source_marks import SourceMarks
 from .step_randomness import StepRandomness
+from .training_data import TrainingData
 
 logger = logging.getLogger(__name__)
-
-ACTION_IS_PAD = "action_is_pad"
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
@@ -39,7 +35,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         from_checkpoint: The weights are about to be read from a checkpoint: nothing is read from the backbones'
             sources here, and random weights need no warning.
         dataset_meta: LeRobot's metadata of the data to train on, if that is what the policy is made for: it opens the
-            feature cache, if there is one.
+            feature cache, if there is one, and gives the actions that are kept in memory.
 
     Raises:
         ValueError: If the features can't be read, a backbone's weights can't be had, or the feature cache is missing or
@@ -73,13 +69,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         config.backbone_architectures = backbones.architectures(config, located)
         self.model = build_model(config, without_weights=pretrained)
         self.randomness = StepRandomness()
-        self._sources = SourceMarks(config, self, self.model)
+        self._sources = SourceMarks(config, self.model)
         for part, where in located.items():
             report, mark = backbones.read(config, part, self.model.backbones()[part], where)
             backbones.record(config, part, where, report)
             self._sources.remember(part, mark)
-        self._training_data = dataset_meta
-        self._feature_cache: FeatureCache | None = None
+        self._training_data = TrainingData(config, dataset_meta)
         if not from_checkpoint:
             backbones.announce_random(config)
             self._finish()
@@ -100,20 +95,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
-        if self.config.feature_cache and self._training_data is not None:
-            self._feature_cache = self._open_feature_cache(self.config.feature_cache)
+        self._training_data.open_feature_cache(self.model, self._sources)
         self.eval()
-
-    def _open_feature_cache(self, folder: str) -> FeatureCache:
-        key = CacheKey.of(
-            self.config,
-            self.model.spec,
-            dataset=self._training_data.repo_id,
-            frames=self._training_data.total_frames,
-            vggt=self._sources.of("vggt"),
-            dtype=backbones.part_dtype(self.config, "vggt"),
-        )
-        return FeatureCache(folder, key)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:
@@ -124,18 +107,18 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                 missing or another one.
         """
         if str(pretrained_name_or_path) == peft_support.FROM_CONFIG:
-            return cls._from_sources(kwargs.get("config"))
+            return cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
         peft_support.check_whole(pretrained_name_or_path)
         policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
         policy.name_or_path = str(pretrained_name_or_path)
         return policy
 
     @classmethod
-    def _from_sources(cls, config: AtlasVLAConfig | None) -> Self:
+    def _from_sources(cls, config: AtlasVLAConfig | None, dataset_meta: Any) -> Self:
         """The base of an adapter that was trained without a checkpoint; the adapter brings all other layers."""
         if config is None:
             raise ValueError(peft_support.NEEDS_CONFIG)
-        policy = cls(config, from_checkpoint=True)
+        policy = cls(config, from_checkpoint=True, dataset_meta=dataset_meta)
         for part in backbones.pretrained_parts(config):
             policy._sources.remember(part, backbones.read_again(config, part, policy.model.backbones()[part]))
         policy._finish()
@@ -155,7 +138,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     ) -> Self:
         # LeRobot loads with strict=False and only logs what is missing; a gap would leave random weights in place.
         # Names and shapes have been checked.
-        model.load_state_dict(model._sources.load(Path(model_file)), strict=False)
+        model.load_state_dict(model._sources.load(model, Path(model_file)), strict=False)
         model._finish()
         return model
 
@@ -166,7 +149,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         peft_support.check_unwrapped(state)
         # What is written here is a whole policy: an adapter that was in it has been merged.
         self.config.use_peft = False
-        self._sources.save(Path(save_directory), state)
+        self._sources.save(self, Path(save_directory), state)
 
     def generate_model_card(
         self,
@@ -245,7 +228,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
         Args:
             batch: Preprocessed observations; ``action`` (B, chunk_size, A), normalised; ``action_is_pad``
-                (B, chunk_size), True = past the end of the episode.
+                (B, chunk_size), True = past the end of the episode. With ``actions_in_memory``: ``action`` (B, A) and
+                ``index`` (B,).
             noise: Flow head: standard normal, (B, chunk_size, A); drawn if not given. The l1 head uses none.
             time: Flow head: how much of it, (B,) in [0, 1], 1 = all noise; drawn if not given.
             reduction: ``"mean"`` for a scalar, ``"none"`` for one loss per sample, (B,).
@@ -258,17 +242,11 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
-        actions_BTA = entry(batch, ACTION)
-        expected = (self.config.chunk_size, self.config.action_dim)
-        if actions_BTA.ndim != 3 or tuple(actions_BTA.shape[1:]) != expected:
-            raise ValueError(
-                f"{ACTION} must have shape (B, {expected[0]}, {expected[1]}), got {tuple(actions_BTA.shape)} "
-                "(--policy.chunk_size; the action size comes from the dataset)."
-            )
-        valid_BT = ~entry(batch, ACTION_IS_PAD)
+        actions_BTA, valid_BT = self._training_data.actions(batch)
         device = actions_BTA.device
         with self.randomness.step(device, training=self.training):
-            inputs = read_observations(self.config, batch, training=self.training, seen=self._seen_before(batch))
+            seen = self._training_data.features(batch, self.model, training=self.training)
+            inputs = read_observations(self.config, batch, training=self.training, seen=seen)
             if self.config.head == "flow":
                 noise = sample_noise(actions_BTA.shape, device) if noise is None else noise
                 if time is None:
@@ -278,17 +256,6 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B
         return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
-
-    def _seen_before(self, batch: dict[str, Tensor]) -> SeenViews | None:
-        """What the feature cache has for a batch; augmented copies are for training only."""
-        if self._feature_cache is None or not (self.training or self._feature_cache.key.copies == 1):
-            return None
-        if not is_frozen(self.model.aggregator):
-            raise ValueError(
-                "VGGT learns (an adapter is in it?), so what it made of the data before is of no use. Leave out "
-                "--policy.feature_cache, or --peft.target_modules that reach into VGGT."
-            )
-        return self._feature_cache.look_up(batch)
 
     # LeRobot's rollout compiles this method; what is worth compiling is compiled inside it (compile_model), once.
     @torch.compiler.disable

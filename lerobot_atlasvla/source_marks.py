@@ -19,12 +19,11 @@ class SourceMarks:
 
     Args:
         config: The policy's configuration.
-        policy: The policy, whose state dict has the names of a checkpoint.
         model: Its network.
     """
 
-    def __init__(self, config: AtlasVLAConfig, policy: nn.Module, model: AtlasVLA):
-        self._config, self._policy, self._model = config, policy, model
+    def __init__(self, config: AtlasVLAConfig, model: AtlasVLA):
+        self._config, self._model = config, model
         self._as_read: dict[str, str] = {}
 
     def remember(self, part: str, fingerprint: str) -> None:
@@ -41,8 +40,12 @@ class SourceMarks:
         parts = self._model.backbones()
         return [part for part, mark in self._as_read.items() if backbones.fingerprint(part, parts[part]) == mark]
 
-    def load(self, file: Path) -> dict[str, Tensor]:
+    def load(self, policy: nn.Module, file: Path) -> dict[str, Tensor]:
         """Fill the pretrained backbones from a checkpoint, or from the sources that it refers to.
+
+        Args:
+            policy: The policy, whose state dict has the names of a checkpoint.
+            file: ``model.safetensors``.
 
         Returns:
             All other tensors of the checkpoint; their names and shapes are the policy's.
@@ -52,8 +55,8 @@ class SourceMarks:
         """
         config, parts = self._config, self._model.backbones()
         pretrained = backbones.pretrained_parts(config)
-        prefixes = slim.prefixes(self._policy, {part: parts[part] for part in pretrained})
-        tensors, referred = slim.load(self._policy, file, prefixes)
+        prefixes = slim.prefixes(policy, {part: parts[part] for part in pretrained})
+        tensors, referred = slim.load(policy, file, prefixes)
         for part in pretrained:
             prefix = prefixes[part]
             if part in referred:
@@ -65,10 +68,11 @@ class SourceMarks:
                 backbones.fill(parts[part], inside, backbones.part_dtype(config, part))
         return tensors
 
-    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+    def save(self, policy: nn.Module, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write a checkpoint: ``model.safetensors`` and ``config.json``.
 
         Args:
+            policy: The policy, whose state dict has the names of a checkpoint.
             folder: Where.
             state: The policy's state dict.
         """
@@ -80,6 +84,6 @@ class SourceMarks:
         slim.save(
             state,
             folder / SAFETENSORS_SINGLE_FILE,
-            references=slim.prefixes(self._policy, {part: parts[part] for part in references}),
+            references=slim.prefixes(policy, {part: parts[part] for part in references}),
             before=lambda: self._config._save_pretrained(folder),
         )

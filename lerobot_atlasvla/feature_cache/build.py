@@ -19,6 +19,7 @@ from lerobot.configs import parser
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.factory import make_policy
+from lerobot.utils.collate import lerobot_collate_fn
 from lerobot.utils.utils import init_logging
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -29,7 +30,7 @@ from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.observations import read_views
 
-from .files import CacheWriter, pixel_bytes
+from .files import CacheWriter, done_before, pixel_bytes
 from .key import FLAG, CacheKey, FeatureCacheError, augmentation
 from .reader import INDEX, sample_pixels
 
@@ -48,8 +49,8 @@ def build(cfg: TrainPipelineConfig) -> Path:
         The folder of the cache.
 
     Raises:
-        FeatureCacheError: If the settings have no use for a cache, the folder holds something else, or the disk is too
-            small.
+        FeatureCacheError: If the settings have no use for a cache, the folder holds something else, or the disk is or
+            becomes full.
     """
     cfg.output_dir = None  # Nothing is written there; LeRobot would refuse one that exists.
     cfg.validate()
@@ -73,14 +74,19 @@ def build(cfg: TrainPipelineConfig) -> Path:
         dtype=backbones.part_dtype(config, "vggt"),
     )
     _say_size(folder, key, len(dataset))
+    # With dataset.episodes, a frame's place in the dataset is not its index.
+    indices = dataset.hf_dataset.data.column("index").to_numpy()
+    places = np.flatnonzero(~done_before(folder, key)[indices].astype(bool))
+    _check_disk(folder, key, len(places))
     with CacheWriter(folder, key) as writer:
-        # With dataset.episodes, a frame's place in the dataset is not its index.
-        indices = dataset.hf_dataset.data.column("index").to_numpy()
-        places = np.flatnonzero(~writer.done[indices].astype(bool))
-        _check_disk(folder, key, len(places))
         start = time.perf_counter()
-        for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
-            _add(writer, policy, config, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
+        try:
+            for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
+                _add(writer, policy, config, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
+        except OSError as error:
+            raise FeatureCacheError(
+                f"{error}. The frames that {folder} has by now count: run the same command again to go on."
+            ) from error
         seconds = time.perf_counter() - start
     if len(places):
         logger.info("%d frames in %.0f s, %.1f a second.", len(places), seconds, len(places) / seconds)
@@ -93,6 +99,11 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
     if not isinstance(config, AtlasVLAConfig):
         kind = config.type if config else None
         raise FeatureCacheError(f"Only --policy.type=atlasvla has a feature cache, got {kind!r}.")
+    if config.use_peft or (cfg.peft is not None and not cfg.peft.target_modules):
+        raise FeatureCacheError(
+            "Adapters go into VGGT unless --peft.target_modules names other modules, and then its features change from "
+            f"step to step. Name them, or train without a cache (leave out {FLAG})."
+        )
     if not config.feature_cache:
         raise FeatureCacheError(f"Name the folder of the cache: {FLAG}=FOLDER.")
     if cfg.dataset.image_transforms.enable or cfg.dataset.streaming:
@@ -128,13 +139,14 @@ def _say_size(folder: Path, key: CacheKey, frames: int) -> None:
 
 def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
     needed = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
-    free = shutil.disk_usage(folder).free
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise FeatureCacheError(
             f"{frames} frames need {needed / GIGABYTE:.2f} GB, and {folder} has {free / GIGABYTE:.2f} GB left. Choose "
             f"another disk ({FLAG}), or cache less: fewer copies (--policy.feature_cache_copies), fewer layers "
             "(--policy.vggt_output_layers), smaller pictures (--policy.image_size), some of the episodes "
-            "(--dataset.episodes; training runs VGGT for the others)."
+            "(--dataset.episodes; training runs VGGT for the frames of the others)."
         )
 
 
@@ -144,6 +156,8 @@ def _batches(cfg: TrainPipelineConfig, dataset: LeRobotDataset, places: np.ndarr
             Subset(dataset, places.tolist()),
             batch_size=cfg.batch_size,
             num_workers=cfg.num_workers,
+            # As LeRobot's training does.
+            collate_fn=lerobot_collate_fn if dataset.meta.has_language_columns else None,
             # As in LeRobot: video decoders do not survive a fork.
             multiprocessing_context=cfg.dataloader_multiprocessing_context if cfg.num_workers else None,
         )
@@ -186,9 +200,6 @@ def main() -> int:
         _from_command_line()  # pyrefly: ignore[missing-argument]
     except FeatureCacheError as error:
         sys.stderr.write(f"atlasvla-cache: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"atlasvla-cache: {error}. What is written counts; run the same command again to go on.\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("atlasvla-cache: interrupted; run the same command again to go on.\n")

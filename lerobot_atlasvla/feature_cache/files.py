@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lerobot_atlasvla.model.tokens import SeenViews
 
-from .key import FLAG, FORMAT, CacheKey, FeatureCacheError
+from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError
 
 KEY, FEATURES, PIXELS, DONE = "cache.json", "features.bin", "pixels.bin", "done.bin"
 PIXEL_GRID = 16
@@ -60,7 +60,7 @@ def read_key(folder: Path) -> CacheKey:
     except FileNotFoundError as error:
         raise FeatureCacheError(
             f"{folder} holds no feature cache ({KEY} is missing). Build it: atlasvla-cache with the flags of this "
-            f"lerobot-train command; or leave out {FLAG}."
+            f"lerobot-train command; or {WITHOUT}."
         ) from error
     except (OSError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, FeatureCacheError):
@@ -84,6 +84,29 @@ def open_done(folder: Path, key: CacheKey) -> np.ndarray:
                 f"{folder / name} {has}. Remove {folder} and build the cache again with atlasvla-cache."
             )
     return np.memmap(folder / DONE, dtype=np.uint8, mode="r")
+
+
+def done_before(folder: Path, key: CacheKey) -> np.ndarray:
+    """Which frames need not be computed any more, (frames,), 0 or 1; changes nothing.
+
+    Raises:
+        FeatureCacheError: If the folder holds another cache, a damaged one, or other files.
+    """
+    if not (folder / KEY).exists():
+        found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        unknown = sorted(found - {FEATURES, PIXELS, DONE, f"{KEY}.partial"})
+        if unknown:
+            raise FeatureCacheError(
+                f"{folder} has other files in it ({', '.join(unknown[:3])}). Choose an empty folder ({FLAG})."
+            )
+        return np.zeros(key.frames, dtype=np.uint8)
+    differences = read_key(folder).differences(key)
+    if differences:
+        raise FeatureCacheError(
+            f"{folder} holds the features of something else ({'; '.join(differences)}). Choose another folder "
+            f"({FLAG}), or remove this one."
+        )
+    return open_done(folder, key)
 
 
 class CacheReader:
@@ -140,27 +163,11 @@ class CacheWriter:
 
     def __init__(self, folder: Path, key: CacheKey):
         self.folder, self.key = folder, key
-        if (folder / KEY).exists():
-            self._check_same(read_key(folder))
-        else:
+        done_before(folder, key)
+        if not (folder / KEY).exists():
             self._create()
-        self.done = open_done(folder, key)
-
-    def _check_same(self, found: CacheKey) -> None:
-        differences = found.differences(self.key)
-        if differences:
-            raise FeatureCacheError(
-                f"{self.folder} holds the features of something else ({'; '.join(differences)}). Choose another "
-                f"folder ({FLAG}), or remove this one."
-            )
 
     def _create(self) -> None:
-        found = {entry.name for entry in self.folder.iterdir()} if self.folder.is_dir() else set()
-        unknown = sorted(found - {FEATURES, PIXELS, DONE, f"{KEY}.partial"})
-        if unknown:
-            raise FeatureCacheError(
-                f"{self.folder} has other files in it ({', '.join(unknown[:3])}). Choose an empty folder ({FLAG})."
-            )
         key = self.key
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, size in _sizes(key).items():
@@ -201,8 +208,8 @@ class CacheWriter:
         for frame, row, pixels in zip(frames.tolist(), rows_BN.numpy(), pixels_BN.numpy(), strict=True):
             _write(self._features, row, frame * len(row))
             _write(self._pixels, pixels, frame * len(pixels))
-        os.fdatasync(self._features)
-        os.fdatasync(self._pixels)
+        os.fsync(self._features)
+        os.fsync(self._pixels)
         for frame in frames.tolist():
             os.pwrite(self._done, b"\x01", frame)
 

@@ -14,6 +14,7 @@ from lerobot_atlasvla.model.spec import AtlasSpec
 
 FORMAT = 1
 FLAG = "--policy.feature_cache"
+WITHOUT = f"train without it (leave out {FLAG}; when resuming, add {FLAG}=null)"
 
 
 class FeatureCacheError(ValueError):

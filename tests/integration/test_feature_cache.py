@@ -1,6 +1,7 @@
 """`atlasvla-cache`, then `lerobot-train` on what it wrote: the same losses and weights as without."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,9 @@ def test_the_loss_curve_and_the_weights_are_the_same(cached, plain):
         assert [step for step, _ in mine[name]] == [step for step, _ in other[name]]
         assert [value for _, value in mine[name]] == pytest.approx([value for _, value in other[name]], rel=1e-4)
     assert len(mine["train/loss"]) == STEPS
+    saved = json.loads((output / "checkpoints/last/pretrained_model/config.json").read_text())
+    assert saved["feature_cache"] is None
+    assert saved["actions_in_memory"] is False
     assert len({value for _, value in mine["train/loss"]}) == STEPS
     for name, tensor in weights(output).items():
         torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-3, atol=1e-4)
@@ -78,11 +82,17 @@ def test_both_commands_say_what_they_do(cached):
     assert json.loads((folder / "cache.json").read_text())["frames"] == 24
 
 
-def test_a_resumed_run_goes_on_with_the_cache(cached):
+def test_a_resumed_run_goes_on_with_the_cache_or_without_it(cached, tmp_path):
     _, output, _, _ = cached
-    config = output / "checkpoints/000002/pretrained_model/train_config.json"
-    log = succeed("lerobot-train", f"--config_path={config}", "--resume=true", f"--output_dir={output}")
-    assert "24 of 24 frames" in log
+    expected = weights(output)
+    for name, flags in {"with": [], "without": ["--policy.feature_cache=null"]}.items():
+        copied = shutil.copytree(output, tmp_path / name, symlinks=True)
+        config = copied / "checkpoints/000002/pretrained_model/train_config.json"
+        log = succeed("lerobot-train", f"--config_path={config}", "--resume=true", f"--output_dir={copied}", *flags)
+        assert ("24 of 24 frames" in log) == (name == "with")
+        assert (copied / "checkpoints/last").resolve().name == f"{STEPS:06}"
+        for key, tensor in weights(copied).items():
+            torch.testing.assert_close(tensor, expected[key], rtol=1e-3, atol=1e-4)
 
 
 def test_training_refuses_a_cache_that_is_not_there(flags, tmp_path):

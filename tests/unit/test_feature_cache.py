@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lerobot.configs.default import DatasetConfig
+from lerobot.configs.default import DatasetConfig, PeftConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -22,6 +22,7 @@ from lerobot_atlasvla.feature_cache import build as build_module
 from lerobot_atlasvla.feature_cache import files
 from lerobot_atlasvla.feature_cache.build import build
 from lerobot_atlasvla.feature_cache.key import FeatureCacheError
+from lerobot_atlasvla.model.tokens import SeenViews
 from tests.conftest import CHUNK, IMAGE, WRIST, dataset_stats, tiny_config
 from tests.random_dataset import REPO_ID, write_dataset
 from tests.released import open_gates, released_config, write_all, write_vggt
@@ -68,6 +69,10 @@ def cache(data, released, tmp_path_factory):
     return build(settings(data, released, tmp_path_factory.mktemp("cache") / "features"))
 
 
+def features_of(policy: AtlasVLAPolicy, batch: dict) -> SeenViews:
+    return policy._training_data.features(batch, policy.model, training=True)
+
+
 def without_vggt(policy: AtlasVLAPolicy, monkeypatch) -> None:
     def must_not_run(*args, **kwargs):
         raise AssertionError("VGGT ran")
@@ -100,7 +105,7 @@ def test_the_rows_are_what_vggt_gives(data, released, cache):
     with torch.no_grad():
         expected = policy.model.see(views)
         reference = policy.model.aggregator(views, policy.config.vggt_output_layers)
-    found = policy._feature_cache.look_up(batch)
+    found = features_of(policy, batch)
     torch.testing.assert_close(found.patches_BVPC, expected.patches_BVPC)
     assert len(found.layers_BVPC) == 2
     for mine, other, whole in zip(found.layers_BVPC, expected.layers_BVPC, reference.layers, strict=True):
@@ -118,7 +123,7 @@ def test_bfloat16_features_come_back_bit_by_bit(data, released, tmp_path):
     batch = batch_of(policy, data, [5, 6, 7, 8, 9])
     with torch.no_grad():
         expected = policy.model.see(torch.stack([batch[IMAGE], batch[WRIST]], dim=1))
-    found = policy._feature_cache.look_up(batch)
+    found = features_of(policy, batch)
     assert found.patches_BVPC.dtype == torch.bfloat16
     assert torch.equal(found.patches_BVPC, expected.patches_BVPC)
     assert all(map(torch.equal, found.layers_BVPC, expected.layers_BVPC))
@@ -131,7 +136,7 @@ def test_copies_are_different_augmentations_and_all_get_used(data, released, tmp
     build(cfg)
     policy = make_policy(cfg, data)
     batch = batch_of(policy, data, [4])
-    drawn = [policy._feature_cache.look_up(batch).patches_BVPC for _ in range(60)]
+    drawn = [features_of(policy, batch).patches_BVPC for _ in range(60)]
     kinds = {tensor.numpy().tobytes() for tensor in drawn}
     assert len(kinds) == 3
     # A held-out loss is for the pictures as they are.
@@ -152,12 +157,17 @@ def test_frames_that_are_not_there_are_computed(data, released, tmp_path, monkey
     build(cfg)
     plain = make_policy(settings(data, released, None), data)
     cached = make_policy(cfg, data)
-    both = batch_of(cached, data, [0, 12])
-    torch.testing.assert_close(cached(both)[0], plain(both)[0])
-    without_vggt(cached, monkeypatch)
-    assert cached(batch_of(cached, data, [12, 23]))[0].isfinite()
-    with pytest.raises(AssertionError, match="VGGT ran"):
-        cached(both)
+    mixed = batch_of(cached, data, [14, 3, 0, 20, 14])
+    ran = []
+    embed = cached.model.aggregator.embed
+    monkeypatch.setattr(cached.model.aggregator, "embed", lambda views: ran.append(views) or embed(views))
+    torch.testing.assert_close(cached(mixed)[0], plain(mixed)[0])
+    assert [tuple(views.shape) for views in ran] == [(2, 2, 3, 32, 32)]
+    assert torch.equal(ran[0][:, 1], mixed[WRIST][[1, 2]])
+    cached(batch_of(cached, data, [12, 23]))
+    assert len(ran) == 1
+    none = batch_of(cached, data, [3, 0])
+    torch.testing.assert_close(cached(none)[0], plain(none)[0])
 
 
 def test_a_build_goes_on_where_it_was_killed(data, released, tmp_path, monkeypatch):
@@ -271,6 +281,8 @@ def test_too_small_a_disk_is_noticed_before_anything_is_computed(data, released,
     monkeypatch.setattr(build_module, "_add", lambda *args: pytest.fail("computed"))
     with pytest.raises(FeatureCacheError, match=r"need 0\.\d+ GB.*--policy\.feature_cache_copies"):
         build(settings(data, released, tmp_path / "full"))
+    # Nothing stands in the way of a smaller one.
+    assert not (tmp_path / "full").exists()
 
 
 def test_a_disk_that_fills_up_loses_nothing(data, released, tmp_path, monkeypatch):
@@ -285,7 +297,7 @@ def test_a_disk_that_fills_up_loses_nothing(data, released, tmp_path, monkeypatc
         return pwrite(file, content, offset)
 
     monkeypatch.setattr(files.os, "pwrite", full_after_a_while)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FeatureCacheError, match=r"No space left.*run the same command again"):
         build(cfg)
     # Three writes a frame; the batch in which the disk ran full does not count.
     assert sum((tmp_path / "full/done.bin").read_bytes()) == 5
@@ -331,7 +343,7 @@ def test_a_checkpoint_knows_nothing_of_the_cache(data, released, cache, tmp_path
     assert loaded.config.feature_cache is None
     # For acting nobody needs the cache, wherever the policy comes from.
     config = released_config(released, feature_cache=str(tmp_path / "gone"))
-    assert AtlasVLAPolicy(config)._feature_cache is None
+    assert AtlasVLAPolicy(config)._training_data._cache is None
 
 
 def test_a_checkpoint_trains_on_with_the_cache(data, released, cache, tmp_path, monkeypatch):
@@ -346,10 +358,20 @@ def test_a_checkpoint_trains_on_with_the_cache(data, released, cache, tmp_path, 
     assert torch.equal(loaded(batch)[0], first(batch)[0])
 
 
-def test_copies_and_pickles_of_a_policy_read_the_same_files(data, released, cache):
+def test_copies_and_pickles_of_a_policy_read_the_same_files(data, released, cache, monkeypatch):
     policy = make_policy(settings(data, released, cache), data)
     batch = batch_of(policy, data, [9])
-    expected = policy._feature_cache.look_up(batch).patches_BVPC
-    for other in (copy.deepcopy(policy._feature_cache), pickle.loads(pickle.dumps(policy._feature_cache))):
-        assert isinstance(other._reader._features, np.memmap)
-        assert torch.equal(other.look_up(batch).patches_BVPC, expected)
+    expected = policy(batch)[0]
+    for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        # Not a copy in memory of files that may have hundreds of gigabytes.
+        assert isinstance(other._training_data._cache._reader._features, np.memmap)
+        without_vggt(other, monkeypatch)
+        assert torch.equal(other(batch)[0], expected)
+
+
+def test_adapters_in_vggt_are_refused_before_anything_is_computed(data, released, tmp_path):
+    cfg = settings(data, released, tmp_path / "peft")
+    cfg.peft = PeftConfig(method_type="LORA")
+    with pytest.raises(FeatureCacheError, match=r"--peft\.target_modules"):
+        build(cfg)
+    assert not (tmp_path / "peft").exists()

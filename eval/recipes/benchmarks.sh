@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Speed, memory and size, on idle cores; nothing here says how well a policy acts. Needs 14 GB of disk for weights and
+# caches, and 16 GiB of memory. On a machine with a GPU the last part runs there and is the one that matters.
+source "$(dirname "$0")/common.sh"
+OUT=${OUT:-outputs/benchmark}
+WEIGHTS=$OUT/weights
+unset OMP_NUM_THREADS # every process has the machine to itself
+
+"$BIN/python" -m eval.full_size_weights --root="$WEIGHTS"
+
+# The reader, which limits small networks: two episodes at the published size.
+[ -e "$OUT/spatial256/meta/info.json" ] || "$BIN/atlasvla-collect" --root="$OUT/spatial256" \
+  --repo_id=local/spatial256 --task_ids='[0]' --episodes_per_task=2 --workers=2
+"$BIN/python" -m eval.reading_speed --root="$OUT/spatial256" --repo_id=local/spatial256
+
+# What frozen VGGT costs in training, and what its features on disk save.
+rm -rf "$OUT/feature_cache"
+[ -e eval/reports/benchmark-feature-cache/report.json ] || "$BIN/python" -m eval.feature_cache_speed \
+  --root="$OUT/feature_cache" --weights="$WEIGHTS"
+
+# The small policies, many times; the large ones at their true size, a few times.
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_tiny,atlasvla_tiny+compile,act]' --device=cpu \
+  --name=benchmark-cpu-small
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,atlasvla_base,smolvla,xvla,act]' --device=cpu \
+  --weights="$WEIGHTS" --batch_sizes='[1,8]' --repetitions=3 --warmup=1 --train_steps=2 --rounds=1 \
+  --name=benchmark-cpu-large
+
+if "$BIN/python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
+  "$BIN/python" -m eval.benchmark --device=cuda --weights="$WEIGHTS" --name=benchmark-gpu
+fi
