@@ -20,7 +20,7 @@ from eval.camera_shift_views import take_views
 from eval.checkpoint import read_checkpoint
 from eval.report_data import ReportError
 from eval.run import AGAIN, run, stoppable
-from eval.run_checks import choose_device
+from eval.run_checks import choose_device, choose_image_size
 from eval.run_folder import Run, RunFolderError
 from eval.run_settings import RunConfig, RunError
 from eval.statistics import format_rate
@@ -74,8 +74,8 @@ class CameraShiftConfig:
     episodes: int = 10
     # Actions of a chunk that are executed before the policy looks again. Each checkpoint's own number if not given.
     n_action_steps: int | None = None
-    # Side of the rendered pictures in pixels; the policy resizes them.
-    image_size: int = 256
+    # Side of the rendered pictures in pixels. That of the pictures each policy was trained on if not given.
+    image_size: int | None = None
     # Steps after which a rollout has failed. LeRobot's limit of the suite if not given.
     episode_length: int | None = None
     # Processes that simulate. One per core if not given. Results do not depend on it.
@@ -186,7 +186,14 @@ def run_grid(cfg: CameraShiftConfig, command: str) -> None:
     cfg.run_config(cfg.checkpoints[0], "label", Point()).validate()
     register_third_party_plugins()
     device = choose_device(cfg.device)
-    types = [read_checkpoint(path, device, cfg.n_action_steps).config.type for path in cfg.checkpoints]
+    checkpoints = [read_checkpoint(path, device, cfg.n_action_steps) for path in cfg.checkpoints]
+    sizes = {choose_image_size(cfg.image_size, checkpoint) for checkpoint in checkpoints}
+    if len(sizes) > 1:
+        raise RunError(
+            f"The checkpoints were trained on pictures of different sizes, {sorted(sizes)}; choose one with "
+            "--image_size."
+        )
+    types = [checkpoint.config.type for checkpoint in checkpoints]
     grid = cfg.grid(types, command)
     write_grid(grid, cfg.output_dir)
     jobs = [(point, *pair) for point in grid.points() for pair in zip(grid.labels, cfg.checkpoints, strict=True)]

@@ -67,6 +67,12 @@ class Checkpoint:
             return None
         return self.n_action_steps
 
+    @property
+    def picture_size(self) -> int | None:
+        """Side of the pictures it was trained on, pixels; None if they are not square or differ from view to view."""
+        sides = {side for feature in self.config.image_features.values() for side in feature.shape[-2:]}
+        return sides.pop() if len(sides) == 1 else None
+
     def training_assets(self) -> str | None:
         """Kind of LIBERO assets that the demonstrations were made on, where that can still be found out.
 

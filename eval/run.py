@@ -26,6 +26,7 @@ from eval.run_checks import (
     check_assets,
     check_same_run,
     choose_device,
+    choose_image_size,
     describe_simulator,
     libero_tasks,
     previous_run,
@@ -140,7 +141,8 @@ def run(cfg: RunConfig, command: str) -> Run:
         )
     if cfg.overlay and SCENE not in cameras:
         raise RunError("--overlay=true shows the scene camera, which this policy does not have.")
-    settings = cfg.settings(checkpoint.n_action_steps, cameras)
+    image_size = choose_image_size(cfg.image_size, checkpoint)
+    settings = cfg.settings(checkpoint.n_action_steps, cameras, image_size)
     with exported(worker_environment(cfg, checkpoint)):
         simulator = describe_simulator()
         check_assets(cfg, checkpoint, simulator["assets"])
@@ -158,7 +160,7 @@ def run(cfg: RunConfig, command: str) -> Run:
             cameras=cameras,
             settle_steps=cfg.settle_steps,
             init_states=cfg.init_states,
-            image_size=cfg.image_size,
+            image_size=image_size,
             episode_length=cfg.episode_length,
             threads=cfg.threads,
             overlay=cfg.overlay,

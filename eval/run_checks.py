@@ -82,6 +82,25 @@ def choose_device(asked: str | None) -> str:
     return asked
 
 
+def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
+    """``asked``, or the side of the pictures that the policy was trained on; warns where the two differ.
+
+    Raises:
+        RunError: If nothing is asked for and the policy's views have several sizes.
+    """
+    trained_on = checkpoint.picture_size
+    if asked is None and trained_on is None:
+        raise RunError("The policy's views are not square, or of several sizes; choose one with --image_size.")
+    if asked is not None and trained_on not in (None, asked):
+        logger.warning(
+            "The policy was trained on pictures of %s px and gets %s px. Policies of type atlasvla resize them; "
+            "others, such as act, may take them as they are and fail.",
+            trained_on,
+            asked,
+        )
+    return asked or trained_on or 0
+
+
 def previous_run(folder: Path) -> Run | None:
     """The run to continue; None for a new or empty folder.
 

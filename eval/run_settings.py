@@ -42,8 +42,9 @@ class RunConfig:
     settle_steps: int = SETTLE_STEPS
     # Start from LIBERO's fixed initial states; otherwise from random placements, drawn with the seed.
     init_states: bool = True
-    # Side of the rendered pictures in pixels; the policy resizes them.
-    image_size: int = 256
+    # Side of the rendered pictures in pixels. That of the pictures the policy was trained on if not given: some
+    # policies, such as ACT, take other sizes without a word and fail.
+    image_size: int | None = None
     # Steps after which a rollout has failed. LeRobot's limit of the suite if not given.
     episode_length: int | None = None
     # Processes that simulate. One per core if not given. Results do not depend on it.
@@ -119,12 +120,13 @@ class RunConfig:
         """How the scene camera is displaced."""
         return CameraShift(**{name: getattr(self, name) for name in asdict(CameraShift())})
 
-    def settings(self, n_action_steps: int | None, cameras: Mapping[str, str]) -> dict[str, Any]:
+    def settings(self, n_action_steps: int | None, cameras: Mapping[str, str], image_size: int) -> dict[str, Any]:
         """What ``run.json`` records: all that moves results, and how much was asked for.
 
         Args:
             n_action_steps: As in force, the checkpoint's or the one given.
             cameras: The mapping in force.
+            image_size: Side of the pictures in force.
         """
         return {
             "suites": list(self.suites),
@@ -134,7 +136,7 @@ class RunConfig:
             "n_action_steps": n_action_steps,
             "settle_steps": self.settle_steps,
             "init_states": self.init_states,
-            "image_size": self.image_size,
+            "image_size": image_size,
             "episode_length": self.episode_length,
             "threads": self.threads,
             "fast_render": self.fast_render,

@@ -35,7 +35,7 @@ class Runs:
             command=command,
             policy={"type": "act", "weights_sha256": str(cfg.checkpoint)},
             training=None,
-            settings=cfg.settings(cfg.n_action_steps, {"agentview_image": "image"}),
+            settings=cfg.settings(cfg.n_action_steps, {"agentview_image": "image"}, cfg.image_size or 96),
             versions={"commit": "abc"},
             simulator={"mujoco": "3"},
             path=cfg.output_dir,
@@ -109,6 +109,17 @@ def test_points_come_outwards_and_checkpoints_take_turns(tmp_path, checkpoints, 
         "total: 10/10 = 100.0 % [72.2, 100.0]",
     ]
     assert json.loads((tmp_path / "reports/my_shift/report.json").read_text())["complete"] is True
+
+
+def test_checkpoints_of_different_picture_sizes_need_a_choice(tmp_path, checkpoints, runs, capsys):
+    file = checkpoints[1] / "config.json"
+    file.write_text(file.read_text().replace("96", "64"))
+    assert main(arguments(tmp_path, checkpoints)) == 1
+    assert "different sizes, [64, 96]; choose one with --image_size" in capsys.readouterr().err
+    assert runs.visited == []
+    assert not (tmp_path / "out").exists()
+    assert main(arguments(tmp_path, checkpoints, "--image_size=80")) == 0
+    assert {cfg.image_size for cfg in runs.configs} == {80}
 
 
 def test_the_shift_and_every_option_reach_the_run(tmp_path, checkpoints, runs):

@@ -121,6 +121,20 @@ def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
     assert done.training is None
 
 
+def test_pictures_have_the_size_of_the_demonstrations_unless_another_is_asked_for(checkpoint, simulated, caplog):
+    assert main([*BASE, "--episodes=1"]) == 0
+    assert json.loads((checkpoint.parent / "out/run.json").read_text())["settings"]["image_size"] == 32
+    assert "px" not in caplog.text
+    assert main([*BASE, "--episodes=1", "--image_size=64", "--output_dir=other"]) == 0
+    assert "trained on pictures of 32 px and gets 64 px" in caplog.text
+    file = checkpoint / "config.json"
+    content = json.loads(file.read_text())
+    content["input_features"]["observation.images.image"]["shape"] = [3, 24, 24]
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="choose one with --image_size"):
+        run.run(config(output_dir="third"), "again")
+
+
 def test_the_same_command_again_changes_nothing(checkpoint, simulated, capsys):
     assert main(BASE) == 0
     first = capsys.readouterr().out.splitlines()[-1]
@@ -224,7 +238,7 @@ def test_a_full_disk_keeps_what_is_finished(checkpoint, simulated, monkeypatch, 
     ("override", "message"),
     [
         ({"n_action_steps": 5}, "--n_action_steps: .* was made with 4, this command asks for 5"),
-        ({"image_size": 128}, "--image_size: .* was made with 256, this command asks for 128"),
+        ({"image_size": 128}, "--image_size: .* was made with 32, this command asks for 128"),
         ({"pan_deg": 10.0}, r"--pan_deg: .* was made with 0\.0, this command asks for 10\.0"),
         ({"look": "default"}, "--look: .* was made with fast, this command asks for default"),
         ({"settle_steps": 0}, "--settle_steps"),
