@@ -43,7 +43,7 @@ def write_point(output, label, point, successes, rollouts=10, **changes) -> Run:
     config = RunConfig(
         checkpoint=output, output_dir=run_path(output, label, point), task_ids=[0], episodes=10, look="default"
     )
-    settings = config.settings(5, {"agentview_image": "image"}) | {"camera_shift": asdict(point.camera_shift)}
+    settings = config.settings(5, {"agentview_image": "image"}, 256) | {"camera_shift": asdict(point.camera_shift)}
     run = Run(
         name=str(point),
         command="python -m eval.camera_shift",
