@@ -15,9 +15,13 @@ if [ ! -e "$OUT/ten_act/train_command.txt" ]; then
   echo "OMP_NUM_THREADS=2 timeout $SECONDS_OF_TRAINING lerobot-train ${flags[*]}" > "$OUT/ten_act/train_command.txt"
 fi
 
-"$BIN/python" -m eval.run --checkpoint="$OUT/ten_act/checkpoints/last" --output_dir="$OUT/eval_ten_act" --episodes=20
-"$BIN/python" -m eval.report --run="[$OUT/eval_ten_atlasvla,$OUT/eval_ten_act]" --labels='[AtlasVLA, ACT]' \
-  --name=ten_tasks_act
+# Pictures of the demonstrations' size for both: ACT fails on any other.
+for policy in ten_atlasvla ten_act; do
+  "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/eval_${policy}_64px" \
+    --episodes=20
+done
+"$BIN/python" -m eval.report --run="[$OUT/eval_ten_atlasvla_64px,$OUT/eval_ten_act_64px]" \
+  --labels='[AtlasVLA, ACT]' --name=ten_tasks_act
 "$BIN/python" -m eval.camera_shift --checkpoints="[$OUT/ten_atlasvla/checkpoints/last,$OUT/ten_act/checkpoints/last]" \
   --labels='[AtlasVLA, ACT]' --output_dir="$OUT/camera_shift" --episodes=2
 "$BIN/python" -m eval.results_table

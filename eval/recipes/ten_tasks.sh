@@ -13,6 +13,6 @@ train "$OUT/ten_atlasvla" --config_path=configs/policy/atlasvla_tiny.yaml \
   --steps=7000 --policy.scheduler_warmup_steps=100 --num_workers=2 --save_freq=1750
 
 "$BIN/python" -m eval.run --checkpoint="$OUT/ten_atlasvla/checkpoints/last" --output_dir="$OUT/eval_ten_atlasvla" \
-  --episodes=20
+  --episodes=20 --image_size=256
 "$BIN/python" -m eval.report --run="$OUT/eval_ten_atlasvla" --name=ten_tasks
 "$BIN/python" -m eval.results_table
