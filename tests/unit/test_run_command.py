@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval import crew, run, run_checks
+from eval import crew, run
 from eval.rollouts import Job, Outcome, Task
 from eval.run import main
 from eval.run_folder import Rollout, read_run
@@ -367,39 +367,3 @@ def test_wrong_settings_are_refused_before_anything_starts(checkpoint, simulated
     with pytest.raises(RunError, match=message):
         run.run(config(**override), "command")
     assert not (checkpoint.parent / "out").exists()
-
-
-def test_more_episodes_than_fixed_states_from_random_placements():
-    config(episodes=51, init_states=False).validate()
-
-
-def test_unreadable_flags_are_named_without_a_traceback(capsys):
-    assert main(["--checkpoint=a", "--output_dir=b", "--episodes=many"]) == 2
-    assert "`episodes`" in capsys.readouterr().err
-
-
-def test_help_explains_every_flag(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "Results do not depend on it" in text
-    for name in RunConfig.__dataclass_fields__:
-        assert f"--{name} " in text
-
-
-def test_tasks_are_checked_against_libero(monkeypatch):
-    from lerobot_atlasvla.sim import setup
-
-    stand_in = setup.LiberoAssets(path=None, kind="stand-in", source="")
-    monkeypatch.setattr(setup, "prepare_libero", lambda: stand_in)
-    pytest.importorskip("libero.libero.benchmark")
-    tasks = run_checks.libero_tasks(["libero_spatial"], None)
-    assert [task.task_id for task in tasks] == list(range(10))
-    assert tasks[4].instruction.startswith("pick up the black bowl in the top drawer")
-    with pytest.raises(RunError, match=r"'libero_moon', which LIBERO does not know; allowed: .*libero_spatial"):
-        run_checks.libero_tasks(["libero_moon"], None)
-    with pytest.raises(RunError, match="--task_ids names 10; libero_spatial has the tasks 0 to 9"):
-        run_checks.libero_tasks(["libero_spatial"], [0, 10])
-    with pytest.raises(RunError, match="libero_goal, but the built-in stand-in scene covers libero_spatial only"):
-        run_checks.libero_tasks(["libero_goal"], None)
