@@ -89,16 +89,18 @@ def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
         RunError: If nothing is asked for and the policy's views have several sizes.
     """
     trained_on = checkpoint.picture_size
-    if asked is None and trained_on is None:
-        raise RunError("The policy's views are not square, or of several sizes; choose one with --image_size.")
-    if asked is not None and trained_on not in (None, asked):
+    if asked is None:
+        if trained_on is None:
+            raise RunError("The policy's views are not square, or of several sizes; choose one with --image_size.")
+        return trained_on
+    if trained_on not in (None, asked):
         logger.warning(
             "The policy was trained on pictures of %s px and gets %s px. Policies of type atlasvla resize them; "
             "others, such as act, may take them as they are and fail.",
             trained_on,
             asked,
         )
-    return asked or trained_on or 0
+    return asked
 
 
 def previous_run(folder: Path) -> Run | None:
