@@ -18,7 +18,7 @@ from typing import Any
 import draccus
 
 from eval.demo import tool, versions
-from eval.full_size import PRESETS, REPO_ID, offline, probe
+from eval.full_size import REPO_ID, offline, probe, training_flags
 from eval.full_size_report import machine, table
 from eval.full_size_weights import WEIGHTS_NAME
 from eval.lerobot_results import read_training_curve
@@ -76,23 +76,14 @@ class SpeedConfig:
 def commands(cfg: SpeedConfig) -> dict[str, list[str]]:
     """The commands by stage."""
     training = [
-        f"--config_path={PRESETS / f'{PRESET}.yaml'}",
-        f"--policy.vggt_model={cfg.weights / 'VGGT-1B'}",
-        f"--policy.language_model={cfg.weights / 'Qwen3-0.6B-Base'}",
+        *training_flags(PRESET, cfg.weights, cfg.root / "data"),
         # Without augmentation, whose random numbers would differ between the runs.
         "--policy.random_crop=0",
         "--policy.color_jitter=0",
         "--policy.scheduler_warmup_steps=0",
-        "--policy.device=cpu",
-        "--policy.dtype=float32",
-        f"--dataset.repo_id={REPO_ID}",
-        f"--dataset.root={cfg.root / 'data'}",
         f"--batch_size={cfg.batch_size}",
         f"--steps={cfg.steps}",
-        "--num_workers=0",
-        "--log_freq=1",
         "--save_checkpoint=false",
-        "--env_eval_freq=0",
     ]
     cache = f"--policy.feature_cache={cfg.root / 'features'}"
     return {

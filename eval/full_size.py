@@ -88,30 +88,43 @@ def preparation(cfg: FullSizeConfig) -> dict[str, list[str]]:
     }
 
 
-def preset_commands(cfg: FullSizeConfig, preset: str) -> dict[str, list[str]]:
-    """Commands of one preset, by stage."""
-    folder, weights = cfg.root / preset, cfg.weights_folder
+def training_flags(preset: str, weights: Path, data: Path) -> list[str]:
+    """Flags of ``lerobot-train`` for a preset at its true size on a CPU.
+
+    Args:
+        preset: Name of the preset.
+        weights: Folder of all weights.
+        data: Folder of the dataset.
+    """
     file = PRESETS / f"{preset}.yaml"
     tower = yaml.safe_load(file.read_text())["policy"].get("vision") == "dinov2"
+    return [
+        f"--config_path={file}",
+        f"--policy.vggt_model={weights / 'VGGT-1B'}",
+        f"--policy.language_model={weights / 'Qwen3-0.6B-Base'}",
+        *([f"--policy.vision_tower={weights / 'dinov2-base'}"] if tower else []),
+        "--policy.device=cpu",
+        "--policy.dtype=float32",
+        f"--dataset.repo_id={REPO_ID}",
+        f"--dataset.root={data}",
+        # Everything in the one process whose memory is measured.
+        "--num_workers=0",
+        "--log_freq=1",
+        "--env_eval_freq=0",
+    ]
+
+
+def preset_commands(cfg: FullSizeConfig, preset: str) -> dict[str, list[str]]:
+    """Commands of one preset, by stage."""
+    folder = cfg.root / preset
     last = folder / "train/checkpoints/last/pretrained_model"
     return {
         "train": [
             tool("lerobot-train"),
-            f"--config_path={file}",
-            f"--policy.vggt_model={weights / 'VGGT-1B'}",
-            f"--policy.language_model={weights / 'Qwen3-0.6B-Base'}",
-            *([f"--policy.vision_tower={weights / 'dinov2-base'}"] if tower else []),
-            "--policy.device=cpu",
-            "--policy.dtype=float32",
-            f"--dataset.repo_id={REPO_ID}",
-            f"--dataset.root={cfg.root / 'data'}",
+            *training_flags(preset, cfg.weights_folder, cfg.root / "data"),
             f"--batch_size={cfg.batch_size}",
             f"--steps={cfg.steps}",
-            # Everything in the one process whose memory is measured.
-            "--num_workers=0",
-            "--log_freq=1",
             f"--save_freq={cfg.steps}",
-            "--env_eval_freq=0",
             f"--output_dir={folder / 'train'}",
         ],
         "resume": [
