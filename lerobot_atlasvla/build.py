@@ -38,7 +38,9 @@ def make_spec(config: AtlasVLAConfig) -> AtlasSpec:
             architecture=config.backbone_architectures.get("vision_tower", {}),
         ),
         language=LanguageSpec(
-            architecture=config.backbone_architectures["language"], cache_size=config.language_cache_size
+            architecture=config.backbone_architectures["language"],
+            cache_size=config.language_cache_size,
+            on_cpu=config.language_on_cpu,
         ),
         fusion=config.fusion,
         decoder=DecoderSpec(

@@ -152,6 +152,13 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
             "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "
             "--policy.vggt_patch_embed=dinov2_vitl14_reg."
         )
+    if config.language_on_cpu and (not config.is_frozen("language") or config.peft_language):
+        raise ConfigError(
+            "language_on_cpu needs a language model that does not learn, whose features can be remembered; got "
+            f"freeze_language {config.freeze_language} with language_init {config.language_init!r}, and peft_language "
+            f"{config.peft_language} (--policy.language_on_cpu=false, or --policy.freeze_language=true "
+            "--policy.peft_language=false)."
+        )
 
 
 def _check_feature_cache(config: AtlasVLAConfig) -> None:

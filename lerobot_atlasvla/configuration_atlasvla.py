@@ -117,6 +117,9 @@ class AtlasVLAConfig(PreTrainedConfig):
     freeze_language: bool | None = None
     # Most instructions whose features are remembered while the language model is frozen.
     language_cache_size: int = 1024
+    # Keep the frozen language model in host memory and compute there: saves a GPU its weights (1.2 GB), costs about a
+    # second at the first sight of an instruction. Not for more instructions than are remembered, and not for FSDP.
+    language_on_cpu: bool = False
     # Most tokens an instruction may have; longer ones are cut, with a warning.
     tokenizer_max_length: int = 77
     # Width of a Qwen3 that starts at random.

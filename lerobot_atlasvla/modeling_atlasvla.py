@@ -91,6 +91,11 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             if self.config.is_frozen(part):
                 freeze(module)
                 backbones.cast(module, backbones.part_dtype(self.config, part))
+        if self.config.language_on_cpu:
+            # Read by DistributedDataParallel, which otherwise refuses weights on two kinds of devices.
+            names = [name for name, _ in self.model.language.named_parameters(prefix="model.language")]
+            names += [name for name, _ in self.model.language.named_buffers(prefix="model.language")]
+            self._ddp_params_and_buffers_to_ignore = names
         if self.config.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:

@@ -64,7 +64,8 @@ class AtlasVLA(nn.Module):
                 self.vision_tower = Dinov2Tower(vision.architecture)
         vision_dim = geometry.embed_dim if self.vision_tower is None else self.vision_tower.output_dim
         with making("language"):
-            self.language = LanguageEncoder(spec.language.architecture, cache_size=spec.language.cache_size)
+            words = spec.language
+            self.language = LanguageEncoder(words.architecture, cache_size=words.cache_size, on_cpu=words.on_cpu)
 
         sizes = {
             "language_dim": self.language.hidden_size,

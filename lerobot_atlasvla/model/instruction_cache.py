@@ -25,6 +25,8 @@ class InstructionCache:
 
     def __init__(self, size: int):
         self.size = size
+        # How often a new instruction took the place of another.
+        self.dropped = 0
         self._features: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         # Token ids, what else the features depend on, features. One object, because rollouts run in threads.
         self._batch: tuple[Tensor, Any, TokenGroup] | None = None
@@ -45,6 +47,7 @@ class InstructionCache:
         self._features[row] = features
         while len(self._features) > self.size:
             self._features.popitem(last=False)
+            self.dropped += 1
         return features
 
     def keep_batch(self, keyed_BL: Tensor, circumstances: Any, group: TokenGroup) -> None:

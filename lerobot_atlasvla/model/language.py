@@ -3,6 +3,7 @@
 Shape suffixes: B batch, L words, U distinct instructions, E language width.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -14,6 +15,8 @@ from .frozen import is_frozen
 from .instruction_cache import InstructionCache
 from .parameter_list import parameters_of
 from .tokens import TokenGroup
+
+logger = logging.getLogger(__name__)
 
 # model_type -> (configuration, model without a language-model head: nothing here predicts words).
 QWEN_MODELS: dict[str, tuple[type[Any], type[Any]]] = {
@@ -58,13 +61,17 @@ class LanguageEncoder(nn.Module):
         architecture: transformers' configuration of the model as a dictionary; ``model_type`` is one of
             :data:`QWEN_MODELS`.
         cache_size: Most instructions to remember.
+        on_cpu: Keep the language model in host memory, wherever the rest of the network is moved, and compute there:
+            for a frozen one, whose features are remembered, it saves the GPU its weights. Tokens and features stay
+            with the rest.
 
     Raises:
         ValueError: For another model type.
     """
 
-    def __init__(self, architecture: Mapping[str, Any], *, cache_size: int):
+    def __init__(self, architecture: Mapping[str, Any], *, cache_size: int, on_cpu: bool = False):
         super().__init__()
+        self.on_cpu = on_cpu
         kind = architecture.get("model_type", "")
         if kind not in QWEN_MODELS:
             raise ValueError(
@@ -77,6 +84,7 @@ class LanguageEncoder(nn.Module):
         self.hidden_size: int = self.backbone.config.hidden_size
         self._cache = InstructionCache(cache_size)
         self._cached_for: tuple[Any, ...] = ()
+        self._warned = False
         self._num_own = len(self._weights_state())
 
     def forward(self, tokens_BL: Tensor, mask_BL: Tensor) -> TokenGroup:
@@ -122,9 +130,10 @@ class LanguageEncoder(nn.Module):
         mask_UL = distinct_UL >= 0
         # An instruction without a token has nothing to attend to, not even itself.
         visible_UL = mask_UL | ~mask_UL.any(dim=1, keepdim=True)
+        home = self.backbone.device
         features_ULE = self.backbone(
-            input_ids=distinct_UL.clamp(min=0), attention_mask=visible_UL.long(), use_cache=False
-        ).last_hidden_state
+            input_ids=distinct_UL.clamp(min=0).to(home), attention_mask=visible_UL.long().to(home), use_cache=False
+        ).last_hidden_state.to(keyed_BL.device)
         # Float32 like what is remembered: with an adapter inside, a bfloat16 model comes this way too.
         return (features_ULE.float() * mask_UL[..., None])[index_B]
 
@@ -132,6 +141,13 @@ class LanguageEncoder(nn.Module):
         device = keyed_BL.device
         rows = [tuple(token for token in row if token >= 0) for row in keyed_BL.tolist()]
         known = {row: self._cache.lookup(row, lambda row: self._compute(row, device)) for row in dict.fromkeys(rows)}
+        if self.on_cpu and self._cache.dropped and not self._warned:
+            self._warned = True
+            logger.warning(
+                "More than %d distinct instructions: the language model computes on the CPU again and again. Raise "
+                "--policy.language_cache_size, or set --policy.language_on_cpu=false.",
+                self._cache.size,
+            )
         table_ULE = torch.zeros(len(known), keyed_BL.shape[1], self.hidden_size, device=device)
         for features_LE, (row, features) in zip(table_ULE, known.items(), strict=True):
             features_LE[: len(row)] = features
@@ -145,11 +161,12 @@ class LanguageEncoder(nn.Module):
     def _compute(self, row: tuple[int, ...], device: torch.device) -> Tensor:
         # Not an inference tensor, even when LeRobot evaluates in inference mode: a later backward pass uses it too. And
         # always in the model's own dtype, so that what is remembered does not depend on who asked first.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        home = self.backbone.device
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(home.type, enabled=False):
             if not row:
                 return torch.zeros(0, self.hidden_size, device=device)
-            tokens = torch.tensor([row], device=device)
-            return self.backbone(input_ids=tokens, use_cache=False).last_hidden_state[0].float()
+            tokens = torch.tensor([row], device=home)
+            return self.backbone(input_ids=tokens, use_cache=False).last_hidden_state[0].float().to(device)
 
     def train(self, mode: bool = True) -> Self:
         """As in PyTorch. PEFT switches modes when it puts an adapter in, and merging one leaves no other trace."""
@@ -174,7 +191,7 @@ class LanguageEncoder(nn.Module):
         self._cache.clear()
         rotary = self.backbone.rotary_emb
         frequencies = rotary.inv_freq
-        super()._apply(fn, recurse)
+        super()._apply((lambda tensor: tensor.to(fn(tensor).dtype)) if self.on_cpu else fn, recurse)
         # Rotary angles in bfloat16 would be wrong by whole turns at long distances; only the device may change.
         rotary.inv_freq = frequencies.to(rotary.inv_freq.device)
         return self

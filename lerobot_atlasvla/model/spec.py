@@ -56,10 +56,12 @@ class LanguageSpec:
     Attributes:
         architecture: transformers' configuration of the model.
         cache_size: Most instructions whose features are remembered while it is frozen.
+        on_cpu: Whether it stays in host memory.
     """
 
     architecture: Mapping[str, Any]
     cache_size: int
+    on_cpu: bool
 
 
 @dataclass(frozen=True)
