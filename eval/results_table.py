@@ -2,7 +2,7 @@
 
 Reads ``eval/reports/*/report.json``: of kind ``rollouts``, from ``eval.report``, and ``camera_shift``, whose ``points``
 have ``label``, ``direction``, ``shift`` (0: not shifted), ``successes`` and ``rollouts``, and which says with
-``complete`` whether no point is missing.
+``complete`` whether no point is missing, and ``ablations``, from ``eval.ablations``.
 """
 
 import argparse
@@ -14,13 +14,14 @@ from typing import Any
 
 from eval.full_size_report import table
 from eval.report_data import REPORT_FILE, ReportError, read_report, write_text
-from eval.statistics import format_rate
+from eval.statistics import format_difference, format_rate
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 REPORTS = Path("eval/reports")
 PAGES = (Path("eval/README.md"), Path("README.md"))
 NONE_YET = "No reports of `eval.report` yet."
 _HEAD = ("report", "policy", "training", "tasks", "rollouts", "success, 95 % Wilson interval", "look, assets")
+_ABLATION_HEAD = ("ablations", "variant", "training seeds", "success", "minus the reference", "")
 _SHIFT_HEAD = ("camera-shift report", "policy", "success unshifted", "success at the largest shifts")
 
 
@@ -34,7 +35,7 @@ def results_block(reports: Path, page: Path) -> str:
     Raises:
         ReportError: If a ``report.json`` cannot be read, or lacks something.
     """
-    rows, shift_rows = [], []
+    rows, shift_rows, ablation_rows = [], [], []
     for file in sorted(reports.glob(f"*/{REPORT_FILE}")):
         content = read_report(file)
         link = Path(os.path.relpath(file.with_name("report.md"), page.parent)).as_posix()
@@ -44,11 +45,15 @@ def results_block(reports: Path, page: Path) -> str:
                 rows += [(name, *_run_cells(run)) for run in content["runs"]]
             elif content["kind"] == "camera_shift":
                 shift_rows += [(name, *cells) for cells in _shift_cells(content)]
+            elif content["kind"] == "ablations":
+                ablation_rows += [(name, *cells) for cells in _ablation_cells(content)]
         except (KeyError, TypeError, AttributeError) as error:
             raise ReportError(f"{file} lacks something that the table of results shows: {error!r}.") from error
     lines = table(_HEAD, rows) if rows else [NONE_YET]
     if shift_rows:
         lines += ["", *table(_SHIFT_HEAD, shift_rows)]
+    if ablation_rows:
+        lines += ["", *table(_ABLATION_HEAD, ablation_rows)]
     return "\n".join(lines)
 
 
@@ -89,6 +94,18 @@ def _shift_cells(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
         ]
         name = label if content["complete"] else f"{label}, incomplete"
         cells.append((name, unshifted, "<br>".join(far) or "-"))
+    return cells
+
+
+def _ablation_cells(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    cells: list[tuple[str, ...]] = []
+    for figures in content["variants"]:
+        against = ("", "reference")
+        if compared := figures.get("to_reference"):
+            interval = format_difference(compared["difference"], compared["low"], compared["high"])
+            against = (interval, compared["verdict"])
+        name = f"{figures['variant']}, incomplete" if content["incomplete"] else figures["variant"]
+        cells.append((name, str(len(figures["runs"])), figures["total"], *against))
     return cells
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What each part is worth: three tasks of the data of ten_tasks.sh (run that first), two training seeds, 1000 steps each
-# (about ten minutes on two cores), 20 rollouts a task.
+# (about five minutes on one core), 20 rollouts a task. Trainings are counted in steps, so several may run side by side.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/first}
 STEPS=${STEPS:-1000}
@@ -20,7 +20,7 @@ for seed in 1000 1001; do
     # shellcheck disable=SC2086 (several flags in one string)
     train "$OUT/$name" --config_path=configs/policy/atlasvla_tiny.yaml ${FLAGS[$variant]} \
       --dataset.repo_id=local/libero_spatial_scripted --dataset.root="$OUT/spatial10" "--dataset.episodes=$EPISODES" \
-      --job_name="$name" --steps="$STEPS" --seed="$seed" --num_workers=2 --save_freq="$STEPS"
+      --job_name="$name" --steps="$STEPS" --seed="$seed" --num_workers=1 --save_freq="$STEPS"
     "$BIN/python" -m eval.run --checkpoint="$OUT/$name/checkpoints/last" --output_dir="$OUT/eval_$name" \
       --task_ids='[0,2,5]' --episodes=20 --videos=0
   done
@@ -30,16 +30,16 @@ for seed in 1000 1001; do
   done
 done
 
-runs=() labels=()
-for seed in 1000 1001; do
-  for variant in full full_n1 full_n5 no_state scene_view_only early_fusion learned_queries; do
+runs=() variants=()
+for variant in full full_n1 full_n5 no_state scene_view_only early_fusion learned_queries; do
+  for seed in 1000 1001; do
     case $variant in
       full_n*) runs+=("$OUT/eval_ablation_full_${seed}_${variant#full_}") ;;
       *) runs+=("$OUT/eval_ablation_${variant}_$seed") ;;
     esac
-    labels+=("$variant $seed")
+    variants+=("$variant")
   done
 done
 join() { local IFS=,; echo "[$*]"; }
-"$BIN/python" -m eval.report --run="$(join "${runs[@]}")" --labels="$(join "${labels[@]}")" --name=ablations
+"$BIN/python" -m eval.ablations --runs="$(join "${runs[@]}")" --variants="$(join "${variants[@]}")" --name=ablations
 "$BIN/python" -m eval.results_table
