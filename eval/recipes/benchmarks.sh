@@ -18,11 +18,13 @@ rm -rf "$OUT/feature_cache"
 [ -e eval/reports/benchmark-feature-cache/report.json ] || "$BIN/python" -m eval.feature_cache_speed \
   --root="$OUT/feature_cache" --weights="$WEIGHTS"
 
-# The small policies, many times; the large ones at their true size, a few times.
+# The small policies, many times, ours also at the batch size of its preset; the large ones at their true size, a few times.
 "$BIN/python" -m eval.benchmark --policies='[atlasvla_tiny,atlasvla_tiny+compile,act]' --device=cpu \
   --name=benchmark-cpu-small
-"$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,atlasvla_base,smolvla,xvla,act]' --device=cpu \
-  --weights="$WEIGHTS" --batch_sizes='[1,8]' --repetitions=3 --warmup=1 --train_steps=2 --rounds=1 \
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_tiny,atlasvla_tiny+compile]' --batch_sizes='[16,64,128]' \
+  --device=cpu --name=benchmark-cpu-tiny
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,smolvla,act,xvla,atlasvla_base]' --device=cpu \
+  --weights="$WEIGHTS" --batch_sizes='[1,4]' --repetitions=3 --warmup=1 --train_steps=2 --rounds=1 \
   --name=benchmark-cpu-large
 
 if "$BIN/python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
