@@ -41,7 +41,7 @@ from eval.stage import GIB, Process, measure
 PREFIX = "benchmark-"
 ALL = "all"
 # Quicker ways to run the same policies, which a ratio has to know.
-GPU_VARIANTS = [f"{DEFAULT_PRESET}+graphs", "smolvla+amp", "smolvla+graphs", "act+amp"]
+GPU_VARIANTS = [f"{DEFAULT_PRESET}+graphs", f"{DEFAULT_PRESET}+cache", "smolvla+amp", "smolvla+graphs", "act+amp"]
 # Of a CPU's free memory, so that other processes on the machine live on.
 CPU_SHARE = 0.9
 # The probe's settings that are those of the run.
@@ -53,7 +53,7 @@ class BenchmarkConfig:
     """What is measured, and how long."""
 
     # Presets of configs/policy and types of LeRobot's policies; variants after a plus: act+amp (autocast), +compile,
-    # +graphs (compile_mode=reduce-overhead). Empty: atlasvla_tiny and act on a CPU, [all] on a GPU.
+    # +graphs (compile_mode=reduce-overhead), +cache (feature cache in training). Empty: atlasvla_tiny and act on a CPU, [all] on a GPU.
     policies: list[str] = field(default_factory=list)
     # cpu or cuda; empty takes the GPU if there is one.
     device: str = ""

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,7 +233,7 @@ def training(cfg: ProbeConfig, built: Built, meter: Meter, recorder: Recorder) -
     for size in sorted(cfg.batch_sizes):
         recorder.stage(f"training at batch {size}", training=found)
         try:
-            found.append({"batch_size": size} | train(cfg, built, meter, optimizer, optimizer_config, size))
+            found.append(train(cfg, built, meter, optimizer, optimizer_config, size))
         except Exception as error:  # noqa: BLE001  # Whatever the policy raises is its result.
             lacking = out_of_memory(error)
             found.append({"batch_size": size, "error": "out of memory" if lacking else reason(error)})
@@ -248,11 +248,23 @@ def train(
     cfg: ProbeConfig, built: Built, meter: Meter, optimizer: Any, optimizer_config: Any, size: int
 ) -> dict[str, Any]:
     """Time training steps at one batch size, as lerobot-train makes them, the batch being on the device already."""
-    import torch
-
     policy = built.policy
     batch = built.preprocess(raw_batch(policy.config, size))
-    losses = []
+    with ExitStack() as stack:
+        if "cache" in split(cfg.policy)[1]:
+            from eval.benchmark_cache import from_cache  # Imports the plugin, which a peer does without.
+
+            batch = stack.enter_context(from_cache(policy, batch))
+        return timed_steps(cfg, built, meter, optimizer, optimizer_config, batch) | {"batch_size": size}
+
+
+def timed_steps(
+    cfg: ProbeConfig, built: Built, meter: Meter, optimizer: Any, optimizer_config: Any, batch: dict[str, Any]
+) -> dict[str, Any]:
+    """Time training steps on one batch."""
+    import torch
+
+    policy, size, losses = built.policy, len(batch["action"]), []
 
     def step() -> None:
         policy.train()

@@ -18,7 +18,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "amp": {"use_amp": True},
     "compile": {"compile_model": True},
     "graphs": {"compile_model": True, "compile_mode": "reduce-overhead"},
+    # Naming a folder lets the configuration refuse what has no use for a cache; eval/benchmark_cache.py writes another.
+    "cache": {"feature_cache": "in the process", "random_shift": 0, "random_crop": 0.0, "color_jitter": 0.0},
 }
+CACHE_NOTE = (
+    "+cache: in training, frozen VGGT's output is read from a feature cache (memory-mapped, page cache), without "
+    "augmentation; writing it is not timed"
+)
 # Without a GPU these take minutes for one chunk and more memory than most machines have.
 GPU_ONLY = ("pi0", "pi05", "pi0_fast")
 NOT_ON_A_CPU = "more than 3 B parameters: only on a GPU, unless --policies names it"
@@ -140,6 +146,8 @@ def settings(
         notes = [PEER_NOTES[base]] if base in PEER_NOTES else []
     for variant in variants:
         values |= VARIANTS[variant]
+    if "cache" in variants:
+        notes = [*notes, CACHE_NOTE]
     return values | {"push_to_hub": False} | dict(overrides), notes
 
 

@@ -26,6 +26,9 @@ rm -rf "$OUT/feature_cache"
 "$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,smolvla,act,xvla,atlasvla_base]' --device=cpu \
   --weights="$WEIGHTS" --batch_sizes='[1,4]' --repetitions=3 --warmup=1 --train_steps=2 --rounds=1 \
   --name=benchmark-cpu-large
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_libero+cache,atlasvla_libero,smolvla]' --device=cpu \
+  --weights="$WEIGHTS" --batch_sizes='[4,16]' --repetitions=3 --warmup=1 --train_steps=2 --rounds=1 \
+  --name=benchmark-cpu-cache
 
 if "$BIN/python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
   "$BIN/python" -m eval.benchmark --device=cuda --weights="$WEIGHTS" --name=benchmark-gpu
