@@ -53,7 +53,8 @@ class BenchmarkConfig:
     """What is measured, and how long."""
 
     # Presets of configs/policy and types of LeRobot's policies; variants after a plus: act+amp (autocast), +compile,
-    # +graphs (compile_mode=reduce-overhead), +cache (feature cache in training). Empty: atlasvla_tiny and act on a CPU, [all] on a GPU.
+    # +graphs (compile_mode=reduce-overhead), +cache (feature cache in training). Empty: atlasvla_tiny and act on a CPU,
+    # [all] on a GPU.
     policies: list[str] = field(default_factory=list)
     # cpu or cuda; empty takes the GPU if there is one.
     device: str = ""
