@@ -109,7 +109,7 @@ def verdict(reference: Mapping[int, LabelledRun], variant: Mapping[int, Labelled
 
 
 def content_of(variants: Mapping[str, Mapping[int, LabelledRun]], cfg: AblationsConfig, note: str) -> dict[str, Any]:
-    """Content of ``report.json``."""
+    """Content of ``report.json``; its own figures are those of the reference."""
     reference, *_ = variants
     figures = []
     for variant, by_seed in variants.items():
@@ -123,6 +123,7 @@ def content_of(variants: Mapping[str, Mapping[int, LabelledRun]], cfg: Ablations
         if entry.incomplete
     ]
     head = {"schema_version": SCHEMA_VERSION, "kind": KIND, "name": cfg.name, "title": cfg.title}
+    head |= rate_figures(*pooled(variants[reference]))
     return head | {"reference": reference, "incomplete": unfinished, "note": note, "variants": figures}
 
 

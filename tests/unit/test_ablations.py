@@ -63,6 +63,7 @@ def test_the_figures_in_json_and_in_the_table_of_results(tmp_path):
     assert ablations.main([*flags(tmp_path, runs), f"--note={note}"]) == 0
     content = json.loads((tmp_path / "reports/ablations/report.json").read_text())
     assert (content["kind"], content["reference"], content["incomplete"]) == ("ablations", "full", [])
+    assert content["total"] == "30/40 = 75.0 % [59.8, 85.8]"
     full, worse = content["variants"]
     assert "to_reference" not in full
     assert [run["training_seed"] for run in worse["runs"]] == [1, 2]
