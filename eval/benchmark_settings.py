@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Naming a folder lets the configuration refuse what has no use for a cache; eval/benchmark_cache.py writes another.
     "cache": {"feature_cache": "in the process", "random_shift": 0, "random_crop": 0.0, "color_jitter": 0.0},
 }
+ON_CPU_NOTE = "language model in host memory, which is not in a GPU's figures (language_on_cpu)"
 CACHE_NOTE = (
     "+cache: in training, frozen VGGT's output is read from a feature cache (memory-mapped, page cache), without "
     "augmentation; writing it is not timed"
@@ -148,7 +149,10 @@ def settings(
         values |= VARIANTS[variant]
     if "cache" in variants:
         notes = [*notes, CACHE_NOTE]
-    return values | {"push_to_hub": False} | dict(overrides), notes
+    values = values | {"push_to_hub": False} | dict(overrides)
+    if values.get("language_on_cpu"):
+        notes = [*notes, ON_CPU_NOTE]
+    return values, notes
 
 
 def _backbones(values: Mapping[str, Any], weights: Path | None) -> tuple[dict[str, Any], list[str]]:

@@ -8,7 +8,7 @@ import torch
 
 from eval.benchmark_policies import ACTION_DIM, CAMERAS, RandomTokens, build, raw_batch, raw_observation
 from eval.benchmark_probe import ProbeConfig, Recorder, measure, out_of_memory, reason
-from eval.benchmark_settings import UnknownPolicyError, check_names, settings
+from eval.benchmark_settings import ON_CPU_NOTE, RANDOM_LANGUAGE_NOTE, UnknownPolicyError, check_names, settings
 
 TINY_ACT = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1, "n_vae_encoder_layers": 1}
 TINY_ACT |= {"chunk_size": 12, "n_action_steps": 6}
@@ -45,7 +45,8 @@ def test_pretrained_parts_start_at_random_and_stay_frozen():
     assert (values["language_init"], values["freeze_language"]) == ("random", True)
     assert (values["language_hidden_size"], values["backbone_dtype"]) == (1024, "bfloat16")
     assert "vision_tower_init" not in values
-    assert len(notes) == 1
+    assert notes == [RANDOM_LANGUAGE_NOTE, ON_CPU_NOTE]
+    assert settings("atlasvla_libero", "bfloat16", None, {"language_on_cpu": False})[1] == [RANDOM_LANGUAGE_NOTE]
     tower, _ = settings("atlasvla_dinov2", "float32", None, {})
     assert (tower["vision_tower_init"], tower["freeze_vision_tower"]) == ("random", True)
 
