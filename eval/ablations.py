@@ -23,8 +23,8 @@ from eval.report_data import (
     counts,
     json_text,
     labelled,
+    note_text,
     rate_figures,
-    read_report,
     run_figures,
     write_text,
 )
@@ -183,7 +183,7 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
     """
     variants = cfg.read()
     folder = cfg.reports / cfg.name
-    content = content_of(variants, cfg, _note(cfg, folder))
+    content = content_of(variants, cfg, note_text(cfg.note, folder, KIND))
     folder.mkdir(parents=True, exist_ok=True)
     seeds = sorted({seed for by_seed in variants.values() for seed in by_seed})
     rates = {
@@ -194,14 +194,6 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
     write_text(folder / REPORT_FILE, json_text(content))
     write_text(folder / "report.md", render(variants, content))
     return folder / "report.md", content
-
-
-def _note(cfg: AblationsConfig, folder: Path) -> str:
-    file = folder / REPORT_FILE
-    earlier = read_report(file) if file.is_file() else {}
-    if earlier and earlier["kind"] != KIND:
-        raise ReportError(f"{folder} holds a report of kind {earlier['kind']!r}; choose another --name.")
-    return cfg.note.read_text(encoding="utf-8") if cfg.note is not None else earlier.get("note", "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

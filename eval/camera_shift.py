@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from eval.camera_shift_grid import Grid, Point, run_path, view_path, write_grid
-from eval.camera_shift_report import note_text, write_report
+from eval.camera_shift_report import KIND, write_report
 from eval.camera_shift_results import read_results
 from eval.camera_shift_views import take_views
 from eval.checkpoint import read_checkpoint
-from eval.report_data import ReportError
+from eval.report_data import ReportError, note_text
 from eval.run import AGAIN, run, stoppable
 from eval.run_checks import choose_device, choose_image_size
 from eval.run_folder import Run, RunFolderError
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Before hours of rollouts.
         folder = cfg.report
-        note = note_text(cfg.note, folder)
+        note = note_text(cfg.note, folder, KIND)
         if not cfg.report_only:
             with stoppable():
                 run_grid(cfg, shlex.join(["python", "-m", "eval.camera_shift", *arguments]))

@@ -8,7 +8,7 @@ from eval.camera_shift_grid import MEANINGS, Point, view_path
 from eval.camera_shift_plots import Measured, plot_shifts, plot_views
 from eval.camera_shift_results import OF_A_POLICY, Counts, Results
 from eval.full_size_report import table
-from eval.report_data import REPORT_FILE, LabelledRun, ReportError, json_text, rate_figures, read_report, write_text
+from eval.report_data import REPORT_FILE, LabelledRun, json_text, rate_figures, write_text
 from eval.report_markdown import facts, provenance_lines
 from eval.run_folder import Run
 from eval.run_settings import comparable
@@ -25,23 +25,6 @@ same initial states, so points of one checkpoint go up and down together."""
 MIRRORED = """These are the pictures that the policies get. LeRobot turns the simulator's raw pictures, which stand on
 their heads, by 180 degrees, and so left and right in them are swapped: what a camera moved to its right shows looks as
 if it had been moved to the left."""
-
-
-def note_text(file: Path | None, folder: Path) -> str:
-    """Remarks by hand: those of the file, or if there is none, of the report that is about to be replaced.
-
-    Args:
-        file: Markdown; an empty file removes earlier remarks.
-        folder: Folder of the report.
-
-    Raises:
-        ReportError: If the folder holds a report of another kind.
-        OSError: If the file cannot be read.
-    """
-    earlier = read_report(folder / REPORT_FILE) if (folder / REPORT_FILE).is_file() else {}
-    if earlier and earlier["kind"] != KIND:
-        raise ReportError(f"{folder} holds a report of kind {earlier['kind']!r}; choose another --name.")
-    return earlier.get("note", "") if file is None else file.read_text(encoding="utf-8")
 
 
 def write_report(results: Results, folder: Path, note: str = "") -> None:

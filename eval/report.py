@@ -19,7 +19,7 @@ from eval.report_data import (
     counts,
     json_text,
     labelled,
-    read_report,
+    note_text,
     run_figures,
     steps_to_success,
     write_text,
@@ -148,16 +148,6 @@ def write_plots(entries: Sequence[LabelledRun], folder: Path) -> list[str]:
     return written
 
 
-def _note(cfg: ReportConfig, folder: Path) -> str:
-    file = folder / REPORT_FILE
-    earlier = read_report(file) if file.is_file() else {}
-    if earlier and earlier["kind"] != "rollouts":
-        raise ReportError(f"{folder} holds a report of kind {earlier['kind']!r}; choose another --name.")
-    if cfg.note is not None:
-        return cfg.note.read_text(encoding="utf-8")
-    return earlier.get("note", "")
-
-
 def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
     """Write the report; every file is replaced as a whole.
 
@@ -171,7 +161,7 @@ def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
     """
     entries = cfg.read()
     folder = cfg.folder(entries)
-    content = report_content(entries, folder.name, cfg.title, _note(cfg, folder))
+    content = report_content(entries, folder.name, cfg.title, note_text(cfg.note, folder, "rollouts"))
     folder.mkdir(parents=True, exist_ok=True)
     plots = write_plots(entries, folder)
     write_text(folder / REPORT_FILE, json_text(content))

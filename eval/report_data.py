@@ -216,6 +216,24 @@ def read_report(file: Path) -> dict[str, Any]:
     return content
 
 
+def note_text(file: Path | None, folder: Path, kind: str) -> str:
+    """Remarks by hand: those of the file, or if there is none, of the report that is about to be replaced.
+
+    Args:
+        file: Markdown; an empty file removes earlier remarks.
+        folder: Folder of the report.
+        kind: What is about to be written there.
+
+    Raises:
+        ReportError: If the folder holds a report of another kind.
+        OSError: If the file cannot be read.
+    """
+    earlier = read_report(folder / REPORT_FILE) if (folder / REPORT_FILE).is_file() else {}
+    if earlier and earlier["kind"] != kind:
+        raise ReportError(f"{folder} holds a report of kind {earlier['kind']!r}; choose another --name.")
+    return earlier.get("note", "") if file is None else file.read_text(encoding="utf-8")
+
+
 def json_text(content: Mapping[str, Any]) -> str:
     """JSON with one line for each innermost list, so that a rollout is a line and a change of one is seen in a diff."""
     # A line end within a string is written as \n, so a real one only ever belongs to the layout.

@@ -192,7 +192,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
         Each comes as tensors of two or more axes (decayed), then vectors and scalars (not). Backbones learn at
         ``optimizer_backbone_lr``; adapters put into them, such as LoRA's, count as new. All ask the optimizer for one
-        fused step, which for small policies on a CPU takes a third of the time; one that has none ignores it.
+        fused step, which saves small policies time; one that has none ignores it.
         """
         modules = self.model.backbones()
         # Under PEFT, whatever learns inside a backbone is an adapter.
