@@ -26,7 +26,7 @@ def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]
     Returns:
         The batch with its frames' indices.
     """
-    config, model, data = policy.config, policy.model, policy._training_data
+    config, model, data = policy.config, policy.model, policy.training_data
     size = len(batch["action"])
     batch = {**batch, INDEX: torch.arange(size, device=batch["action"].device)}
     key = CacheKey.of(
@@ -43,8 +43,8 @@ def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]
             pixels = sample_pixels(batch, tuple(config.view_keys)).flatten(1).cpu()
             writer.write(batch[INDEX].cpu().numpy(), [seen], pixels)
         del seen
-        data._cache = FeatureCache(Path(folder, "features"), key)
+        data.feature_cache = FeatureCache(Path(folder, "features"), key)
         try:
             yield batch
         finally:
-            data._cache = None
+            data.feature_cache = None

@@ -17,11 +17,12 @@ TRAIN_CONFIG_FILE = "train_config.json"
 _WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors")
 _COLLECT_RECORD = Path("meta/atlasvla_collect.json")
 # Policies of LeRobot 0.6 whose select_action uses the pictures of the steps at which it fills its queue of
-# n_action_steps actions, and no others. Not among them: those that keep a history (diffusion, vqbet, tdmpc,
-# lingbot_va), and groot, which has its own idea of the queue's length.
+# n_action_steps actions, and no others. Not among them: those that keep a history whatever n_obs_steps says (vqbet,
+# tdmpc, lingbot_va), and groot, which has its own idea of the queue's length.
 _LOOKS_PER_CHUNK = (
     "act",
     "atlasvla",
+    "diffusion",
     "eo1",
     "evo1",
     "fastwam",

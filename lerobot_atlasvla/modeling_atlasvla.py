@@ -74,7 +74,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             report, mark = backbones.read(config, part, self.model.backbones()[part], where)
             backbones.record(config, part, where, report)
             self._sources.remember(part, mark)
-        self._training_data = TrainingData(config, dataset_meta)
+        self.training_data = TrainingData(config, dataset_meta)
         if not from_checkpoint:
             backbones.announce_random(config)
             self._finish()
@@ -100,7 +100,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
-        self._training_data.open_feature_cache(self.model, self._sources)
+        self.training_data.open_feature_cache(self.model, self._sources)
         self.eval()
 
     @classmethod
@@ -249,10 +249,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
-        actions_BTA, valid_BT = self._training_data.actions(batch)
+        actions_BTA, valid_BT = self.training_data.actions(batch)
         device = actions_BTA.device
         with self.randomness.step(device, training=self.training):
-            seen = self._training_data.features(batch, self.model, training=self.training)
+            seen = self.training_data.features(batch, self.model, training=self.training)
             inputs = read_observations(self.config, batch, training=self.training, seen=seen)
             if self.config.head == "flow":
                 noise = sample_noise(actions_BTA.shape, device) if noise is None else noise

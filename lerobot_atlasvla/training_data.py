@@ -28,12 +28,15 @@ class TrainingData:
     Args:
         config: The policy's configuration, features filled in.
         meta: LeRobot's metadata of the dataset; None for a policy that is not made for one.
+
+    Attributes:
+        feature_cache: VGGT's features on disk; None where they are computed.
     """
 
     def __init__(self, config: AtlasVLAConfig, meta: Any | None):
         self._config, self._meta = config, meta
         self._actions: ActionTable | None = None
-        self._cache: FeatureCache | None = None
+        self.feature_cache: FeatureCache | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TrainingData":
         # Nothing in it changes, and a copy of a policy learns from the same data.
@@ -55,7 +58,7 @@ class TrainingData:
             vggt=sources.of("vggt"),
             dtype=backbones.part_dtype(self._config, "vggt"),
         )
-        self._cache = FeatureCache(self._config.feature_cache, key)
+        self.feature_cache = FeatureCache(self._config.feature_cache, key)
 
     def actions(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The chunks to learn, (B, T, A), and which of their actions are before the end of the episode, (B, T).
@@ -85,11 +88,15 @@ class TrainingData:
         Raises:
             ValueError: If VGGT is not what the cache was made with, or the frames are not the cache's.
         """
-        if self._cache is None or not (training or self._cache.key.copies == 1):
+        if self.feature_cache is None or not (training or self.feature_cache.key.copies == 1):
             return None
         if not is_frozen(model.aggregator):
             raise ValueError(
                 "VGGT learns (an adapter is in it?), so what it made of the data before is of no use. Name modules "
                 f"outside VGGT with --peft.target_modules, or {WITHOUT}."
             )
-        return self._cache.look_up(batch, lambda part: model.see(read_views(self._config, part, training=training)))
+
+        def compute(part: dict[str, Tensor]) -> SeenViews:
+            return model.see(read_views(self._config, part, training=training))
+
+        return self.feature_cache.look_up(batch, compute)

@@ -70,7 +70,7 @@ def cache(data, released, tmp_path_factory):
 
 
 def features_of(policy: AtlasVLAPolicy, batch: dict) -> SeenViews:
-    return policy._training_data.features(batch, policy.model, training=True)
+    return policy.training_data.features(batch, policy.model, training=True)
 
 
 def without_vggt(policy: AtlasVLAPolicy, monkeypatch) -> None:
@@ -343,7 +343,7 @@ def test_a_checkpoint_knows_nothing_of_the_cache(data, released, cache, tmp_path
     assert loaded.config.feature_cache is None
     # For acting nobody needs the cache, wherever the policy comes from.
     config = released_config(released, feature_cache=str(tmp_path / "gone"))
-    assert AtlasVLAPolicy(config)._training_data._cache is None
+    assert AtlasVLAPolicy(config).training_data.feature_cache is None
 
 
 def test_a_checkpoint_trains_on_with_the_cache(data, released, cache, tmp_path, monkeypatch):
@@ -364,7 +364,7 @@ def test_copies_and_pickles_of_a_policy_read_the_same_files(data, released, cach
     expected = policy(batch)[0]
     for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
         # Not a copy in memory of files that may have hundreds of gigabytes.
-        assert isinstance(other._training_data._cache._reader._features, np.memmap)
+        assert isinstance(other.training_data.feature_cache._reader._features, np.memmap)
         without_vggt(other, monkeypatch)
         assert torch.equal(other(batch)[0], expected)
 

@@ -90,6 +90,8 @@ def test_policies_that_look_back_get_a_picture_of_every_step(tmp_path):
     assert diffusion.config.n_obs_steps == 2
     assert diffusion.pictures_every is None
     assert diffusion.chunk_size == diffusion.config.horizon - 1  # the first action is in the past
+    latest_only = save(tmp_path / "latest_only", DiffusionConfig(**FEATURES, n_obs_steps=1, n_action_steps=6))
+    assert read_checkpoint(latest_only, "cpu", None).pictures_every == 6
     tdmpc = save(tmp_path / "tdmpc", TDMPCConfig(**FEATURES))
     assert read_checkpoint(tdmpc, "cpu", None).pictures_every is None
 
