@@ -29,6 +29,10 @@ rm -rf "$OUT/feature_cache"
 "$BIN/python" -m eval.benchmark --policies='[atlasvla_libero+cache,atlasvla_libero,smolvla]' --device=cpu \
   --weights="$WEIGHTS" --batch_sizes='[4,16]' --repetitions=3 --warmup=1 --train_steps=2 --rounds=1 \
   --name=benchmark-cpu-cache
+# A CPU with bfloat16 arithmetic; SmolVLA has its language model in bfloat16 anyway, and may have the rest too.
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,smolvla,smolvla+amp]' --dtype=bfloat16 --device=cpu \
+  --weights="$WEIGHTS" --batch_sizes='[1,4]' --repetitions=5 --warmup=1 --train_steps=2 --rounds=1 \
+  --name=benchmark-cpu-bfloat16
 
 if "$BIN/python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
   "$BIN/python" -m eval.benchmark --device=cuda --weights="$WEIGHTS" --name=benchmark-gpu
