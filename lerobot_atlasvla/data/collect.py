@@ -20,7 +20,7 @@ from typing import Any
 from lerobot_atlasvla.data.demonstrate import Attempt, run_job, start_worker
 from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, SCHEMA_VERSION, libero_features, trajectory_frames
 from lerobot_atlasvla.data.settings import CollectConfig, CollectionError
-from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError
+from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError, WriteError
 from lerobot_atlasvla.sim.culling import ENV_CULL
 
 RECORD_NAME = "atlasvla_collect.json"
@@ -160,7 +160,7 @@ class Collector:
         """Collect.
 
         Raises:
-            CollectionError: If a task keeps failing; what was collected before is kept.
+            CollectionError: If a task keeps failing, or the disk is full; what was collected before is kept.
         """
         from tqdm import tqdm
 
@@ -236,12 +236,15 @@ class Collector:
         if self._commit_cut_short:
             return  # by an interrupt or a full disk; the store sorts it out at the next start
         self._commit_cut_short = True
-        episodes = [
-            trajectory_frames(attempt.trajectory, attempt.instruction)
-            for attempt in self._batch
-            if attempt.trajectory is not None
-        ]
-        self._store.commit(episodes, self.progress.record(self._config, self._source))
+        kept = [(attempt.trajectory, attempt.instruction) for attempt in self._batch if attempt.trajectory is not None]
+        try:
+            self._store.commit(
+                [trajectory_frames(trajectory, instruction) for trajectory, instruction in kept],
+                self.progress.record(self._config, self._source),
+                picture_bytes=sum(trajectory.agentview.nbytes + trajectory.wrist.nbytes for trajectory, _ in kept),
+            )
+        except WriteError as error:
+            raise CollectionError(str(error)) from error
         self._batch = []
         self._commit_cut_short = False
 
@@ -256,7 +259,8 @@ def collect(config: CollectConfig) -> Progress:
         What the dataset holds now.
 
     Raises:
-        CollectionError: If a setting is wrong, the folder holds something else, or a task keeps failing.
+        CollectionError: If a setting is wrong, the folder holds something else, a task keeps failing, or the disk is
+            full.
     """
     config.validate()
     try:

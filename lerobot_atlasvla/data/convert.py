@@ -8,7 +8,6 @@ demonstrations are not replayed in the simulator: the images are those of the fi
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from lerobot_atlasvla.data.schema import (
     libero_features,
     rotate_image,
 )
-from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError
+from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError, WriteError
 
 RECORD_NAME = "atlasvla_convert.json"
 
@@ -212,21 +211,6 @@ class Converter:
     def _commit(self) -> None:
         if not self._batch:
             return
-        # LeRobot logs and ignores images that it cannot write, so a full disk must be foreseen. Pixels bound the size
-        # of a PNG, and each is on disk twice for a moment: as a file, and in the dataset.
-        frames = sum(len(demonstration) for _, demonstration in self._batch)
-        needed = 2 * frames * (2 * 3 * self._image_size**2)
-        existing = next(
-            folder for folder in (self._config.root, *self._config.root.absolute().parents) if folder.exists()
-        )
-        free = shutil.disk_usage(existing).free
-        where = f"--root={self._config.root} is complete up to here; free some space and run the same command again"
-        if free < needed:
-            fewer = f" (fewer with --save_every below {len(self._batch)})" if len(self._batch) > 1 else ""
-            raise ConversionError(
-                f"The disk is full: the next {len(self._batch)} episodes may need {needed >> 20} MiB{fewer}, "
-                f"{free >> 20} MiB are free. {where}."
-            )
         episodes = [demo_frames(demo, source.task, self._image_size) for source, demo in self._batch]
         record = {
             "schema_version": SCHEMA_VERSION,
@@ -234,10 +218,11 @@ class Converter:
             "image_size": self._image_size,
             "episodes": self._outcome.episodes,
         }
+        frames = sum(len(demonstration) for _, demonstration in self._batch)
         try:
-            self._store.commit(episodes, record)
-        except OSError as error:
-            raise ConversionError(f"Writing failed ({error}). {where} if that is the reason.") from error
+            self._store.commit(episodes, record, picture_bytes=frames * 2 * 3 * self._image_size**2)
+        except WriteError as error:
+            raise ConversionError(str(error)) from error
         self._outcome.new += len(self._batch)
         self._outcome.converted += len(self._batch)
         self._batch = []

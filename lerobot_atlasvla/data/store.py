@@ -25,6 +25,10 @@ class NotOurDatasetError(ValueError):
     """The folder holds something that this store did not write."""
 
 
+class WriteError(OSError):
+    """Episodes could not be written; those before them are in the dataset. The message says what to do."""
+
+
 class EpisodeStore:
     """Crash-safe appending to a LeRobotDataset v3, batch by batch.
 
@@ -72,16 +76,47 @@ class EpisodeStore:
         path = self.root / self._record
         return json.loads(path.read_text()) if path.exists() else None
 
-    def commit(self, episodes: Iterable[Iterable[dict[str, Any]]], record: dict[str, Any]) -> None:
+    def commit(
+        self, episodes: Iterable[Iterable[dict[str, Any]]], record: dict[str, Any], *, picture_bytes: int = 0
+    ) -> None:
         """Append episodes and replace the record, both or neither.
 
         Args:
             episodes: Frames for ``LeRobotDataset.add_frame``, per episode; may be empty.
             record: JSON-serialisable.
+            picture_bytes: Size of all their pictures, uncompressed. Room for them is made sure of before anything is
+                written.
+
+        Raises:
+            WriteError: If the disk is full, or about to be, or can't be written to.
         """
         episodes = list(episodes)
         if not episodes and not (self.root / INFO).exists():
             return  # a dataset without episodes does not load
+        self._check_room(len(episodes), picture_bytes)
+        try:
+            self._write(episodes, record)
+        except OSError as error:
+            raise WriteError(f"Writing failed ({error}). {self._what_to_do()} if that is the reason.") from error
+
+    def _what_to_do(self) -> str:
+        return f"--root={self.root} is complete up to here; free some space and run the same command again"
+
+    def _check_room(self, episodes: int, picture_bytes: int) -> None:
+        """LeRobot logs and ignores pictures that it cannot write, so a full disk must be foreseen."""
+        # A PNG is hardly ever larger than its pixels, and each is on disk twice for a moment: as a file, and in the
+        # dataset.
+        needed = 2 * picture_bytes
+        existing = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            fewer = f" (fewer with --save_every below {episodes})" if episodes > 1 else ""
+            raise WriteError(
+                f"The disk is full: the next {episodes} episodes may need {needed >> 20} MiB{fewer}, {free >> 20} MiB "
+                f"are free. {self._what_to_do()}."
+            )
+
+    def _write(self, episodes: list[Iterable[dict[str, Any]]], record: dict[str, Any]) -> None:
         if self._staging.exists():
             shutil.rmtree(self._staging)
         if episodes:

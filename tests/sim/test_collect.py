@@ -1,11 +1,14 @@
 """atlasvla-collect: its errors, its order, its resumption, and one real (tiny) collection."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from lerobot_atlasvla.data import collect as collect_module
 from lerobot_atlasvla.data.collect import RECORD_NAME, CollectConfig, CollectionError, collect, main
 from lerobot_atlasvla.data.demonstrate import Attempt, Job
 from lerobot_atlasvla.data.schema import IMAGE_KEY, Trajectory
+from lerobot_atlasvla.data.store import EpisodeStore
 
 REPO_ID = "test/collected"
 SOURCE = {"assets": "stand-in", "simulator": {"mujoco": "0"}}
@@ -133,6 +137,39 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path, fake_simulator,
     assert contents(tmp_path / "ds") == EXPECTED[:4]  # everything finished was kept
     monkeypatch.setattr(collect_module, "run_job", fake_attempt)
     assert collect(config(tmp_path / "ds")).new_episodes == 2
+    assert contents(tmp_path / "ds") == EXPECTED
+
+
+def test_a_full_disk_is_foreseen(tmp_path, fake_simulator, monkeypatch, capsys):
+    usage = namedtuple("usage", "total used free")
+    space = iter([usage(1, 1, 10**9), usage(1, 1, 100)])
+    flags = [f"--root={tmp_path / 'ds'}", f"--repo_id={REPO_ID}", "--task_ids=[2, 5]", "--episodes_per_task=3"]
+    flags += ["--image_size=8", "--save_every=2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: next(space))
+        assert main(flags) == 1
+    message = capsys.readouterr().err
+    assert "The disk is full: the next 2 episodes" in message
+    assert f"--root={tmp_path / 'ds'} is complete up to here; free some space" in message
+    assert contents(tmp_path / "ds") == EXPECTED[:2]
+    assert main(flags) == 0
+    assert contents(tmp_path / "ds") == EXPECTED
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_the_dataset_whole(tmp_path, fake_simulator, monkeypatch):
+    def full(store, episodes):
+        if (store.root / "meta").exists():
+            (store.root / ".staging" / "data").mkdir(parents=True)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(store, episodes)
+
+    real = EpisodeStore._stage_episodes
+    with monkeypatch.context() as patched:
+        patched.setattr(EpisodeStore, "_stage_episodes", full)
+        with pytest.raises(CollectionError, match=r"No space left on device.*complete up to here"):
+            collect(config(tmp_path / "ds"))
+    assert contents(tmp_path / "ds") == EXPECTED[:2]
+    assert collect(config(tmp_path / "ds")).new_episodes == 4
     assert contents(tmp_path / "ds") == EXPECTED
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,7 +282,7 @@ def test_other_files_cannot_continue_a_dataset(tmp_path, source):
 def test_a_full_disk_is_foreseen(tmp_path, source, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
     space = iter([usage(1, 1, 10**9), usage(1, 1, 100)])
-    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda path: next(space))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: next(space))
     flags = [f"--root={tmp_path / 'ds'}", f"--repo_id={REPO_ID}", f"--folder={source}", "--save_every=2"]
     assert main(flags) == 1
     assert "The disk is full" in capsys.readouterr().err
