@@ -107,8 +107,7 @@ class EpisodeStore:
         # A PNG is hardly ever larger than its pixels, and each is on disk twice for a moment: as a file, and in the
         # dataset.
         needed = 2 * picture_bytes
-        existing = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
+        free = _free_bytes(self.root)
         if free < needed:
             fewer = f" (fewer with --save_every below {episodes})" if episodes > 1 else ""
             raise WriteError(
@@ -160,6 +159,12 @@ class EpisodeStore:
             os.replace(self._staging / file, self.root / file)
         _sync_tree(self.root / "meta")
         shutil.rmtree(self._staging)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder that need not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _publishing_order(file: Path) -> tuple[int, str]:

@@ -3,12 +3,10 @@
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 
 from lerobot_atlasvla.data import collect as collect_module
+from lerobot_atlasvla.data import store as store_module
 from lerobot_atlasvla.data.collect import RECORD_NAME, CollectConfig, CollectionError, collect, main
 from lerobot_atlasvla.data.demonstrate import Attempt, Job
 from lerobot_atlasvla.data.schema import IMAGE_KEY, Trajectory
@@ -141,12 +140,11 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path, fake_simulator,
 
 
 def test_a_full_disk_is_foreseen(tmp_path, fake_simulator, monkeypatch, capsys):
-    usage = namedtuple("usage", "total used free")
-    space = iter([usage(1, 1, 10**9), usage(1, 1, 100)])
+    space = iter([10**9, 100])
     flags = [f"--root={tmp_path / 'ds'}", f"--repo_id={REPO_ID}", "--task_ids=[2, 5]", "--episodes_per_task=3"]
     flags += ["--image_size=8", "--save_every=2"]
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "disk_usage", lambda path: next(space))
+        patched.setattr(store_module, "_free_bytes", lambda folder: next(space))
         assert main(flags) == 1
     message = capsys.readouterr().err
     assert "The disk is full: the next 2 episodes" in message

@@ -2,11 +2,9 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import h5py
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 
 from lerobot_atlasvla.data import convert as convert_module
+from lerobot_atlasvla.data import store as store_module
 from lerobot_atlasvla.data.convert import RECORD_NAME, convert, main
 from lerobot_atlasvla.data.convert_settings import ConversionError
 from lerobot_atlasvla.data.store import EpisodeStore
@@ -280,9 +279,8 @@ def test_other_files_cannot_continue_a_dataset(tmp_path, source):
 
 
 def test_a_full_disk_is_foreseen(tmp_path, source, monkeypatch, capsys):
-    usage = namedtuple("usage", "total used free")
-    space = iter([usage(1, 1, 10**9), usage(1, 1, 100)])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: next(space))
+    space = iter([10**9, 100])
+    monkeypatch.setattr(store_module, "_free_bytes", lambda folder: next(space))
     flags = [f"--root={tmp_path / 'ds'}", f"--repo_id={REPO_ID}", f"--folder={source}", "--save_every=2"]
     assert main(flags) == 1
     assert "The disk is full" in capsys.readouterr().err
