@@ -33,6 +33,10 @@ rm -rf "$OUT/feature_cache"
 "$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,smolvla,smolvla+amp]' --dtype=bfloat16 --device=cpu \
   --weights="$WEIGHTS" --batch_sizes='[1,4]' --repetitions=5 --warmup=1 --train_steps=2 --rounds=1 \
   --name=benchmark-cpu-bfloat16
+# Training memory at the batch sizes of the targets; late fusion, and early fusion with checkpointing.
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,atlasvla_base]' --dtype=bfloat16 --device=cpu \
+  --weights="$WEIGHTS" --batch_sizes='[8,16]' --repetitions=1 --warmup=1 --train_steps=1 --rounds=1 \
+  --name=benchmark-cpu-memory
 
 if "$BIN/python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
   "$BIN/python" -m eval.benchmark --device=cuda --weights="$WEIGHTS" --name=benchmark-gpu

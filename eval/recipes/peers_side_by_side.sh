@@ -1,27 +1,33 @@
 #!/usr/bin/env bash
-# LeRobot's ACT on the data of ten_tasks.sh (run that first), for the same time on the same cores, the same rollouts.
+# LeRobot's ACT and diffusion policy on the data of ten_tasks.sh (run that first), for the same time on the same cores,
+# the same rollouts; then ours and ACT with the camera moved. Diffusion needs pip install 'lerobot[diffusion]==0.6.1'.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/first}
 # As long as the training of ten_tasks.sh took on your machine. ACT has no schedule that ends, so it can just be stopped.
 SECONDS_OF_TRAINING=${SECONDS_OF_TRAINING:-3034}
+# Diffusion's schedule has to know its end: as many steps as fit, of about 0.97 s on two idle cores.
+DIFFUSION_STEPS=${DIFFUSION_STEPS:-3000}
+DATA=(--dataset.repo_id=local/libero_spatial_scripted --dataset.root="$OUT/spatial10")
 
 if [ ! -e "$OUT/ten_act/train_command.txt" ]; then
   rm -rf "$OUT/ten_act" # a run that was stopped earlier would have had another amount of time
-  flags=(--config_path=eval/peers/act.yaml --dataset.repo_id=local/libero_spatial_scripted
-    --dataset.root="$OUT/spatial10" --job_name=ten_act --steps=1000000 --num_workers=1 --save_freq=500
+  flags=(--config_path=eval/peers/act.yaml "${DATA[@]}" --job_name=ten_act --steps=1000000 --num_workers=1 --save_freq=500
     --output_dir="$OUT/ten_act")
   # ACT is limited by its network, so both cores are the network's.
   OMP_NUM_THREADS=2 timeout "$SECONDS_OF_TRAINING" "$BIN/lerobot-train" "${flags[@]}" || [ $? -eq 124 ]
   echo "OMP_NUM_THREADS=2 timeout $SECONDS_OF_TRAINING lerobot-train ${flags[*]}" > "$OUT/ten_act/train_command.txt"
 fi
+OMP_NUM_THREADS=2 train "$OUT/ten_diffusion" --config_path=eval/peers/diffusion.yaml "${DATA[@]}" \
+  --job_name=ten_diffusion --steps="$DIFFUSION_STEPS" --num_workers=1 --save_freq=500
 
-# Pictures of the demonstrations' size for both: ACT fails on any other.
-for policy in ten_atlasvla ten_act; do
+# Pictures of the demonstrations' size for all: ACT fails on any other.
+for policy in ten_atlasvla ten_act ten_diffusion; do
   "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/eval_${policy}_64px" \
     --episodes=20
 done
-"$BIN/python" -m eval.report --run="[$OUT/eval_ten_atlasvla_64px,$OUT/eval_ten_act_64px]" \
-  --labels='[AtlasVLA, ACT]' --name=ten_tasks_act
+"$BIN/python" -m eval.report \
+  --run="[$OUT/eval_ten_atlasvla_64px,$OUT/eval_ten_act_64px,$OUT/eval_ten_diffusion_64px]" \
+  --labels='[AtlasVLA, ACT, Diffusion]' --name=ten_tasks_peers
 "$BIN/python" -m eval.camera_shift --checkpoints="[$OUT/ten_atlasvla/checkpoints/last,$OUT/ten_act/checkpoints/last]" \
   --labels='[AtlasVLA, ACT]' --output_dir="$OUT/camera_shift" --episodes=2
 "$BIN/python" -m eval.results_table
