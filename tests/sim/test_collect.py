@@ -1,6 +1,5 @@
 """atlasvla-collect: its errors, its order, its resumption, and one real (tiny) collection."""
 
-import errno
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from lerobot_atlasvla.data import store as store_module
 from lerobot_atlasvla.data.collect import RECORD_NAME, CollectConfig, CollectionError, collect, main
 from lerobot_atlasvla.data.demonstrate import Attempt, Job
 from lerobot_atlasvla.data.schema import IMAGE_KEY, Trajectory
-from lerobot_atlasvla.data.store import EpisodeStore
+from tests.full_disk import fill_up
 
 REPO_ID = "test/collected"
 SOURCE = {"assets": "stand-in", "simulator": {"mujoco": "0"}}
@@ -155,15 +154,8 @@ def test_a_full_disk_is_foreseen(tmp_path, fake_simulator, monkeypatch, capsys):
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_the_dataset_whole(tmp_path, fake_simulator, monkeypatch):
-    def full(store, episodes):
-        if (store.root / "meta").exists():
-            (store.root / ".staging" / "data").mkdir(parents=True)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(store, episodes)
-
-    real = EpisodeStore._stage_episodes
     with monkeypatch.context() as patched:
-        patched.setattr(EpisodeStore, "_stage_episodes", full)
+        fill_up(patched)
         with pytest.raises(CollectionError, match=r"No space left on device.*complete up to here"):
             collect(config(tmp_path / "ds"))
     assert contents(tmp_path / "ds") == EXPECTED[:2]

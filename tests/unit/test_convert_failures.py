@@ -1,7 +1,5 @@
 """atlasvla-convert: damaged input, wrong settings, and runs that stop half way."""
 
-import errno
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +13,7 @@ from lerobot_atlasvla.data import convert as convert_module
 from lerobot_atlasvla.data import store as store_module
 from lerobot_atlasvla.data.convert import RECORD_NAME, convert, main
 from lerobot_atlasvla.data.convert_settings import ConversionError
-from lerobot_atlasvla.data.store import EpisodeStore
+from tests.full_disk import fill_up
 from tests.hdf5_files import (
     PIXELS,
     REPO_ID,
@@ -291,14 +289,7 @@ def test_a_full_disk_is_foreseen(tmp_path, source, monkeypatch, capsys):
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_the_dataset_whole(tmp_path, source, monkeypatch):
-    def full(store, episodes):
-        if (store.root / "meta").exists():
-            (store.root / ".staging" / "data").mkdir(parents=True)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(store, episodes)
-
-    real = EpisodeStore._stage_episodes
-    monkeypatch.setattr(EpisodeStore, "_stage_episodes", full)
+    fill_up(monkeypatch)
     with pytest.raises(ConversionError, match=r"No space left on device.*complete up to here"):
         convert(config(tmp_path / "ds", source))
     assert first_actions(tmp_path / "ds") == expected_first_actions(0, 1)
