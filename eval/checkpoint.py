@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from eval.run_settings import RunError
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ CONFIG_FILE = "config.json"
 TRAIN_CONFIG_FILE = "train_config.json"
 # Of a whole policy, or of an adapter on top of another one.
 _WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors")
+# What LeRobot's policies raise when their weights or processors are damaged or don't fit.
+LOADING_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 _COLLECT_RECORD = Path("meta/atlasvla_collect.json")
 # Policies of LeRobot 0.6 whose select_action uses the pictures of the steps at which it fills its queue of
 # n_action_steps actions, and no others. Not among them: those that keep a history whatever n_obs_steps says (vqbet,

@@ -160,7 +160,7 @@ class Evaluator:
         from lerobot.policies import make_policy, make_pre_post_processors
         from lerobot.utils.import_utils import register_third_party_plugins
 
-        from eval.checkpoint import read_checkpoint
+        from eval.checkpoint import LOADING_ERRORS, read_checkpoint
         from lerobot_atlasvla.sim.setup import prepare_libero
 
         register_third_party_plugins()
@@ -174,7 +174,7 @@ class Evaluator:
                 pretrained_path=str(settings.checkpoint),
                 preprocessor_overrides={"device_processor": {"device": settings.device}},
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except LOADING_ERRORS as error:
             raise RunError(f"--checkpoint={settings.checkpoint} cannot be loaded: {error}") from error
         self._attention: AttentionRecorder | None = None
         if settings.overlay:

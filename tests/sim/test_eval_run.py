@@ -183,3 +183,16 @@ def test_any_policy_of_lerobot(tmp_path):
     assert run.settings["cameras"] == {"agentview_image": "front"}
     assert [rollout.steps for rollout in run.rollouts] == [STEPS]
     assert frames_of(out / str(run.rollouts[0].video))[0].shape == (PIXELS + 16, PIXELS, 3)
+    # Weights that were cut off: said in one line.
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    damaged = subprocess.run(
+        command(checkpoint, tmp_path / "damaged", "--episodes=1"),
+        cwd=ROOT,
+        env=os.environ | STAND_IN,
+        capture_output=True,
+        text=True,
+    )
+    assert damaged.returncode == 1
+    assert f"--checkpoint={checkpoint} cannot be loaded" in damaged.stderr
+    assert "Traceback" not in damaged.stderr
