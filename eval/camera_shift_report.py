@@ -8,7 +8,7 @@ from eval.camera_shift_grid import MEANINGS, Point, view_path
 from eval.camera_shift_plots import Measured, plot_shifts, plot_views
 from eval.camera_shift_results import OF_A_POLICY, Counts, Results
 from eval.full_size_report import table
-from eval.report_data import REPORT_FILE, LabelledRun, json_text, rate_figures, write_text
+from eval.report_data import REPORT_FILE, LabelledRun, enumeration, json_text, rate_figures, write_text
 from eval.report_markdown import facts, provenance_lines
 from eval.run_folder import Run
 from eval.run_settings import comparable
@@ -143,7 +143,7 @@ def _merged(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def title(results: Results) -> str:
     """Heading of the report."""
-    return f"Success with the scene camera moved and turned: {' and '.join(results.grid.labels)}"
+    return f"Success with the scene camera moved and turned: {enumeration(results.grid.labels)}"
 
 
 def markdown(results: Results, note: str, *, views: bool) -> str:

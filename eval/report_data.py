@@ -234,6 +234,11 @@ def note_text(file: Path | None, folder: Path, kind: str) -> str:
     return earlier.get("note", "") if file is None else file.read_text(encoding="utf-8")
 
 
+def enumeration(names: Sequence[str]) -> str:
+    """For example ``A``, ``A and B``, ``A, B and C``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def json_text(content: Mapping[str, Any]) -> str:
     """JSON with one line for each innermost list, so that a rollout is a line and a change of one is seen in a diff."""
     # A line end within a string is written as \n, so a real one only ever belongs to the layout.

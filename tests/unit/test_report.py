@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval.report import main
-from eval.report_data import read_runs
+from eval.report_data import enumeration, read_runs
 from tests.run_folders import TRAINING, make_run, rollouts_of
 
 # Task 0: 3 of 4, median of 50, 60 and 100 is 60; task 3: 1 of 4.
@@ -222,3 +222,10 @@ def test_run_without_rollouts_is_refused(tmp_path, capsys):
     assert "('libero_spatial', 0, 1000, 0) more than once" in capsys.readouterr().err
     report(tmp_path, f"--run={tmp_path / 'nowhere'}", status=1)
     assert "not a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [([], ""), (["A"], "A"), (["A", "B"], "A and B"), (["A", "B", "C"], "A, B and C")]
+)
+def test_names_are_listed_in_words(names, words):
+    assert enumeration(names) == words
