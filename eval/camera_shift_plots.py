@@ -24,7 +24,7 @@ def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> Non
     for axes, (caption, lines) in zip(row, panels.items(), strict=True):
         shifts = [shift for measured in lines.values() for shift, _, _ in measured]
         # Error bars of several checkpoints at one shift would hide each other.
-        gap = 0.02 * (max(shifts, default=0.0) - min(shifts, default=0.0))
+        gap = 0.06 / max(len(lines), 3) * (max(shifts, default=0.0) - min(shifts, default=0.0))
         for number, (label, measured) in enumerate(lines.items()):
             places = [shift + (number - (len(lines) - 1) / 2) * gap for shift, _, _ in measured]
             rates = [100 * successes / rollouts for _, successes, rollouts in measured]
@@ -36,8 +36,11 @@ def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> Non
         axes.set(xlabel=caption, ylim=(-2, 102), xticks=sorted(set(shifts)))
         axes.grid(alpha=0.3)
     row[0].set_ylabel("success rate, %, with 95 % Wilson interval")
-    if len(next(iter(panels.values()))) > 1:
-        row[0].legend(fontsize=8)
+    if len(labels := next(iter(panels.values()))) > 1:
+        # Above the lines, of which it would hide some.
+        figure.legend(
+            *row[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(labels), 3), fontsize=8
+        )
     save(figure, path)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # LeRobot's ACT and diffusion policy on the data of ten_tasks.sh (run that first), for the same time on the same cores,
-# the same rollouts; then ours and ACT with the camera moved. Diffusion needs pip install 'lerobot[diffusion]==0.6.1'.
+# the same rollouts; then all of them with the camera moved. Diffusion needs pip install 'lerobot[diffusion]==0.6.1'.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/first}
 # As long as the training of ten_tasks.sh took on your machine. ACT has no schedule that ends, so it can just be stopped.
 SECONDS_OF_TRAINING=${SECONDS_OF_TRAINING:-3034}
-# Diffusion's schedule has to know its end: as many steps as fit, of about 0.97 s on two idle cores.
+# Diffusion's schedule has to know its end: as many steps as fit, of 0.85 s on two cores.
 DIFFUSION_STEPS=${DIFFUSION_STEPS:-3000}
 DATA=(--dataset.repo_id=local/libero_spatial_scripted --dataset.root="$OUT/spatial10")
 
@@ -28,6 +28,13 @@ done
 "$BIN/python" -m eval.report \
   --run="[$OUT/eval_ten_atlasvla_64px,$OUT/eval_ten_act_64px,$OUT/eval_ten_diffusion_64px]" \
   --labels='[AtlasVLA, ACT, Diffusion]' --name=ten_tasks_peers
-"$BIN/python" -m eval.camera_shift --checkpoints="[$OUT/ten_atlasvla/checkpoints/last,$OUT/ten_act/checkpoints/last]" \
-  --labels='[AtlasVLA, ACT]' --output_dir="$OUT/camera_shift" --episodes=2
+
+# With the camera moved. The peers have no augmentation, so ours is trained once more without its own.
+train "$OUT/ten_atlasvla_no_shift" --config_path=configs/policy/atlasvla_tiny.yaml "${DATA[@]}" \
+  --job_name=ten_atlasvla_no_shift --steps=7000 --policy.scheduler_warmup_steps=100 --num_workers=2 --save_freq=500 \
+  --policy.random_shift=0
+compared=(ten_atlasvla ten_atlasvla_no_shift ten_act ten_diffusion)
+checkpoints=$(printf ",$OUT/%s/checkpoints/last" "${compared[@]}")
+"$BIN/python" -m eval.camera_shift --checkpoints="[${checkpoints:1}]" \
+  --labels='[AtlasVLA, AtlasVLA without augmentation, ACT, Diffusion]' --output_dir="$OUT/camera_shift" --episodes=2
 "$BIN/python" -m eval.results_table
