@@ -16,6 +16,7 @@ train() {
     rm -rf "$folder" # LeRobot refuses a folder that a run without a checkpoint left behind
     "${command[@]}"
   fi
-  # What reports call the training command.
-  echo "OMP_NUM_THREADS=$OMP_NUM_THREADS lerobot-train ${command[*]:1}" > "$folder/train_command.txt"
+  # What reports call the training command; quoted, so that it can be pasted into a shell.
+  { printf 'OMP_NUM_THREADS=%s lerobot-train' "$OMP_NUM_THREADS"; printf ' %q' "${command[@]:1}"; echo; } \
+    > "$folder/train_command.txt"
 }
