@@ -1,8 +1,8 @@
-"""``python -m eval.report --run=OUT``: from the run folders of ``eval.run`` to a report (Markdown, JSON, plots)."""
+"""``python -m eval.report --run=OUT``: from the runs of ``eval.run`` to a report (Markdown, JSON, plots)."""
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from eval.report_data import (
     counts,
     enumeration,
     json_text,
-    labelled,
     note_text,
+    read_runs,
     run_figures,
     steps_to_success,
     write_text,
 )
 from eval.report_markdown import render
-from eval.run_folder import RunFolderError, read_run
+from eval.run_folder import RunFolderError
 
 PLOTS = ("loss.png", "success.png", "steps.png")
 
@@ -35,7 +35,8 @@ PLOTS = ("loss.png", "success.png", "steps.png")
 class ReportConfig:
     """Write NAME/report.md, report.json and plots from one run folder, or from several side by side."""
 
-    # Run folder that eval.run wrote, or several: '[outputs/a, outputs/b]'.
+    # Run folder that eval.run wrote, or several: '[outputs/a, outputs/b]'. A report stands for all runs that are in it:
+    # '[eval/reports/both, outputs/c]' adds a run to a report without needing the folders of the others.
     run: list[str] | str
     # Folder of the report, inside --reports. The name of the run; of several, their names joined by "_vs_".
     name: str = ""
@@ -43,7 +44,8 @@ class ReportConfig:
     reports: Path = Path("eval/reports")
     # Heading. Made from the labels if not given.
     title: str = ""
-    # What the report calls each run, for example '[AtlasVLA, ACT]'. The names of the run folders if not given.
+    # What the report calls each run, for example '[AtlasVLA, ACT]'. If not given, the names of run folders, and what
+    # reports call their runs.
     labels: list[str] = field(default_factory=list)
     # Markdown file with remarks by hand, inserted as it is. If not given, those of the report that is replaced are
     # kept; an empty file removes them.
@@ -54,21 +56,22 @@ class ReportConfig:
 
         Raises:
             ReportError: If labels and runs do not go together, or a run has no finished rollouts.
-            RunFolderError: If a folder is no run folder.
+            RunFolderError: If a run folder can't be read.
         """
-        folders = [self.run] if isinstance(self.run, str) else self.run
+        paths = [self.run] if isinstance(self.run, str) else self.run
         if self.title.startswith("{"):
             # What flags hold is YAML, where "Title: more" is a mapping.
             raise ReportError(f"--title={self.title} is not text; put quotes inside the quotes: --title='\"A: b\"'.")
-        if not folders:
+        if not paths:
             raise ReportError("--run=[] must name at least one run folder.")
-        runs = [read_run(folder) for folder in folders]
-        labels = self.labels or [run.name for run in runs]
-        if len(labels) != len(runs):
-            raise ReportError(f"--labels={labels} must be {len(runs)}, one for each --run.")
+        entries = [entry for path in paths for entry in read_runs(Path(path))]
+        labels = self.labels or [entry.label for entry in entries]
+        if len(labels) != len(entries):
+            known = ", ".join(entry.label for entry in entries)
+            raise ReportError(f"--labels={labels} must be {len(entries)}, one for each run of --run: {known}.")
         if len(set(labels)) < len(labels) or any(not label or "|" in label or "\n" in label for label in labels):
             raise ReportError(f"--labels={labels} must differ from each other and have no line ends and no '|'.")
-        return [labelled(label, run) for label, run in zip(labels, runs, strict=True)]
+        return [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
 
     def folder(self, entries: Sequence[LabelledRun]) -> Path:
         """Where the report goes.
@@ -157,7 +160,7 @@ def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         ReportError: For settings that do not go together, or a run without finished rollouts.
-        RunFolderError: If a folder is no run folder.
+        RunFolderError: If a run folder can't be read.
         OSError: If a file can't be read or written.
     """
     entries = cfg.read()

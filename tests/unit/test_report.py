@@ -150,6 +150,34 @@ def test_runs_side_by_side(tmp_path):
     assert [entry["label"] for entry in content["runs"]] == ["AtlasVLA", "ACT"]
 
 
+def test_report_stands_for_its_runs(tmp_path):
+    mine, other, third = (make_run(tmp_path / name, of) for name, of in [("a", MINE), ("b", OTHER), ("c", OTHER)])
+    report(tmp_path, f"--run=[{mine}, {other}, {third}]", "--labels=[AtlasVLA, ACT, c]", "--name=of_folders")
+    report(tmp_path, f"--run=[{mine}, {other}]", "--labels=[AtlasVLA, ACT]", "--name=both")
+    (tmp_path / "both.md").write_text("By hand.")
+    report(tmp_path, f"--run=[{tmp_path / 'reports/both'}, {third}]", "--name=of_report")
+    texts = [written(tmp_path, name) for name in ("of_folders", "of_report")]
+    assert texts[0][0] == texts[1][0]
+    assert [entry["label"] for entry in texts[1][1]["runs"]] == ["AtlasVLA", "ACT", "c"]
+    assert texts[0][1] | {"name": ""} == texts[1][1] | {"name": ""}
+    # The report itself may be the one that gets the run; what is written by hand stays.
+    both = tmp_path / "reports/both"
+    report(tmp_path, f"--run={both}", "--name=both", f"--note={tmp_path / 'both.md'}")
+    report(tmp_path, f"--run=[{both / 'report.json'}, {third}]", "--labels=[A, B, C]", "--name=both")
+    text, content, _ = written(tmp_path, "both")
+    assert "By hand." in text
+    assert [entry["label"] for entry in content["runs"]] == ["A", "B", "C"]
+
+
+def test_run_without_a_new_label_beside_a_report_of_the_same_run_is_refused(tmp_path, capsys):
+    mine = make_run(tmp_path / "mine", MINE)
+    report(tmp_path, f"--run={mine}")
+    before = (tmp_path / "reports/mine/report.md").read_text()
+    report(tmp_path, f"--run=[{tmp_path / 'reports/mine'}, {mine}]", "--name=mine", status=1)
+    assert "--labels=['mine', 'mine'] must differ" in capsys.readouterr().err
+    assert (tmp_path / "reports/mine/report.md").read_text() == before
+
+
 def test_runs_of_different_tasks_are_shown_but_not_compared(tmp_path):
     mine = make_run(tmp_path / "mine", MINE)
     other = make_run(tmp_path / "other", rollouts_of(0, [50, 60, 70, 0]), settings={"task_ids": [0], "image_size": 64})
@@ -199,7 +227,7 @@ def test_files_of_an_earlier_report_do_not_stay(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels=[one, two]"], "must be 1, one for each --run"),
+        (["--labels=[one, two]"], "must be 1, one for each run of --run: mine."),
         (["--labels=['a|b']"], "no '|'"),
         (["--title=Fast render: the same"], "put quotes inside the quotes"),
         (["--name=a/b"], "--name='a/b' must be the name of a folder"),
@@ -221,7 +249,7 @@ def test_run_without_rollouts_is_refused(tmp_path, capsys):
     report(tmp_path, f"--run={make_run(tmp_path / 'twice', [*MINE, MINE[0]])}", status=1)
     assert "('libero_spatial', 0, 1000, 0) more than once" in capsys.readouterr().err
     report(tmp_path, f"--run={tmp_path / 'nowhere'}", status=1)
-    assert "not a run folder" in capsys.readouterr().err
+    assert "nowhere is neither a run folder of eval.run nor a report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
