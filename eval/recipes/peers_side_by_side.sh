@@ -20,24 +20,26 @@ fi
 OMP_NUM_THREADS=2 train "$OUT/ten_diffusion" --config_path=eval/peers/diffusion.yaml "${DATA[@]}" \
   --job_name=ten_diffusion --steps="$DIFFUSION_STEPS" --num_workers=1 --save_freq=500
 
+# The peers as LeRobot ships them have no augmentation, so ACT is trained once more with the same as ours: 5 of 64 pixels
+# are 4 of 48. As many steps as ten_act made.
+SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
+OMP_NUM_THREADS=2 train "$OUT/ten_act_shifted" --config_path=eval/peers/act.yaml "${DATA[@]}" \
+  --job_name=ten_act_shifted --steps="${ACT_STEPS:-6500}" --num_workers=1 --save_freq=500 \
+  --dataset.image_transforms.enable=true --dataset.image_transforms.tfs="$SHIFT"
+
 # Pictures of the demonstrations' size for all: ACT fails on any other.
-for policy in ten_atlasvla ten_act ten_diffusion; do
+for policy in ten_atlasvla ten_act ten_diffusion ten_act_shifted; do
   "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/eval_${policy}_64px" \
     --episodes=20
 done
 "$BIN/python" -m eval.report \
-  --run="[$OUT/eval_ten_atlasvla_64px,$OUT/eval_ten_act_64px,$OUT/eval_ten_diffusion_64px]" \
-  --labels='[AtlasVLA, ACT, Diffusion]' --name=ten_tasks_peers
+  --run="[$OUT/eval_ten_atlasvla_64px,$OUT/eval_ten_act_64px,$OUT/eval_ten_diffusion_64px,$OUT/eval_ten_act_shifted_64px]" \
+  --labels='[AtlasVLA, ACT, Diffusion, ACT with the same augmentation]' --name=ten_tasks_peers
 
-# With the camera moved. The peers as LeRobot ships them have no augmentation, so ours is trained once more without its
-# own, and ACT with the same as ours: 5 of 64 pixels are 4 of 48. As many steps as ten_act made.
-SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
+# With the camera moved, and ours trained once more without its augmentation.
 train "$OUT/ten_atlasvla_no_shift" --config_path=configs/policy/atlasvla_tiny.yaml "${DATA[@]}" \
   --job_name=ten_atlasvla_no_shift --steps=7000 --policy.scheduler_warmup_steps=100 --num_workers=2 --save_freq=500 \
   --policy.random_shift=0
-OMP_NUM_THREADS=2 train "$OUT/ten_act_shifted" --config_path=eval/peers/act.yaml "${DATA[@]}" \
-  --job_name=ten_act_shifted --steps="${ACT_STEPS:-6500}" --num_workers=1 --save_freq=500 \
-  --dataset.image_transforms.enable=true --dataset.image_transforms.tfs="$SHIFT"
 compared=(ten_atlasvla ten_act_shifted ten_atlasvla_no_shift ten_act ten_diffusion)
 checkpoints=$(printf ",$OUT/%s/checkpoints/last" "${compared[@]}")
 "$BIN/python" -m eval.camera_shift --checkpoints="[${checkpoints:1}]" --output_dir="$OUT/camera_shift" --episodes=2 \
