@@ -33,7 +33,7 @@ PLOTS = ("loss.png", "success.png", "steps.png")
 
 @dataclass
 class ReportConfig:
-    """Write NAME/report.md, report.json and plots from one run folder, or from several side by side."""
+    """Write NAME/report.md, report.json and plots from one run, or from several side by side."""
 
     # Run folder that eval.run wrote, or several: '[outputs/a, outputs/b]'. A report stands for all runs that are in it:
     # '[eval/reports/both, outputs/c]' adds a run to a report without needing the folders of the others.
@@ -63,7 +63,7 @@ class ReportConfig:
             # What flags hold is YAML, where "Title: more" is a mapping.
             raise ReportError(f"--title={self.title} is not text; put quotes inside the quotes: --title='\"A: b\"'.")
         if not paths:
-            raise ReportError("--run=[] must name at least one run folder.")
+            raise ReportError("--run=[] must name at least one run folder or report.")
         entries = [entry for path in paths for entry in read_runs(Path(path))]
         labels = self.labels or [entry.label for entry in entries]
         if len(labels) != len(entries):

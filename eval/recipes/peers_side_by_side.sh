@@ -28,13 +28,16 @@ OMP_NUM_THREADS=2 train "$OUT/ten_act_shifted" --config_path=eval/peers/act.yaml
   --dataset.image_transforms.enable=true --dataset.image_transforms.tfs="$SHIFT"
 
 # Pictures of the demonstrations' size for all: ACT fails on any other.
-for policy in ten_atlasvla ten_act ten_diffusion ten_act_shifted; do
+beside=(ten_atlasvla ten_act ten_diffusion ten_act_shifted)
+for policy in "${beside[@]}"; do
   "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/eval_${policy}_64px" \
     --episodes=20
 done
-"$BIN/python" -m eval.report \
-  --run="[$OUT/eval_ten_atlasvla_64px,$OUT/eval_ten_act_64px,$OUT/eval_ten_diffusion_64px,$OUT/eval_ten_act_shifted_64px]" \
-  --labels='[AtlasVLA, ACT, Diffusion, ACT with the same augmentation]' --name=ten_tasks_peers
+runs=$(printf ",$OUT/eval_%s_64px" "${beside[@]}")
+"$BIN/python" -m eval.report --run="[${runs:1}]" --name=ten_tasks_peers \
+  --labels='[AtlasVLA, ACT, Diffusion, ACT with the same augmentation]'
+# What the augmentation gives ACT; the report only has ours against each of the others.
+"$BIN/python" -m eval.compare "$OUT/eval_ten_act_shifted_64px" "$OUT/eval_ten_act_64px"
 
 # With the camera moved, and ours trained once more without its augmentation.
 train "$OUT/ten_atlasvla_no_shift" --config_path=configs/policy/atlasvla_tiny.yaml "${DATA[@]}" \
