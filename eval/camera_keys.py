@@ -26,15 +26,16 @@ def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None
         override: Use this mapping instead, after checking it.
 
     Returns:
-        Camera to name of the view without its prefix. Only the cameras that are needed, the scene camera first.
+        Camera to name of the view without its prefix. Only the cameras that are needed, the scene camera first; none
+        for a blind policy, which has no image keys.
 
     Raises:
-        CameraError: If the keys leave it open which is which, there are none or more than two, or ``override`` names an
-            unknown camera or not exactly the policy's views.
+        CameraError: If the keys leave it open which is which, there are more than two, or ``override`` names an unknown
+            camera or not exactly the policy's views.
     """
     keys = [key for key in image_keys if _EMPTY not in key]
     foreign = [key for key in keys if not key.startswith(PREFIX)]
-    if foreign or not keys:
+    if foreign:
         raise CameraError(
             f"LIBERO's pictures arrive as {PREFIX}NAME, but the policy's image features are "
             f"{_listed(image_keys)}; such a policy cannot be rolled out in LIBERO."

@@ -282,11 +282,13 @@ class Evaluator:
         from lerobot.envs.configs import LiberoEnv
 
         settings = self._settings
+        # LeRobot's environment has at least one camera; a blind policy's shows black.
+        cameras = dict(settings.cameras) or {SCENE: "image"}
         which: dict[str, Any] = {"task": task.suite, "task_ids": [task.task_id]} if task else {}
         return LiberoEnv(
             **which,
-            camera_name=",".join(settings.cameras),
-            camera_name_mapping=dict(settings.cameras),
+            camera_name=",".join(cameras),
+            camera_name_mapping=cameras,
             init_states=settings.init_states,
             observation_height=settings.image_size,
             observation_width=settings.image_size,

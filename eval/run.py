@@ -39,26 +39,34 @@ from lerobot_atlasvla.sim.camera_shift import ENV_CAMERA_SHIFT
 from lerobot_atlasvla.sim.culling import ENV_CULL
 from lerobot_atlasvla.sim.look import ENV_LOOK
 from lerobot_atlasvla.sim.repeatable import ENV_REPEATABLE
-from lerobot_atlasvla.sim.shutter import ENV_RENDER_EVERY
+from lerobot_atlasvla.sim.shutter import ENV_RENDER_CAMERAS, ENV_RENDER_EVERY, NO_CAMERA
 
 logger = logging.getLogger("eval.run")
 
 AGAIN = "Everything finished is kept; run the same command again to continue."
 
 
-def worker_environment(cfg: RunConfig, checkpoint: Checkpoint) -> dict[str, str]:
-    """Environment variables that the simulators of the workers go by."""
+def worker_environment(cfg: RunConfig, checkpoint: Checkpoint, cameras: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables that the simulators of the workers go by.
+
+    Args:
+        cfg: The settings.
+        checkpoint: The policy.
+        cameras: LIBERO's cameras to the policy's views.
+    """
     environment = {
         ENV_LOOK: cfg.look,
         ENV_CAMERA_SHIFT: cfg.camera_shift().to_env(),
         ENV_REPEATABLE: "1",
         ENV_CULL: "1" if cfg.fast_render else "0",
         ENV_RENDER_EVERY: "1",
+        ENV_RENDER_CAMERAS: "",
         "OMP_NUM_THREADS": str(cfg.threads),
         # Software rendering gets the cores that are left over; its pictures do not depend on their number.
         "LP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // _workers(cfg))),
     }
     if cfg.fast_render:
+        environment[ENV_RENDER_CAMERAS] = ",".join(name.removesuffix("_image") for name in cameras) or NO_CAMERA
         if checkpoint.pictures_every is None:
             logger.info(
                 "A policy of type %s may use the pictures of every step, so all of them are taken.",
@@ -143,7 +151,7 @@ def run(cfg: RunConfig, command: str) -> Run:
         raise RunError("--overlay=true shows the scene camera, which this policy does not have.")
     image_size = choose_image_size(cfg.image_size, checkpoint)
     settings = cfg.settings(checkpoint.n_action_steps, cameras, image_size)
-    with exported(worker_environment(cfg, checkpoint)):
+    with exported(worker_environment(cfg, checkpoint, cameras)):
         simulator = describe_simulator()
         check_assets(cfg, checkpoint, simulator["assets"])
         tasks = libero_tasks(cfg.suites, cfg.task_ids)
@@ -151,7 +159,8 @@ def run(cfg: RunConfig, command: str) -> Run:
         if before is not None:
             check_same_run(before, now)
             now = replace(before, settings=union(before.settings, settings))
-        logger.info("Cameras: %s", ", ".join(f"{camera} -> {PREFIX}{view}" for camera, view in cameras.items()))
+        views = ", ".join(f"{camera} -> {PREFIX}{view}" for camera, view in cameras.items())
+        logger.info("Cameras: %s", views or "none (a blind policy)")
         shared = WorkerSettings(
             checkpoint=checkpoint.folder,
             device=device,

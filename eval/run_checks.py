@@ -13,6 +13,8 @@ from eval.run_settings import RunConfig, RunError, check_continues, comparable
 
 logger = logging.getLogger("eval.run")
 
+BLIND_VIDEO_SIZE = 256
+
 
 def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[Task]:
     """The tasks asked for, suite by suite.
@@ -85,10 +87,14 @@ def choose_device(asked: str | None) -> str:
 def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
     """``asked``, or the side of the pictures that the policy was trained on; warns where the two differ.
 
+    A blind policy was trained on none: the size is that of its videos.
+
     Raises:
         RunError: If nothing is asked for and the policy's views have several sizes.
     """
     trained_on = checkpoint.picture_size
+    if not checkpoint.config.image_features:
+        return asked or BLIND_VIDEO_SIZE
     if asked is None:
         if trained_on is None:
             raise RunError("The policy's views are not square, or of several sizes; choose one with --image_size.")

@@ -69,6 +69,8 @@ class AttentionRecorder:
                 f"Only a policy of type {AtlasVLAPolicy.name} has action queries that attend to image patches; this "
                 f"one is of type {kind}."
             )
+        if whole.config.is_blind:
+            raise ValueError("A blind policy (--policy.views=none) has no image patches to attend to.")
         self.policy = whole
         self.chunks: list[ChunkAttention] = []
         self._hooks: list[RemovableHandle] = []

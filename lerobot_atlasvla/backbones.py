@@ -88,6 +88,8 @@ PARTS = {
 
 def used_parts(config: AtlasVLAConfig) -> list[str]:
     """The backbones that this configuration has."""
+    if config.is_blind:
+        return ["language"]
     return ["vggt", "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
 
 
@@ -171,7 +173,7 @@ def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dic
             num_heads=config.language_num_heads,
             max_length=config.tokenizer_max_length,
         )
-    if config.vision == "dinov2" and config.vision_tower_init == "random":
+    if "vision_tower" in used_parts(config) and config.vision_tower_init == "random":
         found.setdefault("vision_tower", DINOV2_BASE)
     for name in located.keys() - {"vggt"}:
         found[name] = _read_architecture(located[name], PARTS[name].flag)
@@ -181,7 +183,7 @@ def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dic
             f"config.json has no entry backbone_architectures.{lacking[0]}, without which the checkpoint's network "
             "can't be built. Use the config.json it was saved with."
         )
-    if config.vision == "dinov2" and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
+    if "vision_tower" in used_parts(config) and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
         raise WeightsError(
             f"The vision tower must cut images into patches of {DINOV2_PATCH_SIZE} pixels, as DINOv2 does; "
             f"{config.vision_tower} has patch_size {found['vision_tower'].get('patch_size')} (--policy.vision_tower)."

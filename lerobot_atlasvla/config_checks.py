@@ -35,6 +35,8 @@ AT_LEAST_ONE = (
     "tokenizer_max_length",
     "feature_cache_copies",
 )
+# What ``views`` holds for a policy without images.
+BLIND = ("none",)
 # DINOv2's own, in every released size.
 DINOV2_PATCH_SIZE = 14
 
@@ -114,6 +116,16 @@ def _check_images(config: AtlasVLAConfig) -> None:
             raise ConfigError(f"{name} must lie in 0 .. 1 (exclusive), got {getattr(config, name)} (--policy.{name}).")
     if len(set(config.views)) != len(config.views):
         raise ConfigError(f"views names a camera twice: {list(config.views)} (--policy.views).")
+    if BLIND[0] in config.views and not config.is_blind:
+        raise ConfigError(
+            f"views asks a blind policy for cameras: {list(config.views)}. Either {BLIND[0]} alone, for state and "
+            "instruction only, or the cameras' names (--policy.views)."
+        )
+    if config.is_blind and config.empty_cameras:
+        raise ConfigError(
+            f"A blind policy has no cameras, got empty_cameras {config.empty_cameras} (--policy.empty_cameras=0, or "
+            "other --policy.views)."
+        )
 
 
 def _check_widths(config: AtlasVLAConfig) -> None:
@@ -164,6 +176,11 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
 def _check_feature_cache(config: AtlasVLAConfig) -> None:
     if not config.feature_cache:
         return
+    if config.is_blind:
+        raise ConfigError(
+            f"A blind policy has no VGGT whose features could be cached: views {list(config.views)}, feature_cache "
+            f"{config.feature_cache!r} (--policy.views, --policy.feature_cache)."
+        )
     if not config.is_frozen("vggt") or config.fusion != "late" or config.vision != "vggt":
         raise ConfigError(
             "A feature cache needs VGGT's output to depend on the pictures alone: freeze_vggt=true, fusion='late' and "

@@ -16,7 +16,7 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .config_checks import DINOV2_PATCH_SIZE, ConfigError, check
+from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
 
@@ -45,7 +45,8 @@ class AtlasVLAConfig(PreTrainedConfig):
             "ACTION": NormalizationMode.MEAN_STD,
         }
     )
-    # Cameras to look through, by name and in this order, such as [observation.images.image]. Empty: all of them.
+    # Cameras to look through, by name and in this order, such as [observation.images.image]. Empty: all of them. none: a
+    # blind policy (state and instruction only), the control that says what images are worth.
     views: tuple[str, ...] = ()
     # Cameras observation.images.empty_camera_0, .._1 and so on, that data may have or not. An absent one has no tokens.
     empty_cameras: int = 0
@@ -229,13 +230,13 @@ class AtlasVLAConfig(PreTrainedConfig):
         """
         found = sorted(self.input_features or {})
         cameras = self.image_features
-        if not cameras:
+        if not cameras and not self.is_blind:
             raise ValueError(f"AtlasVLA needs at least one camera (observation.images.*); the data have {found}.")
         for key in self.empty_camera_keys:
             if self.input_features is not None and key not in self.input_features:
                 self.input_features[key] = PolicyFeature(FeatureType.VISUAL, (3, *self.image_size))
         cameras = self.image_features
-        missing = [key for key in self.views if key not in cameras]
+        missing = [key for key in self.view_keys if key not in cameras]
         if missing:
             raise ValueError(
                 f"views names {missing}, but the data have the cameras {sorted(cameras)} (--policy.views)."
@@ -271,9 +272,14 @@ class AtlasVLAConfig(PreTrainedConfig):
         return tuple(f"{OBS_IMAGES}.empty_camera_{index}" for index in range(self.empty_cameras))
 
     @property
+    def is_blind(self) -> bool:
+        """Whether no pixel enters the network."""
+        return self.views == BLIND
+
+    @property
     def view_keys(self) -> tuple[str, ...]:
-        """The cameras the policy looks through, in its fixed order."""
-        return self.views or tuple(self.image_features)
+        """The cameras the policy looks through, in its fixed order; none for a blind policy."""
+        return () if self.is_blind else self.views or tuple(self.image_features)
 
     @property
     def state_dim(self) -> int:
@@ -319,12 +325,15 @@ class AtlasVLAConfig(PreTrainedConfig):
 
 
 def _names(value: Sequence[str]) -> tuple[str, ...]:
-    """Names from a list, or from what LeRobot's command line makes of ``[a, b]``.
+    """Names from a list, or from what LeRobot's command line makes of ``[a, b]`` or of the word ``none``.
 
     It reads JSON, where names without quotes are no list; the text stays one, and draccus makes a tuple of its
     characters.
     """
     text = "".join(value)
-    if text.startswith("[") and text.endswith("]") and all(len(name) == 1 for name in value):
-        return tuple(name.strip() for name in text[1:-1].split(",") if name.strip())
+    if all(len(name) == 1 for name in value):
+        if (text,) == BLIND:
+            return BLIND
+        if text.startswith("[") and text.endswith("]"):
+            return tuple(name.strip() for name in text[1:-1].split(",") if name.strip())
     return tuple(value)

@@ -6,6 +6,7 @@ The policy itself never uses them, so their weights (1.0 GB in VGGT-1B) are neit
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -58,6 +59,8 @@ class GeometryReader:
         depth_channels: Sequence[int] = (256, 512, 1024, 1024),
     ):
         config = policy.config
+        if config.is_blind:
+            raise ValueError("A blind policy (--policy.views=none) has no view of the geometry.")
         if (config.vision, config.fusion, config.vggt_init) != ("vggt", "late", "pretrained"):
             raise ValueError(
                 "Only a pretrained VGGT that sees images as it was trained to has a view of the geometry: vision=vggt, "
@@ -69,6 +72,7 @@ class GeometryReader:
                 f"The depth head reads layers {tuple(depth_layers)}, but vggt_depth is {config.vggt_depth}."
             )
         self.policy = policy
+        self.aggregator: Any = policy.model.aggregator
         self.last_layer = config.vggt_depth - 1
         with init_empty_weights():
             width = 2 * config.vggt_embed_dim
@@ -94,7 +98,7 @@ class GeometryReader:
         self.policy.eval()
         images = read_views(self.policy.config, batch, training=False)
         layers = sorted({*self.depth.layers, self.last_layer})
-        output = self.policy.model.aggregator(images, layers)
+        output = self.aggregator(images, layers)
         by_layer = {layer: tokens.float() for layer, tokens in zip(layers, output.layers, strict=True)}
         height, width = images.shape[-2:]
         depth, confidence = self.depth(

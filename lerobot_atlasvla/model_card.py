@@ -282,7 +282,8 @@ def _eval_command(config: AtlasVLAConfig, dataset: str) -> dict[str, str]:
     """Values for ``lerobot-eval`` in LIBERO."""
     views = [key.removeprefix(f"{OBS_IMAGES}.") for key in config.view_keys]
     suite = re.search(r"libero_(?:spatial|object|goal|10|90)(?!\d)", str(dataset))
-    height, width = config.image_features[config.view_keys[0]].shape[1:]
+    # A blind policy takes any.
+    height, width = config.image_features[config.view_keys[0]].shape[1:] if views else config.image_size
     mapping = {"agentview_image": "image", "robot0_eye_in_hand_image": _WRIST}
     return {
         "suite": suite[0] if suite else "libero_spatial",

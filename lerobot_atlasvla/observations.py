@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.augment import random_shift, same_crop_and_colour
-from .model.tokens import PolicyInputs, SeenViews
+from .model.tokens import PolicyInputs, GeometryTokens
 
 
 def entry(batch: dict[str, Tensor], key: str) -> Tensor:
@@ -26,7 +26,7 @@ def entry(batch: dict[str, Tensor], key: str) -> Tensor:
 
 
 def read_observations(
-    config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool, seen: SeenViews | None = None
+    config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool, seen: GeometryTokens | None = None
 ) -> PolicyInputs:
     """Check the observations and bring them into the model's form; the batch itself is not changed.
 
@@ -34,7 +34,7 @@ def read_observations(
         config: The policy's configuration.
         batch: Preprocessed observations.
         training: Whether pictures are augmented.
-        seen: What VGGT made of all views, if that is known already.
+        seen: The geometry tokens of all views, if they are known already.
 
     Raises:
         ValueError: For an entry that is missing or misshapen, or a camera that the policy does not know.
@@ -52,11 +52,14 @@ def read_observations(
 def read_views(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool) -> Tensor:
     """The cameras of a batch as the model sees them, (B, V, 3, H, W) in [0, 1]; augmented in training.
 
-    Empty cameras that the batch does not have are left out.
+    Empty cameras that the batch does not have are left out; a blind policy has none (V = 0).
 
     Raises:
         ValueError: For a camera that is missing, unknown or not RGB in [0, 1].
     """
+    if config.is_blind:
+        tokens_BL = entry(batch, OBS_LANGUAGE_TOKENS)
+        return torch.zeros(len(tokens_BL), 0, 3, *config.image_size, device=tokens_BL.device)
     if not config.views:
         cameras = [key for key in batch if key.startswith(f"{OBS_IMAGES}.") and not key.endswith("_is_pad")]
         unknown = sorted(set(cameras) - set(config.view_keys))

@@ -39,7 +39,15 @@ def default_targets(config: AtlasVLAConfig, model: AtlasVLA) -> dict[str, Any]:
         ``target_modules``, a regular expression on module names: the linear layers in the last third of the VGGT
         blocks that run and, with ``peft_language``, the language model's attention. ``modules_to_save``: every part of
         the network that no released checkpoint fills.
+
+    Raises:
+        ValueError: If there is nothing to adapt.
     """
+    if config.is_blind and not config.peft_language:
+        raise ValueError(
+            "A blind policy (--policy.views=none) has no VGGT to adapt; name modules with --peft.target_modules, or set "
+            "--policy.peft_language=true."
+        )
     run = max(config.vggt_output_layers) + 1
     last_third = "|".join(str(index) for index in range(run - math.ceil(run / 3), run))
     pattern = rf"model\.aggregator\.(frame|global)_blocks\.({last_third})\.(attn\.(qkv|proj)|mlp\.fc[12])"

@@ -19,6 +19,8 @@ from .pretrained.locate import WeightsError
 logger = logging.getLogger(__name__)
 
 _REFERENCES = "atlasvla_references"
+# A tensor that only the checkpoints of the first wiring have.
+_GATE = "geometry_gate"
 
 
 def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -69,6 +71,11 @@ def load(policy: nn.Module, file: Path, parts: Mapping[str, str]) -> tuple[dict[
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{file} is damaged or incomplete ({error}). Copy or download it again.") from error
+    if any(name.endswith(_GATE) for name in tensors):
+        raise WeightsError(
+            f"{file} was trained when images could reach the actions past VGGT's blocks, which is no longer built; use "
+            "it with AtlasVLA at commit b6cd926, or train again."
+        )
     unknown = sorted(set(referred) - set(parts))
     if unknown:
         raise WeightsError(f"{file} refers to {unknown}, which this policy's config.json does not take from a source.")

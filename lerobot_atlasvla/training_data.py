@@ -15,7 +15,7 @@ from .feature_cache.key import WITHOUT, CacheKey
 from .feature_cache.reader import FeatureCache
 from .model.atlas import AtlasVLA
 from .model.frozen import is_frozen
-from .model.tokens import SeenViews
+from .model.tokens import GeometryTokens
 from .observations import entry, read_views
 from .source_marks import SourceMarks
 
@@ -82,7 +82,7 @@ class TrainingData:
             )
         return actions_BTA, ~entry(batch, ACTION_IS_PAD)
 
-    def features(self, batch: dict[str, Tensor], model: AtlasVLA, *, training: bool) -> SeenViews | None:
+    def features(self, batch: dict[str, Tensor], model: AtlasVLA, *, training: bool) -> GeometryTokens | None:
         """What the feature cache has for a batch; augmented copies are for training only.
 
         Raises:
@@ -90,13 +90,14 @@ class TrainingData:
         """
         if self.feature_cache is None or not (training or self.feature_cache.key.copies == 1):
             return None
+        assert model.aggregator is not None  # a blind policy has no feature cache
         if not is_frozen(model.aggregator):
             raise ValueError(
                 "VGGT learns (an adapter is in it?), so what it made of the data before is of no use. Name modules "
                 f"outside VGGT with --peft.target_modules, or {WITHOUT}."
             )
 
-        def compute(part: dict[str, Tensor]) -> SeenViews:
-            return model.see(read_views(self._config, part, training=training))
+        def compute(part: dict[str, Tensor]) -> GeometryTokens:
+            return model.encode_views(read_views(self._config, part, training=training))
 
         return self.feature_cache.look_up(batch, compute)

@@ -129,8 +129,6 @@ def released_policy(root: Path, **overrides) -> AtlasVLAPolicy:
 def open_gates(policy: AtlasVLAPolicy) -> None:
     """Gates that start at zero hide the gradient, and the effect, of what is behind them."""
     generator = torch.Generator().manual_seed(7)
-    for block in policy.model.decoder.blocks:
-        nn.init.constant_(block.geometry_gate, 0.5)
     for name, parameter in policy.model.head.named_parameters():
         if ".modulation." in name:
             nn.init.normal_(parameter, std=0.2, generator=generator)

@@ -1,7 +1,7 @@
 """The files of a feature cache: one row per frame, found by the frame's index.
 
-``cache.json`` says what the rows depend on. ``features.bin`` has, per frame and copy, the patch tokens and then each
-layer's tokens, as the CPU lays them out. ``pixels.bin`` has a grid of pixels of each frame's views, by which a frame of
+``cache.json`` says what the rows depend on. ``features.bin`` has, per frame and copy, each layer's tokens, as the CPU
+lays them out. ``pixels.bin`` has a grid of pixels of each frame's views, by which a frame of
 another dataset is noticed. ``done.bin`` has one byte per frame, 1 once its row is complete. The files are sparse: rows
 that are not there take no room.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_atlasvla.model.tokens import SeenViews
+from lerobot_atlasvla.model.tokens import GeometryTokens
 
 from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError
 
@@ -127,7 +127,7 @@ class CacheReader:
         self._features = np.memmap(folder / FEATURES, dtype=np.uint8, mode="r", shape=shape)
         self._pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=(key.frames, pixel_bytes(key)))
 
-    def features(self, frames: np.ndarray, copies: np.ndarray, device: torch.device) -> SeenViews:
+    def features(self, frames: np.ndarray, copies: np.ndarray, device: torch.device) -> GeometryTokens:
         """What VGGT made of the frames.
 
         Args:
@@ -140,9 +140,8 @@ class CacheReader:
         if device.type == "cuda":
             rows = rows.pin_memory()
         values_BN = rows.to(device, non_blocking=True).view(key.torch_dtype)
-        patches = int(np.prod(key.patches))
-        first_BN, *rest_BN = values_BN.split([patches, *[int(np.prod(key.layer))] * len(key.output_layers)], dim=1)
-        return SeenViews(first_BN.unflatten(1, key.patches), tuple(one.unflatten(1, key.layer) for one in rest_BN))
+        layers = values_BN.unflatten(1, (len(key.output_layers), *key.layer)).unbind(1)
+        return GeometryTokens(tuple(layers))
 
     def pixels(self, frames: np.ndarray) -> Tensor:
         """The remembered pixels, (B, V, 3, grid, grid), uint8."""
@@ -193,7 +192,7 @@ class CacheWriter:
     ) -> None:
         self._stack.close()
 
-    def write(self, frames: np.ndarray, copies: list[SeenViews], pixels_BN: Tensor) -> None:
+    def write(self, frames: np.ndarray, copies: list[GeometryTokens], pixels_BN: Tensor) -> None:
         """Write the rows of some frames.
 
         Args:
@@ -214,9 +213,9 @@ class CacheWriter:
             os.pwrite(self._done, b"\x01", frame)
 
 
-def _flat(seen: SeenViews) -> Tensor:
+def _flat(seen: GeometryTokens) -> Tensor:
     """One copy's bytes, (B, bytes)."""
-    parts = [part.flatten(1) for part in (seen.patches_BVPC, *seen.layers_BVPC)]
+    parts = [layer.flatten(1) for layer in seen.layers_BVPC]
     return torch.cat(parts, dim=1).cpu().contiguous().view(torch.uint8)
 
 

@@ -12,7 +12,8 @@ import torch
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.spec import AtlasSpec
 
-FORMAT = 1
+# 1 held patch tokens from before the frame and global blocks as well (up to commit b6cd926).
+FORMAT = 2
 FLAG = "--policy.feature_cache"
 WITHOUT = f"train without it (leave out {FLAG}; when resuming, add {FLAG}=null)"
 
@@ -35,7 +36,6 @@ class CacheKey:
         vggt: Fingerprint of VGGT's weights, in the dtype in which they ran.
         output_layers: The layers read.
         dtype: Of the features.
-        patches: Shape of one copy's patch tokens, (V, P, C).
         layer: Shape of one layer's tokens, (V, 1 + P, 2C).
         format: Version of the files.
     """
@@ -49,7 +49,6 @@ class CacheKey:
     vggt: str
     output_layers: tuple[int, ...]
     dtype: str
-    patches: tuple[int, int, int]
     layer: tuple[int, int, int]
     format: int = FORMAT
 
@@ -76,14 +75,13 @@ class CacheKey:
             vggt=vggt,
             output_layers=tuple(spec.geometry.output_layers),
             dtype=str(dtype).removeprefix("torch."),
-            patches=(views, patches, width),
             layer=(views, 1 + patches, 2 * width),
         )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The key that :meth:`to_json` wrote."""
-        lists = ("views", "image_size", "output_layers", "patches", "layer")
+        lists = ("views", "image_size", "output_layers", "layer")
         values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in content.items()}
         return cls(**values)
 
@@ -99,8 +97,7 @@ class CacheKey:
     @property
     def copy_bytes(self) -> int:
         """Bytes of one copy of one frame."""
-        numbers = prod(self.patches) + len(self.output_layers) * prod(self.layer)
-        return numbers * self.torch_dtype.itemsize
+        return len(self.output_layers) * prod(self.layer) * self.torch_dtype.itemsize
 
     def differences(self, other: CacheKey) -> list[str]:
         """What ``other`` has otherwise: ``name: this, not that``."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_atlasvla.model.tokens import SeenViews
+from lerobot_atlasvla.model.tokens import GeometryTokens
 from lerobot_atlasvla.observations import entry
 
 from .files import PIXEL_GRID, CacheReader, read_key
@@ -75,7 +75,7 @@ class FeatureCache:
         # A copy of the policy opens the files again; copying the maps would read all of them into memory.
         return (FeatureCache, (self.folder, self.key))
 
-    def look_up(self, batch: dict[str, Tensor], see: Callable[[dict[str, Tensor]], SeenViews]) -> SeenViews:
+    def look_up(self, batch: dict[str, Tensor], see: Callable[[dict[str, Tensor]], GeometryTokens]) -> GeometryTokens:
         """What VGGT made of a batch's frames; a random copy of each, where there are several.
 
         Args:
@@ -102,7 +102,7 @@ class FeatureCache:
             return computed
         return _merged(there, self._read(frames[there], _part(batch, self.key.views, there)), computed)
 
-    def _read(self, frames: np.ndarray, batch: dict[str, Tensor]) -> SeenViews:
+    def _read(self, frames: np.ndarray, batch: dict[str, Tensor]) -> GeometryTokens:
         """Rows that are there, after a look at the pictures that they were made of."""
         seen_now = sample_pixels(batch, self.key.views)
         known = self._reader.pixels(frames).to(seen_now.device)
@@ -128,10 +128,9 @@ def _part(batch: dict[str, Tensor], views: tuple[str, ...], chosen: np.ndarray) 
     return {view: picture[places.to(picture.device)] for view, picture in pictures.items()}
 
 
-def _merged(first: np.ndarray, one: SeenViews, other: SeenViews) -> SeenViews:
+def _merged(first: np.ndarray, one: GeometryTokens, other: GeometryTokens) -> GeometryTokens:
     """Samples of two origins in their old order: ``one`` has those where ``first`` is true."""
     order = np.argsort(np.concatenate((np.flatnonzero(first), np.flatnonzero(~first))))
-    places = torch.from_numpy(order).to(one.patches_BVPC.device)
-    pairs = zip((one.patches_BVPC, *one.layers_BVPC), (other.patches_BVPC, *other.layers_BVPC), strict=True)
-    patches, *layers = (torch.cat(pair)[places] for pair in pairs)
-    return SeenViews(patches, tuple(layers))
+    places = torch.from_numpy(order).to(one.layers_BVPC[0].device)
+    pairs = zip(one.layers_BVPC, other.layers_BVPC, strict=True)
+    return GeometryTokens(tuple(torch.cat(pair)[places] for pair in pairs))

@@ -1,7 +1,6 @@
 """Action queries and the decoder in which they read the scene.
 
 Shape suffixes: B batch, Q action queries, T chunk, S context, D decoder width, E condition width.
-Source of the zero-initialised tanh gate: Alayrac et al., Flamingo, NeurIPS 2022, arXiv:2204.14198, sec. 2.2.
 """
 
 from dataclasses import dataclass
@@ -60,7 +59,11 @@ class ActionQueries(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention, gated cross-attention to geometry, cross-attention to language and state, MLP (all pre-norm)."""
+    """Self-attention, cross-attention to geometry, cross-attention to language and state, MLP (all pre-norm).
+
+    The attention to geometry has no gate. A zero-initialized one (Flamingo, arXiv:2204.14198, sec. 2.2) protects a
+    pretrained stream, and this decoder has none; it stayed closed, and the policy ignored its geometry backbone.
+    """
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -68,8 +71,6 @@ class DecoderBlock(nn.Module):
         self.self_attention = SelfAttention(dim, num_heads, qk_norm=False)
         self.geometry_norm = nn.LayerNorm(dim)
         self.geometry_attention = CrossAttention(dim, num_heads)
-        # tanh(0) = 0: a foreign geometry backbone is let in as far as it helps, not at once.
-        self.geometry_gate = nn.Parameter(torch.zeros(1))
         self.context_norm = nn.LayerNorm(dim)
         self.context_attention = CrossAttention(dim, num_heads)
         self.mlp_norm = nn.LayerNorm(dim)
@@ -78,8 +79,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x_BQD: Tensor, geometry: TokenGroup, context: TokenGroup) -> Tensor:
         """``(B, Q, D)`` to ``(B, Q, D)``."""
         x_BQD = x_BQD + self.self_attention(self.self_norm(x_BQD))
-        gate = self.geometry_gate.tanh()
-        x_BQD = x_BQD + gate * self.geometry_attention(self.geometry_norm(x_BQD), geometry)
+        x_BQD = x_BQD + self.geometry_attention(self.geometry_norm(x_BQD), geometry)
         x_BQD = x_BQD + self.context_attention(self.context_norm(x_BQD), context)
         return x_BQD + self.mlp(self.mlp_norm(x_BQD))
 

@@ -11,19 +11,24 @@ from torch import Tensor, nn
 
 from .frozen import running
 from .layers import CrossAttention
-from .tokens import TokenGroup
+from .tokens import GeometryTokens, TokenGroup
 from .vggt import Aggregator
 
 
 class Fused(NamedTuple):
-    """What a fusion returns, both in decoder width D."""
+    """What a fusion returns, in decoder width D.
 
-    geometry: TokenGroup
+    Attributes:
+        geometry_BVPD: Tokens of each view after the frame and global blocks; the patch tokens come last, row by row.
+        language: Language tokens.
+    """
+
+    geometry_BVPD: Tensor
     language: TokenGroup
 
 
 class GeometryProjector(nn.Module):
-    """Camera and patch tokens of the chosen layers to decoder width; register tokens are dropped.
+    """Camera and patch tokens of the chosen layers to decoder width.
 
     Args:
         num_layers: Aggregator layers read.
@@ -40,19 +45,17 @@ class GeometryProjector(nn.Module):
         self.view_embed = nn.Parameter(torch.empty(1, views, 1, dim))
         nn.init.normal_(self.view_embed, std=0.02)
 
-    def forward(self, layers: Sequence[Tensor], patch_start_idx: int, present: Sequence[int]) -> Tensor:
-        """``(B, V, P, 2C)`` per layer to ``(B, V * (1 + patches), D)``, the sum over the layers.
+    def forward(self, layers: Sequence[Tensor], present: Sequence[int]) -> Tensor:
+        """``(B, V, 1 + patches, 2C)`` per layer to ``(B, V, 1 + patches, D)``, the sum over the layers.
 
         Args:
-            layers: Aggregator outputs.
-            patch_start_idx: Index of the first patch token in P.
+            layers: Camera and patch tokens of the aggregator's outputs.
             present: Place of each view among all the policy may have.
         """
         total = _of_views(self.view_embed, present)
         for tokens_BVPC, norm, projection in zip(layers, self.norms, self.projections, strict=True):
-            kept = without_registers(tokens_BVPC, patch_start_idx)
-            total = total + projection(norm(kept.float()))
-        return total.flatten(1, 2)
+            total = total + projection(norm(tokens_BVPC.float()))
+        return total
 
 
 class VisionAdapter(nn.Module):
@@ -86,35 +89,53 @@ class LateFusion(nn.Module):
         self.geometry_projector = GeometryProjector(num_layers, 2 * backbone_dim, dim, views)
         self.language_projector = nn.Linear(language_dim, dim)
 
-    def forward(
-        self,
-        aggregator: Aggregator,
-        vision_BVPC: Tensor,
-        language: TokenGroup,
-        grid: tuple[int, int],
-        output_layers: Sequence[int],
-        present: Sequence[int],
-        *,
-        layers_BVPC: Sequence[Tensor] | None = None,
-    ) -> Fused:
-        """Vision tokens through VGGT; language past it.
+    def encode(
+        self, aggregator: Aggregator, vision_BVPC: Tensor, grid: tuple[int, int], output_layers: Sequence[int]
+    ) -> GeometryTokens:
+        """Vision tokens through the frame and global blocks.
 
         Args:
             aggregator: With camera and register tokens.
             vision_BVPC: Patch tokens of each view.
-            language: Language features.
             grid: Patches per (column, row).
             output_layers: Aggregator layers to read.
-            present: Place of each view among all the policy may have.
-            layers_BVPC: What those layers give, if it is known already, without register tokens.
         """
-        patch_start_idx = 1
-        if layers_BVPC is None:
-            patches = self.vision_adapter(vision_BVPC)
-            with running(aggregator, patches):
-                layers_BVPC, _, patch_start_idx = aggregator.attend(patches, grid, output_layers)
+        patches = self.vision_adapter(vision_BVPC)
+        with running(aggregator, patches):
+            layers, _, patch_start_idx = aggregator.attend(patches, grid, output_layers)
+        return GeometryTokens(tuple(_without_registers(layer, patch_start_idx) for layer in layers))
+
+    def forward(self, geometry: GeometryTokens, language: TokenGroup, present: Sequence[int]) -> Fused:
+        """Project geometry and language tokens to decoder width.
+
+        Args:
+            geometry: What :meth:`encode` returned.
+            language: Language features.
+            present: Place of each view among all the policy may have.
+        """
         return Fused(
-            geometry=TokenGroup(self.geometry_projector(layers_BVPC, patch_start_idx, present)),
+            geometry_BVPD=self.geometry_projector(geometry.layers_BVPC, present),
+            language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
+        )
+
+
+class BlindFusion(nn.Module):
+    """The control without images: one learned token stands where the geometry tokens would be.
+
+    Args:
+        language_dim: Width of the language features.
+        dim: Decoder width D.
+    """
+
+    def __init__(self, *, language_dim: int, dim: int):
+        super().__init__()
+        self.no_geometry = nn.Embedding(1, dim)
+        self.language_projector = nn.Linear(language_dim, dim)
+
+    def forward(self, language: TokenGroup) -> Fused:
+        """Project language tokens to decoder width."""
+        return Fused(
+            geometry_BVPD=self.no_geometry.weight[None, None].expand(len(language.tokens_BSD), -1, -1, -1),
             language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
         )
 
@@ -197,12 +218,12 @@ class EarlyFusion(nn.Module):
         fused_BVSD = self.projector(torch.cat(aggregated.layers, dim=-1).float())
         mask = None if words.mask_BS is None else words.mask_BS.repeat(1, views)
         return Fused(
-            geometry=TokenGroup(fused_BVSD[:, :, :patches].flatten(1, 2)),
+            geometry_BVPD=fused_BVSD[:, :, :patches],
             language=TokenGroup(fused_BVSD[:, :, patches:].flatten(1, 2), mask),
         )
 
 
-def without_registers(tokens_BVPC: Tensor, patch_start_idx: int) -> Tensor:
+def _without_registers(tokens_BVPC: Tensor, patch_start_idx: int) -> Tensor:
     """The camera token, which comes first, and the patch tokens; nothing is copied where there are no registers."""
     if patch_start_idx == 1:
         return tokens_BVPC

@@ -104,7 +104,7 @@ class AtlasSpec:
         summary: Sizes of that summary.
         head: The action head.
         image_size: (H, W) of every view in pixels.
-        views: Number of views V.
+        views: Number of views V; 0 = a blind policy, the control for what images are worth.
         state_dim: Size N of the state; 0 = the state is not used.
         action_dim: Size A of an action.
         chunk_size: Actions T per forward pass.

@@ -1,6 +1,6 @@
 """What the action queries are told about the scene before they attend to it.
 
-Shape suffixes: B batch, V view, P patches per view, C token width, K keypoints, M map channels.
+Shape suffixes: B batch, V view, P patches per view, D decoder width, K keypoints, M map channels.
 Source: spatial softmax, Levine et al., End-to-End Training of Deep Visuomotor Policies, JMLR 2016, arXiv:1504.00702,
 sec. 5.
 """
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 
 class VisualSummary(nn.Module):
-    """Keypoints (spatial softmax) and a narrow flattened map of each view, from the patch tokens.
+    """Keypoints (spatial softmax) and a narrow flattened map of each view, from its projected geometry tokens.
 
     Queries conditioned on state and language alone learn slowly from scratch; with this summary a small decoder
-    learns about as fast as a convolutional policy.
+    learns about as fast as a convolutional policy. It reads what has been through the frame and global blocks: reading
+    the patch tokens before them left the policy no reason to use its geometry backbone.
 
     Args:
-        dim: Width C of the patch tokens.
+        dim: Width D of the patch tokens.
         grid: Patches per (column, row).
         views: Number of views V.
         keypoints: Softmax keypoints K per view.
@@ -36,9 +37,9 @@ class VisualSummary(nn.Module):
         y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
         self.register_buffer("positions_P2", torch.stack((y.flatten(), x.flatten()), dim=-1), persistent=False)
 
-    def forward(self, patch_tokens_BVPC: Tensor, present: Sequence[int]) -> Tensor:
-        """``(B, V', P, C)`` of the views at the places ``present`` to ``(B, output_dim)``; an absent view is zero."""
-        tokens = self.norm(patch_tokens_BVPC)
+    def forward(self, patch_tokens_BVPD: Tensor, present: Sequence[int]) -> Tensor:
+        """``(B, V', P, D)`` of the views at the places ``present`` to ``(B, output_dim)``; an absent view is zero."""
+        tokens = self.norm(patch_tokens_BVPD)
         weights_BVPK = self.keypoint_logits(tokens).softmax(dim=2)
         keypoints_BVK2 = torch.einsum("bvpk,pc->bvkc", weights_BVPK, self.positions_P2.to(weights_BVPK.dtype))
         parts = [_at(part, present, self.views).flatten(1) for part in (keypoints_BVK2, self.map(tokens))]

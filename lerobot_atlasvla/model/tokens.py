@@ -13,15 +13,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SeenViews:
-    """What VGGT makes of the views. While it is frozen that depends on the pictures alone, and can be remembered.
+class GeometryTokens:
+    """The views after the frame and global blocks: the only form in which late fusion lets images reach the decoder.
+
+    While the backbone is frozen they depend on the images alone, and can be cached.
 
     Attributes:
-        patches_BVPC: Patch tokens before any attention of the aggregator.
         layers_BVPC: Per aggregator layer that is read: the camera token, then the patch tokens, ``(B, V, 1 + P, 2C)``.
     """
 
-    patches_BVPC: Tensor
     layers_BVPC: tuple[Tensor, ...]
 
 
@@ -30,15 +30,15 @@ class PolicyInputs:
     """One batch of observations, resized and normalised, keys forgotten.
 
     Attributes:
-        views: RGB in [0, 1], ``(B, V, 3, H, W)``, the views that are there, in the policy's fixed camera order; or what
-            VGGT made of them.
+        views: RGB in [0, 1], ``(B, V, 3, H, W)``, the views that are there, in the policy's fixed camera order (none
+            for a blind policy); or their geometry tokens.
         present: Their places in that order; a camera that is deliberately absent is missing here.
         state_BN: Normalised ``observation.state``.
         tokens_BL: Token ids of the instruction.
         token_mask_BL: True = real token, False = padding.
     """
 
-    views: Tensor | SeenViews
+    views: Tensor | GeometryTokens
     present: tuple[int, ...]
     state_BN: Tensor
     tokens_BL: Tensor
@@ -73,10 +73,10 @@ class Prefix:
     """Everything the decoder may look at.
 
     Attributes:
-        geometry: Camera and patch tokens of all views.
+        geometry: Camera and patch tokens of all views, after the frame and global blocks.
         context: Language tokens followed by the state token.
-        condition_BE: What the action queries are conditioned on: state, pooled language and the visual summary;
-            ``None`` for queries that are only learned.
+        condition_BE: What the action queries are conditioned on: state, pooled language and the visual summary of
+            ``geometry``; ``None`` for queries that are only learned.
     """
 
     geometry: TokenGroup

@@ -233,12 +233,19 @@ def _on_libero(module: ModuleType) -> None:
     from lerobot_atlasvla.sim.gl import choose_gl
     from lerobot_atlasvla.sim.look import chosen_look
     from lerobot_atlasvla.sim.repeatable import repeatable_wanted
-    from lerobot_atlasvla.sim.shutter import render_every
+    from lerobot_atlasvla.sim.shutter import render_cameras, render_every
 
     _repair_config()
     choose_gl()
     # Raise now what would otherwise be raised in the middle of a run.
-    for variable in (chosen_look, culling_wanted, repeatable_wanted, render_every, CameraShift.from_env):
+    for variable in (
+        chosen_look,
+        culling_wanted,
+        repeatable_wanted,
+        render_every,
+        render_cameras,
+        CameraShift.from_env,
+    ):
         variable()
     # The variable LIBERO keeps its own answer in.
     vars(module)["_assets_path_cache"] = str(libero_assets().path)

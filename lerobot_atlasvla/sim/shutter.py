@@ -1,4 +1,4 @@
-"""Take pictures only when the policy will look at them.
+"""Take pictures only when the policy will look at them, and only with the cameras that it looks through.
 
 A policy that executes ``n_action_steps`` actions of a chunk looks at the pictures of steps 0, ``n_action_steps``,
 2 ``n_action_steps``, ... only, yet LIBERO renders every step, and those spent settling as well. With
@@ -7,6 +7,9 @@ repeats the last one. Physics, states and the pictures that are taken are the sa
 
 The number must be the policy's own: with a larger one it would act on old pictures. Videos that ``lerobot-eval`` writes
 show the same picture several times.
+
+``ATLASVLA_LIBERO_RENDER_CAMERAS`` names the cameras that render, such as ``robot0_eye_in_hand``, or ``none``; the others
+show black. Unset, all of them do.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 ENV_RENDER_EVERY = "ATLASVLA_LIBERO_RENDER_EVERY"
+ENV_RENDER_CAMERAS = "ATLASVLA_LIBERO_RENDER_CAMERAS"
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+NO_CAMERA = "none"
 
 # What a simulation showed last, by camera, height and width.
 _pictures: WeakKeyDictionary[Any, dict[tuple[str, int, int], np.ndarray]] = WeakKeyDictionary()
@@ -31,6 +37,8 @@ class _Shutter(threading.local):
     """Whether this thread's simulation takes pictures at the moment."""
 
     open = True
+    all_cameras = False
+    """Whether every camera renders, whatever the environment says."""
     settling = 0
     """Control steps until the shutter opens again, while an episode begins."""
 
@@ -50,6 +58,24 @@ def render_every() -> int:
     return int(word)
 
 
+def render_cameras() -> tuple[str, ...]:
+    """Cameras that render: all, unless ``ATLASVLA_LIBERO_RENDER_CAMERAS`` names some, or none.
+
+    Raises:
+        ValueError: If it names another one.
+    """
+    words = os.environ.get(ENV_RENDER_CAMERAS)
+    if not words:
+        return CAMERAS
+    names = () if words == NO_CAMERA else tuple(words.split(","))
+    if unknown := set(names) - set(CAMERAS):
+        raise ValueError(
+            f"{ENV_RENDER_CAMERAS}={words!r} names {', '.join(sorted(unknown))}; allowed: {', '.join(CAMERAS)} with "
+            f"commas between them, or {NO_CAMERA}"
+        )
+    return names
+
+
 def fresh_picture(env: Any, camera: str, size: int) -> np.ndarray:
     """Picture of this moment, whatever the shutter says.
 
@@ -61,19 +87,19 @@ def fresh_picture(env: Any, camera: str, size: int) -> np.ndarray:
     Returns:
         (size, size, 3) uint8, upright, as LeRobot's LIBERO processor turns the observations.
     """
-    with _exposure(taken=True):
+    with _exposure(taken=True, all_cameras=True):
         picture = env._env.sim.render(camera_name=camera, width=size, height=size)
     return np.ascontiguousarray(picture[::-1, ::-1])
 
 
 @contextmanager
-def _exposure(*, taken: bool) -> Iterator[None]:
-    before = _shutter.open
-    _shutter.open = taken
+def _exposure(*, taken: bool, all_cameras: bool = False) -> Iterator[None]:
+    before = _shutter.open, _shutter.all_cameras
+    _shutter.open, _shutter.all_cameras = taken, all_cameras
     try:
         yield
     finally:
-        _shutter.open = before
+        _shutter.open, _shutter.all_cameras = before
 
 
 def hook_environments(module: ModuleType) -> None:
@@ -137,7 +163,7 @@ def hook_rendering(module: ModuleType) -> None:
         height, width = kwargs["height"], kwargs["width"]
         pictures = _pictures.setdefault(simulation, {})
         key = (kwargs["camera_name"], height, width)
-        if _shutter.open:
+        if _shutter.open and (_shutter.all_cameras or key[0] not in CAMERAS or key[0] in render_cameras()):
             pictures[key] = wrapped(*args, **kwargs)
         return pictures.setdefault(key, np.zeros((height, width, 3), np.uint8)).copy()
 

@@ -74,8 +74,8 @@ def test_the_loss_curve_and_the_weights_are_the_same(cached, plain):
 
 def test_both_commands_say_what_they_do(cached):
     folder, _, build_log, train_log = cached
-    # Two views of 4 x 4 patches, 32 wide; two layers with a camera token, 64 wide; float32.
-    size = (2 * 16 * 32 + 2 * 2 * 17 * 64) * 4
+    # Two layers of two views, each a camera token and 4 x 4 patches, 64 wide; float32.
+    size = 2 * 2 * 17 * 64 * 4
     assert f"24 frames x 1 copies x {size / 1e6:.2f} MB" in build_log
     assert f"lerobot-train --policy.feature_cache={folder}" in build_log
     assert "24 of 24 frames" in train_log

@@ -22,7 +22,7 @@ from lerobot_atlasvla.feature_cache import build as build_module
 from lerobot_atlasvla.feature_cache import files
 from lerobot_atlasvla.feature_cache.build import build
 from lerobot_atlasvla.feature_cache.key import FeatureCacheError
-from lerobot_atlasvla.model.tokens import SeenViews
+from lerobot_atlasvla.model.tokens import GeometryTokens
 from tests.conftest import CHUNK, IMAGE, WRIST, dataset_stats, tiny_config
 from tests.random_dataset import REPO_ID, write_dataset
 from tests.released import open_gates, released_config, write_all, write_vggt
@@ -69,7 +69,7 @@ def cache(data, released, tmp_path_factory):
     return build(settings(data, released, tmp_path_factory.mktemp("cache") / "features"))
 
 
-def features_of(policy: AtlasVLAPolicy, batch: dict) -> SeenViews:
+def features_of(policy: AtlasVLAPolicy, batch: dict) -> GeometryTokens:
     return policy.training_data.features(batch, policy.model, training=True)
 
 
@@ -103,10 +103,9 @@ def test_the_rows_are_what_vggt_gives(data, released, cache):
     batch = batch_of(policy, data, [3, 20])
     views = torch.stack([batch[IMAGE], batch[WRIST]], dim=1)
     with torch.no_grad():
-        expected = policy.model.see(views)
+        expected = policy.model.encode_views(views)
         reference = policy.model.aggregator(views, policy.config.vggt_output_layers)
     found = features_of(policy, batch)
-    torch.testing.assert_close(found.patches_BVPC, expected.patches_BVPC)
     assert len(found.layers_BVPC) == 2
     for mine, other, whole in zip(found.layers_BVPC, expected.layers_BVPC, reference.layers, strict=True):
         torch.testing.assert_close(mine, other)
@@ -122,10 +121,9 @@ def test_bfloat16_features_come_back_bit_by_bit(data, released, tmp_path):
     # The batches in which they were computed.
     batch = batch_of(policy, data, [5, 6, 7, 8, 9])
     with torch.no_grad():
-        expected = policy.model.see(torch.stack([batch[IMAGE], batch[WRIST]], dim=1))
+        expected = policy.model.encode_views(torch.stack([batch[IMAGE], batch[WRIST]], dim=1))
     found = features_of(policy, batch)
-    assert found.patches_BVPC.dtype == torch.bfloat16
-    assert torch.equal(found.patches_BVPC, expected.patches_BVPC)
+    assert found.layers_BVPC[0].dtype == torch.bfloat16
     assert all(map(torch.equal, found.layers_BVPC, expected.layers_BVPC))
     loss, _ = policy(batch)
     assert loss.isfinite()
@@ -136,7 +134,7 @@ def test_copies_are_different_augmentations_and_all_get_used(data, released, tmp
     build(cfg)
     policy = make_policy(cfg, data)
     batch = batch_of(policy, data, [4])
-    drawn = [features_of(policy, batch).patches_BVPC for _ in range(60)]
+    drawn = [features_of(policy, batch).layers_BVPC[0] for _ in range(60)]
     kinds = {tensor.numpy().tobytes() for tensor in drawn}
     assert len(kinds) == 3
     # A held-out loss is for the pictures as they are.
@@ -256,11 +254,12 @@ def test_a_damaged_cache_is_refused(data, released, cache, tmp_path, name):
         make_policy(settings(data, released, folder), data)
 
 
-def test_a_newer_format_is_refused(data, released, cache, tmp_path):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_is_refused(data, released, cache, tmp_path, version):
     folder = shutil.copytree(cache, tmp_path / "newer")
     content = json.loads((folder / "cache.json").read_text())
-    (folder / "cache.json").write_text(json.dumps(content | {"format": 2}))
-    with pytest.raises(FeatureCacheError, match="format 2"):
+    (folder / "cache.json").write_text(json.dumps(content | {"format": version}))
+    with pytest.raises(FeatureCacheError, match=f"format {version}"):
         make_policy(settings(data, released, folder), data)
 
 
