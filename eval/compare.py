@@ -14,7 +14,7 @@ from eval.report_data import LabelledRun, ReportError, Task, read_runs
 from eval.run_folder import Rollout, Run, RunFolderError
 from eval.statistics import format_difference, mcnemar_exact, newcombe_difference
 
-SETTINGS = ("image_size", "settle_steps", "init_states", "episode_length", "look", "camera_shift")
+SETTINGS = ("image_size", "settle_steps", "init_states", "episode_length", "look", "camera_shift", "displace_cm")
 SIMULATOR = ("assets", "assets_note", "mujoco", "robosuite", "hf-libero")
 SIGNIFICANT = 0.05
 

@@ -106,6 +106,17 @@ def comparisons(entries: Sequence[LabelledRun]) -> list[dict[str, Any]]:
     return found
 
 
+def automatic_title(entries: Sequence[LabelledRun]) -> str:
+    """For example ``LIBERO rollouts, objects displaced by up to 8 cm: AtlasVLA and ACT``."""
+    displacements = {entry.displacement for entry in entries}
+    if len(displacements) == 1:
+        (displacement,) = displacements
+        common = f", objects displaced by {displacement}" if displacement else ""
+        return f"LIBERO rollouts{common}: {enumeration([entry.label for entry in entries])}"
+    names = [f"{e.label} (objects displaced by {e.displacement})" if e.displacement else e.label for e in entries]
+    return f"LIBERO rollouts: {enumeration(names)}"
+
+
 def report_content(entries: Sequence[LabelledRun], name: str, title: str, note: str) -> dict[str, Any]:
     """Content of ``report.json``; its own figures are those of the first run."""
     figures = [run_figures(entry) for entry in entries]
@@ -114,7 +125,7 @@ def report_content(entries: Sequence[LabelledRun], name: str, title: str, note: 
         "schema_version": SCHEMA_VERSION,
         "kind": "rollouts",
         "name": name,
-        "title": title or f"LIBERO rollouts: {enumeration([entry.label for entry in entries])}",
+        "title": title or automatic_title(entries),
         **own,
         "incomplete": [f"{entry.label}: {entry.incomplete}" for entry in entries if entry.incomplete],
         "note": note,

@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from eval.run_folder import RUN_FILE, Rollout, Run, read_run
+from eval.run_folder import RUN_FILE, Rollout, Run, read_run, with_later_settings
 from eval.statistics import format_rate, mean_over_seeds, wilson_interval
 
 SCHEMA_VERSION = 1
 REPORT_FILE = "report.json"
 SUITE_TASKS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
-_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name != "instruction")
+_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in ("instruction", "displacement_cm"))
+_DISPLACEMENT_COLUMNS = ("displaced_x_cm", "displaced_y_cm")
 _RUN_PARTS = ("name", "command", "policy", "training", "settings", "versions", "simulator")
 _INNERMOST_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s*\]")
 
@@ -59,6 +60,12 @@ class LabelledRun:
         else:
             tasks = sum(SUITE_TASKS[suite] for suite in settings["suites"])
         return tasks * len(settings["seeds"]) * settings["episodes"]
+
+    @property
+    def displacement(self) -> str:
+        """For example ``up to 8 cm``; empty if the objects were where LIBERO puts them."""
+        limit_cm = self.run.settings["displace_cm"]
+        return f"up to {limit_cm:g} cm" if limit_cm else ""
 
     @property
     def incomplete(self) -> str:
@@ -135,6 +142,7 @@ def run_figures(entry: LabelledRun) -> dict[str, Any]:
     """Everything about one run, for ``report.json``; :func:`read_runs` makes the run of it again."""
     seeds = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in seeds.values()])
+    displaced = any(rollout.displacement_cm for rollout in entry.run.rollouts)
     return {
         "label": entry.label,
         **rate_figures(*entry.counts),
@@ -145,8 +153,11 @@ def run_figures(entry: LabelledRun) -> dict[str, Any]:
         "deviation_over_seeds": deviation,
         "wall_s_per_rollout": statistics.fmean(rollout.wall_s for rollout in entry.run.rollouts),
         **{part: getattr(entry.run, part) for part in _RUN_PARTS},
-        "rollout_columns": list(_COLUMNS),
-        "rollout_rows": [[getattr(rollout, name) for name in _COLUMNS] for rollout in sorted_rollouts(entry.run)],
+        "rollout_columns": [*_COLUMNS, *(_DISPLACEMENT_COLUMNS if displaced else ())],
+        "rollout_rows": [
+            [*(getattr(rollout, name) for name in _COLUMNS), *(rollout.displacement_cm or ())]
+            for rollout in sorted_rollouts(entry.run)
+        ],
     }
 
 
@@ -196,8 +207,13 @@ def read_runs(path: Path) -> list[LabelledRun]:
 def _run_of(entry: Mapping[str, Any]) -> Run:
     instructions = {(task["suite"], task["task_id"]): task["instruction"] for task in entry["tasks"]}
     rows = [dict(zip(entry["rollout_columns"], row, strict=True)) for row in entry["rollout_rows"]]
+    for row in rows:
+        if vector := tuple(row.pop(name) for name in _DISPLACEMENT_COLUMNS if name in row):
+            row["displacement_cm"] = vector
     rollouts = tuple(Rollout(instruction=instructions[row["suite"], row["task_id"]], **row) for row in rows)
-    return Run(**{part: entry[part] for part in _RUN_PARTS}, rollouts=rollouts)
+    parts = {part: entry[part] for part in _RUN_PARTS}
+    parts["settings"] = with_later_settings(parts["settings"])
+    return Run(**parts, rollouts=rollouts)
 
 
 def read_report(file: Path) -> dict[str, Any]:

@@ -32,6 +32,13 @@ def render(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Se
     if len(entries) > 1:
         rows = [(entry.label, entry.run.policy["type"], f"total: {entry.total}") for entry in entries]
         lines += [*table(("run", "policy", "success, 95 % interval"), rows), ""]
+    # A heading made by hand may not say it.
+    lines += [
+        line
+        for entry in entries
+        if entry.displacement
+        for line in (f"{entry.label}: all objects displaced by {entry.displacement} along x and along y.", "")
+    ]
     lines += [*INTERVAL_NOTE.splitlines(), ""]
     if content["note"].strip():
         lines += ["## Notes", "", content["note"].rstrip("\n"), ""]
@@ -147,7 +154,7 @@ def provenance_lines(entry: LabelledRun) -> list[str]:
         "frames": training.get("frames"),
         "minutes": training.get("minutes"),
     }
-    settings = {name: value for name, value in run.settings.items() if name != "camera_shift"}
+    settings = {name: value for name, value in run.settings.items() if name not in ("camera_shift", "displace_cm")}
     seconds = [rollout.wall_s for rollout in run.rollouts]
     return [
         f"## Provenance of {entry.label}",
@@ -166,6 +173,7 @@ def provenance_lines(entry: LabelledRun) -> list[str]:
         "",
         *facts(settings),
         f"- camera shift: {shift_words(run.settings['camera_shift'])}",
+        f"- displacement of the objects: {entry.displacement or 'none'}",
         f"- seconds per rollout: {statistics.median(seconds):.1f} (median), {sum(seconds):.0f} in all, added up over "
         "workers",
         "",

@@ -70,10 +70,12 @@ def _run_cells(run: Mapping[str, Any]) -> tuple[str, ...]:
     for task in run["tasks"]:
         tasks.setdefault(task["suite"], []).append(str(task["task_id"]))
     assets = run["simulator"]["assets"]
+    # Reports made before objects could be displaced do not say that they were not.
+    displaced = f", displaced by up to {limit:g} cm" if (limit := run["settings"].get("displace_cm")) else ""
     return (
         run["label"] if run["label"] == policy else f"{run['label']} ({policy})",
         ", ".join(trained) or "not recorded",
-        "; ".join(f"{suite} {', '.join(ids)}" for suite, ids in tasks.items()),
+        "; ".join(f"{suite} {', '.join(ids)}" for suite, ids in tasks.items()) + displaced,
         str(done) if done == asked else f"{done}, incomplete: {done} of {asked}",
         run["total"],
         # A look-alike is told in full in the report; here a reader only has to see that there is one.

@@ -21,6 +21,7 @@ from eval.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
 from eval.run_settings import RunError
 from eval.videos import captioned, scene_pictures, video_name, with_attention, write_video
 from lerobot_atlasvla.data.demonstrate import start_worker
+from lerobot_atlasvla.sim.displace import displacement_cm_of
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.attention_view import AttentionRecorder, ChunkAttention
@@ -238,6 +239,7 @@ class Evaluator:
             steps=recorder.steps,
             wall_s=round(time.monotonic() - started, 2),
             video=None,
+            displacement_cm=displacement_cm_of(recorder.unwrapped),
         )
         final_state = recorder.states[-1]
         if job.film_success if rollout.success else job.film_failure:

@@ -37,6 +37,7 @@ from eval.statistics import format_rate
 from eval.training_record import training_record
 from lerobot_atlasvla.sim.camera_shift import ENV_CAMERA_SHIFT
 from lerobot_atlasvla.sim.culling import ENV_CULL
+from lerobot_atlasvla.sim.displace import ENV_DISPLACE_CM, DisplacementError
 from lerobot_atlasvla.sim.look import ENV_LOOK
 from lerobot_atlasvla.sim.repeatable import ENV_REPEATABLE
 from lerobot_atlasvla.sim.shutter import ENV_RENDER_CAMERAS, ENV_RENDER_EVERY, NO_CAMERA
@@ -57,6 +58,7 @@ def worker_environment(cfg: RunConfig, checkpoint: Checkpoint, cameras: Mapping[
     environment = {
         ENV_LOOK: cfg.look,
         ENV_CAMERA_SHIFT: cfg.camera_shift().to_env(),
+        ENV_DISPLACE_CM: str(cfg.displace_cm),
         ENV_REPEATABLE: "1",
         ENV_CULL: "1" if cfg.fast_render else "0",
         ENV_RENDER_EVERY: "1",
@@ -128,7 +130,7 @@ def run(cfg: RunConfig, command: str) -> Run:
         The run folder as it is now.
 
     Raises:
-        RunError: If a setting is wrong, the folder holds something else, or a worker died.
+        RunError: If a setting is wrong, the folder holds something else, no displacement is valid, or a worker died.
         RunFolderError: If the folder cannot be read, or another process is writing to it.
         OSError: If the disk is full, for example. Whatever is raised, everything finished is in the folder.
     """
@@ -179,6 +181,8 @@ def run(cfg: RunConfig, command: str) -> Run:
         ]
         try:
             _roll_out(now, jobs, shared, cfg)
+        except DisplacementError as error:
+            raise RunError(str(error)) from error
         except BrokenProcessPool as error:
             raise RunError(
                 "A worker process died without a Python error (out of memory, or a crash in the graphics driver?). "

@@ -6,9 +6,9 @@ soon as a rollout has finished, so that nothing finished is ever lost.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 ROLLOUTS_FILE = "rollouts.jsonl"
 VIDEOS_FOLDER = "videos"
+
+SETTINGS_ADDED_LATER = {"displace_cm": 0.0}
+"""Settings that older runs do not record, and what was in force there."""
 
 RolloutKey = tuple[str, int, int, int]
 """(suite, task_id, seed, init_state): what a rollout is, whatever came out of it."""
@@ -39,6 +42,7 @@ class Rollout:
         steps: Control steps taken: until success, or the episode's limit.
         wall_s: Seconds, the making of a video not counted.
         video: File relative to the run folder, if this rollout was filmed.
+        displacement_cm: By how much the objects were displaced along x and y of the world; None if they were not.
     """
 
     suite: str
@@ -50,6 +54,20 @@ class Rollout:
     steps: int
     wall_s: float
     video: str | None = None
+    displacement_cm: tuple[float, float] | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Rollout":
+        """Inverse of ``dataclasses.asdict`` through JSON, which has no tuples.
+
+        Raises:
+            TypeError: If values are missing, or not known.
+        """
+        rollout = cls(**values)
+        if rollout.displacement_cm is None:
+            return rollout
+        x, y = rollout.displacement_cm
+        return replace(rollout, displacement_cm=(x, y))
 
     @property
     def key(self) -> RolloutKey:
@@ -86,6 +104,11 @@ class Run:
     path: Path = Path()
 
 
+def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run, with what an older one does not record added at the end."""
+    return {**settings, **{name: value for name, value in SETTINGS_ADDED_LATER.items() if name not in settings}}
+
+
 def read_run(path: Path | str) -> Run:
     """Read a run folder, finished or not.
 
@@ -106,6 +129,7 @@ def read_run(path: Path | str) -> Run:
         version = content.pop("schema_version")
         if version != SCHEMA_VERSION:
             raise RunFolderError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
+        content["settings"] = with_later_settings(content["settings"])
         return Run(**content, rollouts=tuple(_read_rollouts(path / ROLLOUTS_FILE)), path=path)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{file} is not what eval.run writes: {error!r}.") from error
@@ -168,6 +192,6 @@ def _read_rollouts(file: Path) -> Iterator[Rollout]:
     *lines, _ = file.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
-            yield Rollout(**json.loads(line))
+            yield Rollout.from_json(json.loads(line))
         except (json.JSONDecodeError, TypeError) as error:
             raise RunFolderError(f"{file}, line {number}, is not a rollout: {error}.") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from lerobot_atlasvla.data.demonstrate import SETTLE_STEPS
 from lerobot_atlasvla.sim.camera_shift import CameraShift
+from lerobot_atlasvla.sim.displace import check_displace_cm
 from lerobot_atlasvla.sim.look import ENV_LOOK, LOOKS
 
 FIXED_STATES = 50
@@ -68,6 +69,10 @@ class RunConfig:
     tilt_deg: float = 0.0
     # Scene camera turned clockwise, degrees.
     roll_deg: float = 0.0
+    # Displace all loose objects, and the fixtures that carry some, by one random vector of up to this many cm along x
+    # and along y, which depends on the initial state and the seed only. 0 is LIBERO's own placement, which a policy
+    # can know by heart.
+    displace_cm: float = 0.0
     # LIBERO's cameras to the policy's views, where their names leave it open, for example
     # '{"agentview_image": "front", "robot0_eye_in_hand_image": "side"}'.
     cameras: dict[str, str] | None = None
@@ -115,6 +120,10 @@ class RunConfig:
             self.camera_shift()
         except ValueError as error:
             raise RunError(f"The camera cannot be shifted: --{error}.") from error
+        try:
+            check_displace_cm(self.displace_cm, "--displace_cm")
+        except ValueError as error:
+            raise RunError(f"{error}.") from error
 
     def camera_shift(self) -> CameraShift:
         """How the scene camera is displaced."""
@@ -142,6 +151,7 @@ class RunConfig:
             "fast_render": self.fast_render,
             "look": self.look,
             "camera_shift": asdict(self.camera_shift()),
+            "displace_cm": self.displace_cm,
             "cameras": dict(cameras),
         }
 

@@ -46,6 +46,7 @@ def make_run(
             "fast_render": True,
             "look": "default",
             "camera_shift": asdict(CameraShift()),
+            "displace_cm": 0.0,
             "cameras": {"agentview_image": "image"},
         }
         | dict(settings or {}),

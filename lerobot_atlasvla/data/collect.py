@@ -8,6 +8,7 @@ workers.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import sys
@@ -22,8 +23,11 @@ from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, SCHEMA_VERSION, libero
 from lerobot_atlasvla.data.settings import CollectConfig, CollectionError
 from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError, WriteError
 from lerobot_atlasvla.sim.culling import ENV_CULL
+from lerobot_atlasvla.sim.displace import DisplacementError
 
 RECORD_NAME = "atlasvla_collect.json"
+SETTINGS_ADDED_LATER = {"displace_cm": 0.0}
+"""What records that do not have them were made with."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ class TaskProgress:
     attempts: int = 0
     kept: int = 0
     failures_in_a_row: int = 0
+    mean_displacement_cm: float | None = None
+    """How far the object to be moved really got, over all attempts; None if nothing is displaced."""
 
     @property
     def failures(self) -> int:
@@ -89,7 +95,7 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
             f"{SCHEMA_VERSION}; choose a new --root."
         )
     for name, value in config.fixed_settings().items():
-        recorded = record["settings"][name]
+        recorded = record["settings"].get(name, SETTINGS_ADDED_LATER.get(name))
         if recorded != value:
             raise CollectionError(
                 f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
@@ -208,6 +214,10 @@ class Collector:
     def _count(self, task: TaskProgress, attempt: Attempt) -> bool:
         task.name, task.instruction = attempt.task_name, attempt.instruction
         task.attempts += 1
+        if attempt.displacement is not None:
+            moved_cm = math.hypot(*attempt.displacement.target_moved_cm)
+            before_cm = task.mean_displacement_cm or 0.0
+            task.mean_displacement_cm = before_cm + (moved_cm - before_cm) / task.attempts
         if attempt.trajectory is None:
             task.failures_in_a_row += 1
             return False
@@ -300,6 +310,8 @@ def collect(config: CollectConfig) -> Progress:
         collector = Collector(config, store, pool, source)
         collector.run()
         return collector.progress
+    except DisplacementError as error:
+        raise CollectionError(str(error)) from error
     except BrokenProcessPool as error:
         raise CollectionError(
             "A worker process died without a Python error (out of memory, or a crash in the graphics driver?). "
@@ -317,11 +329,13 @@ def _limit_threads(workers: int) -> None:
 
 def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
     """Table of what the dataset holds, for people."""
-    lines = [f"{'task':>5} {'attempts':>9} {'kept':>6} {'success':>8}  instruction"]
+    displaced = "  displaced" if config.displace_cm else ""
+    lines = [f"{'task':>5} {'attempts':>9} {'kept':>6} {'success':>8}{displaced}  instruction"]
     for task_id in config.tasks:
         task = progress.tasks[task_id]
         share = task.kept / max(1, task.attempts)
-        lines.append(f"{task_id:>5} {task.attempts:>9} {task.kept:>6} {share:>8.0%}  {task.instruction}")
+        moved = f"{task.mean_displacement_cm or 0:>8.1f} cm" if displaced else ""
+        lines.append(f"{task_id:>5} {task.attempts:>9} {task.kept:>6} {share:>8.0%}{moved}  {task.instruction}")
     rate = 60 * progress.new_episodes / max(seconds, 1e-9)
     lines.append(f"new episodes: {progress.new_episodes} in {seconds:.0f} s ({rate:.1f} a minute, start-up included)")
     lines.append(f"dataset: {config.root} (repo_id {config.repo_id})")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lerobot_atlasvla.data.schema import Trajectory
+from lerobot_atlasvla.sim.displace import displace, displacement_rng, target_xy, vector_in_cm
 
 CONTROL_FREQ_HZ = 20
 SETTLE_STEPS = 10
@@ -44,6 +45,7 @@ class Job:
         noise: Scale of the noise on executed actions; 0 is none.
         extra_steps: Steps recorded after the first success.
         max_steps: Steps after which the attempt has failed.
+        displace_cm: Largest displacement of the objects along x and along y, cm; 0 is none.
     """
 
     suite: str
@@ -54,15 +56,37 @@ class Job:
     noise: float
     extra_steps: int
     max_steps: int
+    displace_cm: float = 0.0
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """How the objects of an attempt were displaced.
+
+    Attributes:
+        vector_cm: The vector drawn, along x and y of the world.
+        target_moved_cm: How far the object to be moved got by that and by settling, along x and y.
+    """
+
+    vector_cm: tuple[float, float]
+    target_moved_cm: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Outcome of a :class:`Job`; ``trajectory`` is None if the task was not solved or did not stay solved."""
+    """Outcome of a :class:`Job`.
+
+    Attributes:
+        task_name: LIBERO's name of the task.
+        instruction: What a policy is told.
+        trajectory: The demonstration; None if the task was not solved or did not stay solved.
+        displacement: How the objects were displaced; None if they were not.
+    """
 
     task_name: str
     instruction: str
     trajectory: Trajectory | None
+    displacement: Displacement | None = None
 
 
 class ActionNoise:
@@ -137,19 +161,26 @@ class Demonstrator:
             hard_reset=True,
         )
         self._expert = ScriptedExpert(self.env, self.task.name)
+        self.displacement: Displacement | None = None
+        """Of the last :meth:`reset`."""
 
     def close(self) -> None:
         """Free the simulator and its GL context."""
         self.env.close()
 
-    def reset(self, placement_seed: int) -> dict[str, Any]:
-        """Sample a random placement, let it settle, and look.
+    def reset(self, placement_seed: int, displace_cm: float = 0.0) -> dict[str, Any]:
+        """Sample a random placement, displace it, let it settle, and look.
 
         Args:
-            placement_seed: Seed of LIBERO's placement samplers (numpy's global generator), below 2**32.
+            placement_seed: Seed of LIBERO's placement samplers (numpy's global generator), below 2**32, and of the
+                displacement.
+            displace_cm: Largest displacement of the objects along x and along y, cm; 0 is none.
 
         Returns:
             The raw observation, fresh at the moment of the call.
+
+        Raises:
+            DisplacementError: If no displacement leads to a valid placement.
         """
         # LIBERO appends to this list at every hard reset and draws from numpy's generator once per entry: without
         # clearing it, placements would depend on how many resets this process has seen.
@@ -160,8 +191,15 @@ class Demonstrator:
         self.env.env.use_camera_obs = False
         self.env.reset()
         self.env.env.use_camera_obs = True
+        placed, vector = target_xy(self.env), None
+        if displace_cm:
+            # Before anything settles, as in evaluation.
+            vector, _ = displace(self.env, displace_cm, displacement_rng(placement_seed))
         for _ in range(SETTLE_STEPS):
             self.env.step(NO_OP)
+        self.displacement = None
+        if vector is not None:
+            self.displacement = Displacement(vector_in_cm(vector), vector_in_cm(target_xy(self.env) - placed))
         # Enabling also restarts the sensors' clocks. Otherwise every reset would shift the moment within a control step
         # at which robosuite looks, and observations would again depend on how many resets there were.
         self._enable_sensors(True)
@@ -184,7 +222,7 @@ class Demonstrator:
         """
         placement_seed, noise_seed = np.random.SeedSequence([job.seed, job.task_id, job.attempt]).generate_state(2)
         noise = ActionNoise(job.noise, np.random.default_rng(noise_seed))
-        observation = self.reset(int(placement_seed))
+        observation = self.reset(int(placement_seed), job.displace_cm)
         observations, actions = [], []
         steps_left = job.max_steps
         solved = False
@@ -201,7 +239,7 @@ class Demonstrator:
         # What is set down and then knocked off the plate while retreating is no demonstration.
         solved = solved and bool(self.env.check_success())
         trajectory = _trajectory(observations, actions) if solved else None
-        return Attempt(self.task.name, self.task.language, trajectory)
+        return Attempt(self.task.name, self.task.language, trajectory, self.displacement)
 
 
 def _trajectory(observations: list[dict[str, Any]], actions: list[np.ndarray]) -> Trajectory:

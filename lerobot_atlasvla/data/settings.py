@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.data.demonstrate import Job
+from lerobot_atlasvla.sim.displace import check_displace_cm
 
 SUITES = ("libero_spatial",)
 """Suites that the scripted expert knows."""
@@ -37,6 +38,9 @@ class CollectConfig:
     image_size: int = 256
     # Noise on the executed action, 1 the tuned amount and 0 none. What is stored is the action without noise.
     noise: float = 1.0
+    # Displace all loose objects, and the fixtures that carry some, by one random vector of up to this many cm along x
+    # and along y. 0 is LIBERO's own placement, which a policy can know by heart.
+    displace_cm: float = 0.0
     # Steps to record after the first success, so that the release of the bowl is in the data.
     extra_steps: int = 10
     # Steps after which an attempt has failed. LIBERO's own limit for this suite is 280.
@@ -76,6 +80,10 @@ class CollectConfig:
             value = getattr(self, name)
             if not value >= minimum:
                 raise CollectionError(f"--{name}={value} must be at least {minimum}.")
+        try:
+            check_displace_cm(self.displace_cm, "--displace_cm")
+        except ValueError as error:
+            raise CollectionError(f"{error}.") from error
 
     @property
     def tasks(self) -> list[int]:
@@ -91,11 +99,12 @@ class CollectConfig:
             seed=self.seed,
             image_size=self.image_size,
             noise=self.noise,
+            displace_cm=self.displace_cm,
             extra_steps=self.extra_steps,
             max_steps=self.max_steps,
         )
 
     def fixed_settings(self) -> dict[str, Any]:
         """Settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
-        names = ("suite", "seed", "image_size", "noise", "extra_steps", "max_steps", "repo_id")
+        names = ("suite", "seed", "image_size", "noise", "displace_cm", "extra_steps", "max_steps", "repo_id")
         return {name: getattr(self, name) for name in names}

@@ -43,7 +43,7 @@ class Grasp:
 _GRASP_BY_PLACE = {
     "between_the_plate_and_the_ramekin": Grasp(-90),
     "next_to_the_ramekin": Grasp(90),
-    "from_table_center": Grasp(-90),
+    "from_table_center": Grasp(90),
     "on_the_cookie_box": Grasp(90),
     "in_the_top_drawer_of_the_wooden_cabinet": Grasp(-25, lift_m=0.10, height_m=0.036),
     "on_the_ramekin": Grasp(-90),

@@ -2,7 +2,8 @@
 
 LIBERO appends to ``object_property_initializers`` at every hard reset (tasks with drawers and knobs have some) and
 draws from NumPy's generator once per entry, so the cabinet and the stove of a later rollout stand up to 2 cm elsewhere.
-With ``ATLASVLA_LIBERO_REPEATABLE=1`` every rollout is what the first one of a fresh process would be.
+With ``ATLASVLA_LIBERO_REPEATABLE=1`` every rollout is what the first one of a fresh process would be. Rollouts with
+displaced objects (:mod:`~lerobot_atlasvla.sim.displace`) always are, since a displacement avoids the fixtures.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 from types import ModuleType
 from typing import Any
+
+from lerobot_atlasvla.sim.displace import displace_cm_from_env
 
 ENV_REPEATABLE = "ATLASVLA_LIBERO_REPEATABLE"
 
@@ -41,7 +44,7 @@ def hook_environments(module: ModuleType) -> None:
             env._atlasvla_initializers = len(env._env.env.object_property_initializers)
 
     def reset(wrapped: Any, env: Any, args: Any, kwargs: Any) -> Any:
-        if repeatable_wanted():
+        if repeatable_wanted() or displace_cm_from_env():
             env._ensure_env()
             del env._env.env.object_property_initializers[env._atlasvla_initializers :]
         return wrapped(*args, **kwargs)

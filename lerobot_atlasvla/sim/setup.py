@@ -230,6 +230,7 @@ def _on_libero(module: ModuleType) -> None:
     """Runs when ``libero.libero`` has been imported, before anything asks it for assets or imports robosuite."""
     from lerobot_atlasvla.sim.camera_shift import CameraShift
     from lerobot_atlasvla.sim.culling import culling_wanted
+    from lerobot_atlasvla.sim.displace import displace_cm_from_env
     from lerobot_atlasvla.sim.gl import choose_gl
     from lerobot_atlasvla.sim.look import chosen_look
     from lerobot_atlasvla.sim.repeatable import repeatable_wanted
@@ -245,6 +246,7 @@ def _on_libero(module: ModuleType) -> None:
         render_every,
         render_cameras,
         CameraShift.from_env,
+        displace_cm_from_env,
     ):
         variable()
     # The variable LIBERO keeps its own answer in.
@@ -286,8 +288,9 @@ def _on_simulations(module: ModuleType) -> None:
 
 
 def _on_lerobot_environments(module: ModuleType) -> None:
-    from lerobot_atlasvla.sim import repeatable, shutter
+    from lerobot_atlasvla.sim import displace, repeatable, shutter
 
+    displace.hook_environments(module)
     repeatable.hook_environments(module)
     shutter.hook_environments(module)
 

@@ -102,6 +102,7 @@ def test_contents_and_order_do_not_depend_on_the_workers(tmp_path, fake_simulato
         "attempts": 4,
         "kept": 3,
         "failures_in_a_row": 0,
+        "mean_displacement_cm": None,
         "failures": 1,
     }
     assert record["assets"] == "stand-in"

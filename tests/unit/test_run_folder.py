@@ -28,7 +28,7 @@ def a_run(path, **changes) -> Run:
         "command": "python -m eval.run",
         "policy": {"type": "act"},
         "training": None,
-        "settings": {"episodes": 2},
+        "settings": {"episodes": 2, "displace_cm": 0.0},
         "versions": {"python": "3.12"},
         "simulator": {"assets": "official"},
         "path": path,
