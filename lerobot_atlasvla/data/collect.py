@@ -19,7 +19,7 @@ from typing import Any
 
 from lerobot_atlasvla.data.demonstrate import Attempt, run_job, start_worker
 from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, SCHEMA_VERSION, libero_features, trajectory_frames
-from lerobot_atlasvla.data.settings import CollectConfig, CollectionError
+from lerobot_atlasvla.data.settings import SETTINGS_BEFORE, CollectConfig, CollectionError
 from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError, WriteError
 from lerobot_atlasvla.sim.culling import ENV_CULL
 
@@ -37,6 +37,10 @@ class TaskProgress:
     attempts: int = 0
     kept: int = 0
     failures_in_a_row: int = 0
+    recovery_attempts: int = 0
+    """Of ``attempts``, those that started from a mishap."""
+    recovery_kept: int = 0
+    """Of ``kept``, those that started from a mishap."""
 
     @property
     def failures(self) -> int:
@@ -89,7 +93,7 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
             f"{SCHEMA_VERSION}; choose a new --root."
         )
     for name, value in config.fixed_settings().items():
-        recorded = record["settings"][name]
+        recorded = record["settings"].get(name, SETTINGS_BEFORE.get(name))
         if recorded != value:
             raise CollectionError(
                 f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
@@ -208,10 +212,12 @@ class Collector:
     def _count(self, task: TaskProgress, attempt: Attempt) -> bool:
         task.name, task.instruction = attempt.task_name, attempt.instruction
         task.attempts += 1
+        task.recovery_attempts += attempt.recovery
         if attempt.trajectory is None:
             task.failures_in_a_row += 1
             return False
         task.kept += 1
+        task.recovery_kept += attempt.recovery
         self.progress.new_episodes += 1
         task.failures_in_a_row = 0
         self._batch.append(attempt)
@@ -322,6 +328,10 @@ def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
         task = progress.tasks[task_id]
         share = task.kept / max(1, task.attempts)
         lines.append(f"{task_id:>5} {task.attempts:>9} {task.kept:>6} {share:>8.0%}  {task.instruction}")
+    recoveries = sum(progress.tasks[task_id].recovery_attempts for task_id in config.tasks)
+    if recoveries:
+        kept = sum(progress.tasks[task_id].recovery_kept for task_id in config.tasks)
+        lines.append(f"starting from a mishap: {recoveries} attempts, {kept} kept")
     rate = 60 * progress.new_episodes / max(seconds, 1e-9)
     lines.append(f"new episodes: {progress.new_episodes} in {seconds:.0f} s ({rate:.1f} a minute, start-up included)")
     lines.append(f"dataset: {config.root} (repo_id {config.repo_id})")

@@ -11,6 +11,8 @@ from lerobot_atlasvla.data.demonstrate import Job
 SUITES = ("libero_spatial",)
 """Suites that the scripted expert knows."""
 TASKS_PER_SUITE = 10
+SETTINGS_BEFORE = {"recovery_share": 0.0}
+"""What a setting was in datasets made before it existed."""
 
 
 class CollectionError(Exception):
@@ -47,6 +49,9 @@ class CollectConfig:
     save_every: int = 5
     # Stop when a task fails this many times in a row.
     max_failures: int = 20
+    # Share of attempts, 0 to 1, that start just after a mishap (the bowl missed, lost or pushed) and show the way back.
+    # The mishap itself is not recorded.
+    recovery_share: float = 0.25
 
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
@@ -76,6 +81,8 @@ class CollectConfig:
             value = getattr(self, name)
             if not value >= minimum:
                 raise CollectionError(f"--{name}={value} must be at least {minimum}.")
+        if not 0 <= self.recovery_share <= 1:
+            raise CollectionError(f"--recovery_share={self.recovery_share} must be from 0 to 1.")
 
     @property
     def tasks(self) -> list[int]:
@@ -93,9 +100,10 @@ class CollectConfig:
             noise=self.noise,
             extra_steps=self.extra_steps,
             max_steps=self.max_steps,
+            recovery_share=self.recovery_share,
         )
 
     def fixed_settings(self) -> dict[str, Any]:
         """Settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
-        names = ("suite", "seed", "image_size", "noise", "extra_steps", "max_steps", "repo_id")
+        names = ("suite", "seed", "image_size", "noise", "extra_steps", "max_steps", "repo_id", "recovery_share")
         return {name: getattr(self, name) for name in names}
