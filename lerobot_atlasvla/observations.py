@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.augment import random_shift, same_crop_and_colour
-from .model.tokens import PolicyInputs, GeometryTokens
+from .model.tokens import GeometryTokens, PolicyInputs
 
 
 def entry(batch: dict[str, Tensor], key: str) -> Tensor:

@@ -20,14 +20,12 @@ from typing import Any
 
 from lerobot_atlasvla.data.demonstrate import Attempt, run_job, start_worker
 from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, SCHEMA_VERSION, libero_features, trajectory_frames
-from lerobot_atlasvla.data.settings import CollectConfig, CollectionError
+from lerobot_atlasvla.data.settings import SETTINGS_BEFORE, CollectConfig, CollectionError
 from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError, WriteError
 from lerobot_atlasvla.sim.culling import ENV_CULL
 from lerobot_atlasvla.sim.displace import DisplacementError
 
 RECORD_NAME = "atlasvla_collect.json"
-SETTINGS_ADDED_LATER = {"displace_cm": 0.0}
-"""What records that do not have them were made with."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +41,10 @@ class TaskProgress:
     failures_in_a_row: int = 0
     mean_displacement_cm: float | None = None
     """How far the object to be moved really got, over all attempts; None if nothing is displaced."""
+    recovery_attempts: int = 0
+    """Of ``attempts``, those that started from a mishap."""
+    recovery_kept: int = 0
+    """Of ``kept``, those that started from a mishap."""
 
     @property
     def failures(self) -> int:
@@ -95,7 +97,7 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
             f"{SCHEMA_VERSION}; choose a new --root."
         )
     for name, value in config.fixed_settings().items():
-        recorded = record["settings"].get(name, SETTINGS_ADDED_LATER.get(name))
+        recorded = record["settings"].get(name, SETTINGS_BEFORE.get(name))
         if recorded != value:
             raise CollectionError(
                 f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
@@ -218,10 +220,12 @@ class Collector:
             moved_cm = math.hypot(*attempt.displacement.target_moved_cm)
             before_cm = task.mean_displacement_cm or 0.0
             task.mean_displacement_cm = before_cm + (moved_cm - before_cm) / task.attempts
+        task.recovery_attempts += attempt.recovery
         if attempt.trajectory is None:
             task.failures_in_a_row += 1
             return False
         task.kept += 1
+        task.recovery_kept += attempt.recovery
         self.progress.new_episodes += 1
         task.failures_in_a_row = 0
         self._batch.append(attempt)
@@ -336,6 +340,10 @@ def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
         share = task.kept / max(1, task.attempts)
         moved = f"{task.mean_displacement_cm or 0:>8.1f} cm" if displaced else ""
         lines.append(f"{task_id:>5} {task.attempts:>9} {task.kept:>6} {share:>8.0%}{moved}  {task.instruction}")
+    recoveries = sum(progress.tasks[task_id].recovery_attempts for task_id in config.tasks)
+    if recoveries:
+        kept = sum(progress.tasks[task_id].recovery_kept for task_id in config.tasks)
+        lines.append(f"starting from a mishap: {recoveries} attempts, {kept} kept")
     rate = 60 * progress.new_episodes / max(seconds, 1e-9)
     lines.append(f"new episodes: {progress.new_episodes} in {seconds:.0f} s ({rate:.1f} a minute, start-up included)")
     lines.append(f"dataset: {config.root} (repo_id {config.repo_id})")

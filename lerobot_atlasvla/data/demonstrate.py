@@ -15,6 +15,8 @@ import numpy as np
 
 from lerobot_atlasvla.data.schema import Trajectory
 from lerobot_atlasvla.sim.displace import displace, displacement_rng, target_xy, vector_in_cm
+from lerobot_atlasvla.sim.expert import Phase, ScriptedExpert
+from lerobot_atlasvla.sim.mishaps import ClumsyExpert, draw_mishap
 
 CONTROL_FREQ_HZ = 20
 SETTLE_STEPS = 10
@@ -31,6 +33,11 @@ NEAR_CONTACT_SCALE = 0.3
 KICK_PROBABILITY = 0.02
 KICK_STEPS = (3, 6)
 
+RECOVERY_STREAM = 18
+"""Key of the random numbers that mishaps draw, apart from those of placement and noise."""
+RECOVERY_GRASPS = 2
+"""A way back that takes more grasps than this is no demonstration: the bowl leans on something and slips every time."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -46,6 +53,7 @@ class Job:
         extra_steps: Steps recorded after the first success.
         max_steps: Steps after which the attempt has failed.
         displace_cm: Largest displacement of the objects along x and along y, cm; 0 is none.
+        recovery_share: Probability, 0 to 1, that the attempt starts from a mishap.
     """
 
     suite: str
@@ -57,6 +65,7 @@ class Job:
     extra_steps: int
     max_steps: int
     displace_cm: float = 0.0
+    recovery_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,14 @@ class Attempt:
         instruction: What a policy is told.
         trajectory: The demonstration; None if the task was not solved or did not stay solved.
         displacement: How the objects were displaced; None if they were not.
+        recovery: Whether the attempt started from a mishap.
     """
 
     task_name: str
     instruction: str
     trajectory: Trajectory | None
     displacement: Displacement | None = None
+    recovery: bool = False
 
 
 class ActionNoise:
@@ -148,8 +159,6 @@ class Demonstrator:
         from libero.libero import benchmark, get_libero_path
         from libero.libero.envs import OffScreenRenderEnv
 
-        from lerobot_atlasvla.sim.expert import ScriptedExpert
-
         self.task = benchmark.get_benchmark_dict()[suite]().get_task(task_id)
         # The arguments of LeRobot's LiberoEnv, so that demonstrations look like evaluation. Hard resets: soft ones keep
         # the previous episode's fixture poses, which spoils random placements in the drawer and on the stove.
@@ -163,6 +172,7 @@ class Demonstrator:
         self._expert = ScriptedExpert(self.env, self.task.name)
         self.displacement: Displacement | None = None
         """Of the last :meth:`reset`."""
+        self._clumsy = ClumsyExpert(self.env, self.task.name)
 
     def close(self) -> None:
         """Free the simulator and its GL context."""
@@ -220,15 +230,22 @@ class Demonstrator:
             The trajectory up to ``job.extra_steps`` past the first success, or none if the task was not solved within
             ``job.max_steps`` or did not stay solved.
         """
-        placement_seed, noise_seed = np.random.SeedSequence([job.seed, job.task_id, job.attempt]).generate_state(2)
+        entropy = [job.seed, job.task_id, job.attempt]
+        placement_seed, noise_seed = np.random.SeedSequence(entropy).generate_state(2)
         noise = ActionNoise(job.noise, np.random.default_rng(noise_seed))
+        rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(RECOVERY_STREAM,)))
+        recovery = rng.random() < job.recovery_share
         observation = self.reset(int(placement_seed), job.displace_cm)
+        if recovery:
+            observation = self._go_wrong(job.noise, rng)
         observations, actions = [], []
-        steps_left = job.max_steps
+        steps_left = job.max_steps if observation is not None else 0
         solved = False
         while steps_left > 0:
             # Through float32, as stored: replaying a noise-free episode's labels repeats it exactly.
             label = self._expert.act().astype(np.float32)
+            if recovery and self._expert.grasps > RECOVERY_GRASPS:
+                break
             observations.append(observation)
             actions.append(label)
             observation, _, success, _ = self.env.step(noise(label, self._expert.free_motion))
@@ -238,8 +255,30 @@ class Demonstrator:
                 steps_left = job.extra_steps
         # What is set down and then knocked off the plate while retreating is no demonstration.
         solved = solved and bool(self.env.check_success())
+        if recovery:
+            # Nor is what fell onto the plate by itself, or is about to be grasped once more.
+            solved = solved and self._expert.phase in (Phase.CARRY, Phase.RELEASE, Phase.RETREAT, Phase.DONE)
         trajectory = _trajectory(observations, actions) if solved else None
-        return Attempt(self.task.name, self.task.language, trajectory, self.displacement)
+        return Attempt(self.task.name, self.task.language, trajectory, self.displacement, recovery)
+
+    def _go_wrong(self, noise_scale: float, rng: np.random.Generator) -> dict[str, Any] | None:
+        """Simulate a random mishap, unseen and unrecorded; see :mod:`lerobot_atlasvla.sim.mishaps`.
+
+        Args:
+            noise_scale: Scale of the noise on executed actions.
+            rng: Source of everything random about it.
+
+        Returns:
+            The raw observation afterwards, or None if there is nothing to recover from or no way to do it.
+        """
+        noise = ActionNoise(noise_scale, rng)
+        self._enable_sensors(False)
+        for action in self._clumsy.act_out(draw_mishap(rng), rng):
+            self.env.step(noise(action, self._clumsy.free_motion))
+        self._enable_sensors(True)
+        if not self._clumsy.went_wrong():
+            return None
+        return self.env.env._get_observations(force_update=True)
 
 
 def _trajectory(observations: list[dict[str, Any]], actions: list[np.ndarray]) -> Trajectory:

@@ -12,6 +12,8 @@ from lerobot_atlasvla.sim.displace import check_displace_cm
 SUITES = ("libero_spatial",)
 """Suites that the scripted expert knows."""
 TASKS_PER_SUITE = 10
+SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0}
+"""What a setting was in datasets made before it existed."""
 
 
 class CollectionError(Exception):
@@ -51,6 +53,9 @@ class CollectConfig:
     save_every: int = 5
     # Stop when a task fails this many times in a row.
     max_failures: int = 20
+    # Share of attempts, 0 to 1, that start just after a mishap (the bowl missed, lost or pushed) and show the way back.
+    # The mishap itself is not recorded.
+    recovery_share: float = 0.25
 
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
@@ -84,6 +89,8 @@ class CollectConfig:
             check_displace_cm(self.displace_cm, "--displace_cm")
         except ValueError as error:
             raise CollectionError(f"{error}.") from error
+        if not 0 <= self.recovery_share <= 1:
+            raise CollectionError(f"--recovery_share={self.recovery_share} must be from 0 to 1.")
 
     @property
     def tasks(self) -> list[int]:
@@ -102,9 +109,20 @@ class CollectConfig:
             displace_cm=self.displace_cm,
             extra_steps=self.extra_steps,
             max_steps=self.max_steps,
+            recovery_share=self.recovery_share,
         )
 
     def fixed_settings(self) -> dict[str, Any]:
         """Settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
-        names = ("suite", "seed", "image_size", "noise", "displace_cm", "extra_steps", "max_steps", "repo_id")
+        names = (
+            "suite",
+            "seed",
+            "image_size",
+            "noise",
+            "displace_cm",
+            "extra_steps",
+            "max_steps",
+            "repo_id",
+            "recovery_share",
+        )
         return {name: getattr(self, name) for name in names}

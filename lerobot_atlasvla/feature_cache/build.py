@@ -177,7 +177,8 @@ def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) 
 def _add(writer: CacheWriter, policy: AtlasVLAPolicy, config: AtlasVLAConfig, batch: dict[str, Tensor]) -> None:
     augmented = bool(augmentation(config))
     copies = [
-        policy.model.encode_views(read_views(config, batch, training=augmented)) for _ in range(config.feature_cache_copies)
+        policy.model.encode_views(read_views(config, batch, training=augmented))
+        for _ in range(config.feature_cache_copies)
     ]
     pixels = sample_pixels(batch, tuple(config.view_keys)).flatten(1).cpu()
     writer.write(batch[INDEX].flatten().cpu().numpy(), copies, pixels)

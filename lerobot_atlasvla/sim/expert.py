@@ -125,6 +125,7 @@ class ScriptedExpert:
     Attributes:
         phase: What the last action was for.
         free_motion: Whether the last action was far from everything delicate, so that it may be disturbed at will.
+        grasps: How often it has closed the fingers; more than once after the bowl slipped.
 
     Raises:
         ValueError: If ``task_name`` is not one of the ten tasks.
@@ -146,6 +147,7 @@ class ScriptedExpert:
         """Start over; to be called after the environment was reset."""
         self.phase = Phase.REACH
         self.free_motion = True
+        self.grasps = 0
         self._phase_steps = 0
         self._gap = np.inf
         self._lift_from = 0.0
@@ -179,8 +181,12 @@ class ScriptedExpert:
         gap = data.get_joint_qpos("gripper0_finger_joint1") - data.get_joint_qpos("gripper0_finger_joint2")
         self._gap_change = self._gap - gap
         self._gap = gap
+        self._aim()
+
+    def _aim(self, miss: np.ndarray | float = 0.0) -> None:
+        """Settle where to grasp, ``miss`` (3,) metres beside the right place, and how far off hand and bowl are."""
         rim = RIM_RADIUS_M * np.array([np.cos(self._angle), np.sin(self._angle)])
-        self._grasp_point = self._bowl + np.array([*rim, self._grasp.height_m])
+        self._grasp_point = self._bowl + np.array([*rim, self._grasp.height_m]) + miss
         self._grasp_error = float(np.linalg.norm((self._grasp_point - self._eef)[:2]))
         self._place_error = float(np.linalg.norm((self._plate - self._bowl)[:2]))
 
@@ -214,6 +220,8 @@ class ScriptedExpert:
 
     def _enter(self, phase: Phase) -> None:
         match phase:
+            case Phase.CLOSE:
+                self.grasps += 1
             case Phase.LIFT:
                 self._lift_from = self._eef[2]
                 self._held = self._eef - self._bowl

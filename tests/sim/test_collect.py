@@ -38,7 +38,9 @@ def fake_attempt(job: Job) -> Attempt:
         gripper_qpos=np.zeros((steps, 2)),
         actions=np.full((steps, 7), job.attempt / 100, dtype=np.float32),
     )
-    return Attempt(f"name_{job.task_id}", f"instruction {job.task_id}", None if job.attempt % 3 == 1 else trajectory)
+    kept = None if job.attempt % 3 == 1 else trajectory
+    recovery = job.recovery_share > 0 and job.attempt % 2 == 1
+    return Attempt(f"name_{job.task_id}", f"instruction {job.task_id}", kept, recovery)
 
 
 class FakePool(ThreadPoolExecutor):
@@ -104,9 +106,12 @@ def test_contents_and_order_do_not_depend_on_the_workers(tmp_path, fake_simulato
         "failures_in_a_row": 0,
         "mean_displacement_cm": None,
         "failures": 1,
+        "recovery_attempts": 2,
+        "recovery_kept": 1,
     }
     assert record["assets"] == "stand-in"
     assert record["settings"]["image_size"] == 8
+    assert record["settings"]["recovery_share"] == 0.25
     assert record["wall_s"] >= 0
 
 
@@ -189,6 +194,7 @@ def test_summary_names_the_numbers(tmp_path, fake_simulator, capsys):
     out = capsys.readouterr().out
     row = next(line.split() for line in out.splitlines() if "instruction 2" in line)
     assert row[:4] == ["2", "4", "3", "75%"]
+    assert "starting from a mishap: 2 attempts, 1 kept" in out
     assert "new episodes: 3" in out
     assert str(root) in out
 
@@ -199,6 +205,7 @@ def test_summary_names_the_numbers(tmp_path, fake_simulator, capsys):
         ({"image_size": 16}, "--image_size=16 differs from 8"),
         ({"seed": 1}, "--seed=1 differs from 0"),
         ({"noise": 0.5}, "--noise=0.5 differs from 1.0"),
+        ({"recovery_share": 0.0}, "--recovery_share=0.0 differs from 0.25"),
         ({"repo_id": "test/other"}, "--repo_id=test/other differs from test/collected"),
     ],
 )
@@ -206,6 +213,21 @@ def test_other_settings_cannot_continue_a_dataset(tmp_path, fake_simulator, over
     collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=1))
     with pytest.raises(CollectionError, match=flag):
         collect(config(tmp_path / "ds", **override))
+
+
+def test_a_dataset_from_before_there_were_recoveries_has_none(tmp_path, fake_simulator):
+    root = tmp_path / "ds"
+    collect(config(root, task_ids=[2], episodes_per_task=1, recovery_share=0.0))
+    path = root / "meta" / RECORD_NAME
+    record = json.loads(path.read_text())
+    del record["settings"]["recovery_share"]
+    for task in record["tasks"].values():
+        del task["recovery_attempts"], task["recovery_kept"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(CollectionError, match=r"--recovery_share=0.25 differs from 0.0.*Continue it with"):
+        collect(config(root, task_ids=[2]))
+    collect(config(root, task_ids=[2], recovery_share=0.0))
+    assert contents(root) == EXPECTED[:3]
 
 
 def test_other_assets_cannot_continue_a_dataset(tmp_path, fake_simulator, monkeypatch):
@@ -230,6 +252,9 @@ def test_other_assets_cannot_continue_a_dataset(tmp_path, fake_simulator, monkey
         ({"workers": 0}, "--workers=0 must be at least 1"),
         ({"noise": -0.1}, "--noise=-0.1 must be at least 0"),
         ({"noise": float("nan")}, "--noise=nan must be at least 0"),
+        ({"recovery_share": -0.1}, r"--recovery_share=-0.1 must be from 0 to 1\."),
+        ({"recovery_share": 1.5}, r"--recovery_share=1.5 must be from 0 to 1\."),
+        ({"recovery_share": float("nan")}, r"--recovery_share=nan must be from 0 to 1\."),
         ({"seed": -1}, "--seed=-1 must be at least 0"),
         ({"save_every": 0}, "--save_every=0 must be at least 1"),
     ],
@@ -307,6 +332,7 @@ def test_a_killed_collection_loads_and_continues(tmp_path):
         "--image_size=32",
         "--save_every=1",
         "--noise=0",
+        "--recovery_share=0",
         "--workers=1",
     ]
     killed = subprocess.run([sys.executable, script, *args], capture_output=True, text=True, timeout=300)

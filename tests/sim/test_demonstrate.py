@@ -1,9 +1,22 @@
 """One attempt: its noise, its placement, and that what it stores is what LeRobot shows a policy."""
 
-import numpy as np
+from dataclasses import fields
 
-from lerobot_atlasvla.data.demonstrate import ActionNoise, Demonstrator
-from lerobot_atlasvla.data.schema import IMAGE_KEY, STATE_KEY, WRIST_IMAGE_KEY, libero_state, rotate_image
+import numpy as np
+import pytest
+
+from lerobot_atlasvla.data import demonstrate
+from lerobot_atlasvla.data.demonstrate import ActionNoise, Attempt, Demonstrator
+from lerobot_atlasvla.data.schema import (
+    IMAGE_KEY,
+    STATE_KEY,
+    WRIST_IMAGE_KEY,
+    Trajectory,
+    libero_state,
+    rotate_image,
+)
+from lerobot_atlasvla.data.settings import CollectConfig
+from lerobot_atlasvla.sim.mishaps import Mishap
 
 # -- noise -------------------------------------------------------------------------------------------------------------
 
@@ -95,3 +108,91 @@ def test_stored_observation_is_what_lerobot_shows_a_policy():
     finally:
         demonstrator.close()
         evaluation.close()
+
+
+# -- recovery ----------------------------------------------------------------------------------------------------------
+
+SHORT_TASK = 8
+
+
+class BlindDemonstrator(Demonstrator):
+    """Renders nothing and stores black pictures: rendering would take most of the time."""
+
+    def _enable_sensors(self, enabled: bool) -> None:
+        for name in self.env.env.observation_names:
+            self.env.env.modify_observable(name, "enabled", enabled and not name.endswith("_image"))
+
+    def run(self, attempt: int = 0, share: float = 1.0, **settings) -> Attempt:
+        return self.attempt(CollectConfig("unused", recovery_share=share, **settings).job(SHORT_TASK, attempt))
+
+
+@pytest.fixture(scope="module")
+def blind():
+    def trajectory(observations, actions):
+        black = np.zeros((4, 4, 3), dtype=np.uint8)
+        pictures = {"agentview_image": black, "robot0_eye_in_hand_image": black}
+        return stored([{**observation, **pictures} for observation in observations], actions)
+
+    stored = demonstrate._trajectory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demonstrate, "_trajectory", trajectory)
+        demonstrator = BlindDemonstrator("libero_spatial", SHORT_TASK, image_size=4)
+        yield demonstrator
+        demonstrator.close()
+
+
+def assert_same(one: Trajectory | None, other: Trajectory | None) -> None:
+    assert one is not None
+    assert other is not None
+    for entry in fields(Trajectory):
+        np.testing.assert_array_equal(getattr(one, entry.name), getattr(other, entry.name))
+
+
+def test_a_recovery_shows_the_way_back_and_not_the_mishap(blind, monkeypatch):
+    monkeypatch.setattr(demonstrate, "draw_mishap", lambda rng: Mishap.MISSED)
+    executed = []
+    step = blind.env.step
+    monkeypatch.setattr(blind.env, "step", lambda action: (executed.append(action), step(action))[1])
+    attempt = blind.run(noise=0.0)
+    assert attempt.recovery
+    assert attempt.trajectory is not None
+    assert blind.env.check_success()
+    actions = attempt.trajectory.actions
+    mishap = np.array(executed[demonstrate.SETTLE_STEPS : -len(actions)])
+    assert 1.0 in mishap[:, 6]
+    np.testing.assert_array_equal(np.array(executed[-len(actions) :]), actions)  # the labels are the way back alone
+    # The fingers are closed on nothing, which a robot that starts afresh never shows; the first thing is to open them.
+    assert np.ptp(attempt.trajectory.gripper_qpos[0]) < 0.01
+    assert [int(g) for g, before in zip(actions[:, 6], [0, *actions[:, 6]], strict=False) if g != before] == [-1, 1, -1]
+
+
+def test_a_recovery_depends_on_its_number_alone(blind):
+    first = blind.run(2)
+    other = blind.run(3)
+    again = blind.run(2)
+    assert first.recovery
+    assert other.recovery
+    assert_same(first.trajectory, again.trajectory)
+    assert first.trajectory.actions[0].tolist() != other.trajectory.actions[0].tolist()
+
+
+def test_the_other_attempts_do_not_depend_on_the_share(blind):
+    without = [blind.run(attempt, share=0.0) for attempt in (0, 1)]
+    assert [attempt.recovery for attempt in without] == [False, False]
+    with_share = [blind.run(attempt, share=0.5) for attempt in (0, 1)]
+    assert sorted(attempt.recovery for attempt in with_share) == [False, True]
+    for one, other in zip(without, with_share, strict=True):
+        if not other.recovery:
+            assert_same(one.trajectory, other.trajectory)
+
+
+def test_a_mishap_that_leaves_nothing_to_recover_from_is_a_failed_attempt(blind, monkeypatch):
+    monkeypatch.setattr(blind._clumsy, "went_wrong", lambda: False)
+    assert blind.run() == Attempt(blind.task.name, blind.task.language, None, recovery=True)
+
+
+def test_a_way_back_of_many_grasps_is_a_failed_attempt(blind, monkeypatch):
+    monkeypatch.setattr(demonstrate, "RECOVERY_GRASPS", 0)
+    attempt = blind.run()
+    assert attempt.recovery
+    assert attempt.trajectory is None

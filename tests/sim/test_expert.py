@@ -1,7 +1,5 @@
 """The scripted expert solves every libero_spatial task from random placements."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -10,40 +8,6 @@ from lerobot_atlasvla.sim.expert import GRASPS, Phase, ScriptedExpert
 
 MAX_STEPS = 280
 EXTRA_STEPS = 10
-
-
-@pytest.fixture(scope="module")
-def suite():
-    from lerobot_atlasvla.sim.setup import prepare_libero
-
-    prepare_libero()
-    from libero.libero import benchmark
-
-    return benchmark.get_benchmark_dict()["libero_spatial"]()
-
-
-@pytest.fixture
-def make_env(suite):
-    """Environments without cameras: a step takes about 20 ms."""
-    from libero.libero import get_libero_path
-    from libero.libero.envs.env_wrapper import ControlEnv
-
-    envs = []
-
-    def make(task_id: int) -> ControlEnv:
-        task = suite.get_task(task_id)
-        env = ControlEnv(
-            os.path.join(get_libero_path("bddl_files"), task.problem_folder, task.bddl_file),
-            use_camera_obs=False,
-            has_offscreen_renderer=False,
-            control_freq=20,
-        )
-        envs.append(env)
-        return env
-
-    yield make
-    for env in envs:
-        env.close()
 
 
 def solve(env, expert: ScriptedExpert, seed: int, noise: float) -> bool:
