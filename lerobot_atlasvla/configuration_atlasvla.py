@@ -45,8 +45,8 @@ class AtlasVLAConfig(PreTrainedConfig):
             "ACTION": NormalizationMode.MEAN_STD,
         }
     )
-    # Cameras to look through, by name and in this order, such as [observation.images.image]. Empty: all of them. none: a
-    # blind policy (state and instruction only), the control that says what images are worth.
+    # Cameras to look through, by name and in this order, such as [observation.images.image]. Empty: all of them. The
+    # word none: a blind policy (state and instruction only), the control that says what images are worth.
     views: tuple[str, ...] = ()
     # Cameras observation.images.empty_camera_0, .._1 and so on, that data may have or not. An absent one has no tokens.
     empty_cameras: int = 0

@@ -45,8 +45,8 @@ def default_targets(config: AtlasVLAConfig, model: AtlasVLA) -> dict[str, Any]:
     """
     if config.is_blind and not config.peft_language:
         raise ValueError(
-            "A blind policy (--policy.views=none) has no VGGT to adapt; name modules with --peft.target_modules, or set "
-            "--policy.peft_language=true."
+            "A blind policy (--policy.views=none) has no VGGT to adapt; name modules with --peft.target_modules, or "
+            "set --policy.peft_language=true."
         )
     run = max(config.vggt_output_layers) + 1
     last_third = "|".join(str(index) for index in range(run - math.ceil(run / 3), run))

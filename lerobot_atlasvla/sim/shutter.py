@@ -8,8 +8,8 @@ repeats the last one. Physics, states and the pictures that are taken are the sa
 The number must be the policy's own: with a larger one it would act on old pictures. Videos that ``lerobot-eval`` writes
 show the same picture several times.
 
-``ATLASVLA_LIBERO_RENDER_CAMERAS`` names the cameras that render, such as ``robot0_eye_in_hand``, or ``none``; the others
-show black. Unset, all of them do.
+``ATLASVLA_LIBERO_RENDER_CAMERAS`` names the cameras that render, such as ``robot0_eye_in_hand``, or ``none``; the
+others show black. Unset, all of them do.
 """
 
 from __future__ import annotations
