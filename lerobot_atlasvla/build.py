@@ -29,6 +29,7 @@ def make_spec(config: AtlasVLAConfig) -> AtlasSpec:
             num_heads=config.vggt_num_heads,
             num_register_tokens=config.vggt_num_register_tokens,
             layer_scale_init=config.vggt_layer_scale_init,
+            has_blocks=config.vggt_blocks != "removed",
             output_layers=config.vggt_output_layers,
         ),
         vision=VisionSpec(

@@ -17,6 +17,7 @@ CHOICES = {
     "backbone_dtype": ("auto", "float32", "bfloat16"),
     "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "vggt_init": ("pretrained", "random"),
+    "vggt_blocks": ("normal", "frozen", "removed"),
     "language_init": ("pretrained", "random"),
     "vision_tower_init": ("pretrained", "random"),
 }
@@ -159,6 +160,11 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
                 f"{model_flag} is empty; give a Hub id, a folder or a file (--policy.{model_flag}), or ask for random "
                 f"weights by name (--policy.{part}_init=random)."
             )
+    if config.vggt_init == "pretrained" and config.vggt_blocks == "removed":
+        raise ConfigError(
+            "vggt_blocks='removed' leaves nothing of a pretrained VGGT to use; got vggt_init='pretrained' "
+            "(--policy.vggt_blocks=normal, or --policy.vggt_init=random)."
+        )
     if config.vggt_init == "pretrained" and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
         raise ConfigError(
             "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "

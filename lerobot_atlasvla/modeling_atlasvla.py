@@ -91,6 +91,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             if self.config.is_frozen(part):
                 freeze(module)
                 backbones.cast(module, backbones.part_dtype(self.config, part))
+        aggregator = self.model.aggregator
+        if aggregator is not None and self.config.vggt_blocks == "frozen":
+            freeze(aggregator.frame_blocks)
+            freeze(aggregator.global_blocks)
         if self.config.language_on_cpu:
             # Read by DistributedDataParallel, which otherwise refuses weights on two kinds of devices.
             names = [name for name, _ in self.model.language.named_parameters(prefix="model.language")]

@@ -90,6 +90,7 @@ class AtlasVLA(nn.Module):
             num_heads=geometry.num_heads,
             num_register_tokens=geometry.num_register_tokens,
             layer_scale_init=geometry.layer_scale_init,
+            has_blocks=geometry.has_blocks,
             grid=spec.grid,
             special_tokens=spec.fusion == "late",
         )

@@ -19,6 +19,7 @@ class GeometrySpec:
         num_heads: Attention heads.
         num_register_tokens: Register tokens per view.
         layer_scale_init: Start value of the layer scale: 0.01 in VGGT, larger to train a shallow one from scratch.
+        has_blocks: Whether there are frame and global blocks at all; without them patch tokens pass unchanged.
         output_layers: Pairs whose output (width 2C) is read.
     """
 
@@ -29,6 +30,7 @@ class GeometrySpec:
     num_heads: int
     num_register_tokens: int
     layer_scale_init: float
+    has_blocks: bool
     output_layers: tuple[int, ...]
 
 

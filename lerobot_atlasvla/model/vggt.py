@@ -48,6 +48,7 @@ class Aggregator(nn.Module):
         aa_block_size: Frame blocks in a row before as many global blocks.
         grid: Patch grid, needed by ``conv_stem`` only.
         layer_scale_init: Start value of the layer scale (0.01 in VGGT).
+        has_blocks: Without frame and global blocks (an ablation), every layer's output is its input, twice.
         special_tokens: Whether camera and register tokens are put before the patches, as in VGGT.
     """
 
@@ -65,6 +66,7 @@ class Aggregator(nn.Module):
         aa_block_size: int = 1,
         grid: tuple[int, int] | None = None,
         layer_scale_init: float = 0.01,
+        has_blocks: bool = True,
         special_tokens: bool = True,
     ):
         super().__init__()
@@ -93,6 +95,8 @@ class Aggregator(nn.Module):
         def blocks() -> nn.ModuleList:
             return nn.ModuleList(
                 Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, layer_scale_init=layer_scale_init)
+                if has_blocks
+                else Passage()
                 for _ in range(depth)
             )
 
@@ -152,7 +156,7 @@ class Aggregator(nn.Module):
         mask_BP = None
         if extra_BLC is not None:
             parts.append(extra_BLC.repeat_interleave(views, dim=0))
-        dtype = next(self.frame_blocks.parameters()).dtype
+        dtype = next((parameter.dtype for parameter in self.parameters()), patches_BVPC.dtype)
         tokens = torch.cat([part.to(dtype) for part in parts], dim=1)
         per_view = tokens.shape[1]
         if extra_mask_BL is not None:
@@ -200,6 +204,14 @@ class Aggregator(nn.Module):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, tokens, rope, mask, use_reentrant=False)
         return block(tokens, rope, mask)
+
+
+class Passage(nn.Module):
+    """Stands where a block would be and changes nothing."""
+
+    def forward(self, tokens: Tensor, rope: RopeTables, mask: Tensor | None) -> Tensor:
+        """Return the tokens."""
+        return tokens
 
 
 class TokenLayout(NamedTuple):

@@ -65,6 +65,35 @@ def test_the_geometry_blocks_act_from_the_first_step(overrides):
     assert (act(policy, batch) - before).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("fusion", ["late", "early"])
+def test_blocks_can_be_frozen_while_what_is_before_them_learns(fusion):
+    policy, batch, _ = make(vggt_blocks="frozen", fusion=fusion)
+    policy.train()(batch)[0].backward()
+    blocks = {name for name, _ in policy.named_parameters() if "_blocks." in name}
+    learning = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert blocks
+    assert not blocks & learning
+    assert any("patch_embed" in name for name in learning)
+
+
+@pytest.mark.parametrize("overrides", KINDS)
+def test_without_blocks_the_patch_tokens_pass_unchanged(overrides, tmp_path):
+    policy, batch, other = make(vggt_blocks="removed", **overrides)
+    assert not [name for name, _ in policy.named_parameters() if "_blocks." in name]
+    assert (act(policy, batch) - act(policy, other)).abs().max() > 1e-5
+    patches_BVPC = torch.rand(2, 2, 16, 32)
+    for layer in policy.model.aggregator.attend(patches_BVPC, (4, 4), (0, 1)).layers:
+        specials = policy.model.aggregator.patch_start_idx
+        assert torch.equal(layer[:, :, specials:], torch.cat((patches_BVPC, patches_BVPC), dim=-1))
+    policy.save_pretrained(tmp_path)
+    assert torch.equal(act(AtlasVLAPolicy.from_pretrained(tmp_path), batch), act(policy, batch))
+
+
+def test_a_pretrained_vggt_is_not_loaded_to_be_removed():
+    with pytest.raises(ConfigError, match=r"vggt_blocks='removed'.*--policy\.vggt_blocks=normal"):
+        tiny_config(vggt_blocks="removed", vggt_init="pretrained", vggt_patch_embed="conv")
+
+
 @pytest.mark.parametrize("overrides", [{}, {"condition_queries": False}, {"fusion": "early"}, {"head": "flow"}])
 def test_a_blind_policy_needs_no_images_and_has_no_part_for_them(overrides):
     policy, batch, other = make(views=("none",), **overrides)
