@@ -1,6 +1,8 @@
 """The main job, end to end: demonstrations -> ``lerobot-train`` -> ``lerobot-eval`` -> ``report.md``.
 
-Every stage is the command a user would type; this file only strings them together and writes the report.
+Objects are displaced in demonstrations and rollouts, so that the task can't be solved without looking; a blind policy
+(state and instruction) with the same demonstrations and steps shows that. Every stage is the command a user would type;
+this file only strings them together.
 """
 
 import json
@@ -9,20 +11,17 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import draccus
 
-from eval.lerobot_results import read_eval_info, read_training_curve, success_table, total
-from eval.plots import plot_run
-from eval.provenance import versions
+from eval.demo_report import write_report
 from eval.stage import measure
-from eval.statistics import format_rate
-from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ, SETTLE_STEPS
 from lerobot_atlasvla.sim.culling import ENV_CULL
+from lerobot_atlasvla.sim.displace import ENV_DISPLACE_CM, check_displace_cm
 from lerobot_atlasvla.sim.look import ENV_LOOK
-from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
+from lerobot_atlasvla.sim.setup import prepare_libero
 
 CAMERAS = {"agentview_image": "image", "robot0_eye_in_hand_image": "wrist_image"}
 
@@ -37,10 +36,17 @@ class DemoConfig:
     suite: str = "libero_spatial"
     # Task of the suite.
     task_id: int = 0
+    # All loose objects are displaced by one random vector of up to this much along x and along y, cm, in demonstrations
+    # and rollouts alike. Without it (0) a policy solves task 0 blind.
+    displace_cm: float = 8.0
     # Scripted demonstrations, from random placements.
-    episodes: int = 40
+    episodes: int = 44
+    # Share of them that start from a mishap (a missed grasp, a lost bowl) and show the way back.
+    recovery_share: float = 0.2
     # Rollouts, on LIBERO's fixed initial states 0, 1, 2, ...
     rollouts: int = 20
+    # Also train and roll out a blind policy: state and instruction, the same demonstrations and steps.
+    blind_control: bool = True
     # Side of the demonstrations' images in pixels. LeRobot's reader decodes every image of a chunk's rows to get at its
     # actions, 22 PNG files a sample, so small images are what keeps the cores learning.
     image_size: int = 64
@@ -52,9 +58,13 @@ class DemoConfig:
     # Simulator processes during collection.
     workers: int = 2
     # Training steps.
-    steps: int = 600
+    steps: int = 700
     # Seed of the demonstrations, the training and the rollouts.
     seed: int = 1000
+
+
+HELD_OUT = 0.1
+"""Share of the demonstrations that no policy is trained on."""
 
 
 def tool(name: str) -> str:
@@ -62,60 +72,121 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def run_stage(name: str, command: list[str], log: Path) -> float:
-    """Run one command, its output on the terminal and in ``log``; return seconds.
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo.
+
+    Attributes:
+        command: Program and arguments.
+        environment: Variables that it needs besides those of all stages.
+    """
+
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def run_stage(name: str, stage: Stage, log: Path) -> float:
+    """Run one stage, its output on the terminal and in ``log``; return seconds.
 
     Raises:
         SystemExit: If the command fails, naming it and its log.
     """
     # One core stays free for the data loader and for software rendering.
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))} | os.environ
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))} | os.environ | stage.environment
+    command = stage.command
     process = measure(name, command, log, environment)
     if process.status:
         raise SystemExit(f"demo: {name} failed with exit status {process.status}; its output is in {log}")
     return process.wall_s
 
 
-def commands(cfg: DemoConfig) -> dict[str, list[str]]:
-    """The three commands, by stage."""
-    data, train, evaluation = (str(cfg.output_dir / part) for part in ("data", "train", "eval"))
-    return {
-        "collect": [
-            tool("atlasvla-collect"),
-            f"--root={data}",
-            f"--repo_id=local/{cfg.suite}_task{cfg.task_id}",
-            f"--suite={cfg.suite}",
-            f"--task_ids=[{cfg.task_id}]",
-            f"--episodes_per_task={cfg.episodes}",
-            f"--image_size={cfg.image_size}",
-            f"--workers={cfg.workers}",
-            f"--seed={cfg.seed}",
-        ],
-        "train": [
+def stages(cfg: DemoConfig) -> dict[str, Stage]:
+    """The stages by name, in their order."""
+    out = cfg.output_dir
+    data, train, evaluation = (str(out / part) for part in ("data", "train", "eval"))
+    repo_id = f"local/{cfg.suite}_task{cfg.task_id}"
+    checkpoint = f"{train}/checkpoints/last/pretrained_model"
+
+    def training(output_dir: str, *more: str) -> list[str]:
+        return [
             tool("lerobot-train"),
             "--config_path=configs/policy/atlasvla_tiny.yaml",
-            f"--dataset.repo_id=local/{cfg.suite}_task{cfg.task_id}",
+            f"--dataset.repo_id={repo_id}",
             f"--dataset.root={data}",
-            f"--output_dir={train}",
+            # Not trained on: the reliance is measured on these.
+            f"--dataset.eval_split={HELD_OUT}",
+            f"--output_dir={output_dir}",
             f"--steps={cfg.steps}",
             f"--seed={cfg.seed}",
-        ],
-        "eval": [
-            tool("lerobot-eval"),
-            f"--policy.path={train}/checkpoints/last/pretrained_model",
-            "--env.type=libero",
-            f"--env.task={cfg.suite}",
-            f"--env.task_ids=[{cfg.task_id}]",
-            f"--env.observation_height={cfg.render_size}",
-            f"--env.observation_width={cfg.render_size}",
-            f"--env.camera_name_mapping={json.dumps(CAMERAS)}",
-            f"--eval.n_episodes={cfg.rollouts}",
-            # One environment at a time: vectorised ones reset as soon as they finish and so skip initial states.
-            "--eval.batch_size=1",
-            f"--output_dir={evaluation}",
-            f"--seed={cfg.seed}",
-        ],
+            *more,
+        ]
+
+    found = {
+        "collect": Stage(
+            [
+                tool("atlasvla-collect"),
+                f"--root={data}",
+                f"--repo_id={repo_id}",
+                f"--suite={cfg.suite}",
+                f"--task_ids=[{cfg.task_id}]",
+                f"--episodes_per_task={cfg.episodes}",
+                f"--image_size={cfg.image_size}",
+                f"--displace_cm={cfg.displace_cm:g}",
+                f"--recovery_share={cfg.recovery_share:g}",
+                f"--workers={cfg.workers}",
+                f"--seed={cfg.seed}",
+            ]
+        ),
+        "train": Stage(training(train)),
+        "eval": Stage(
+            [
+                tool("lerobot-eval"),
+                f"--policy.path={checkpoint}",
+                "--env.type=libero",
+                f"--env.task={cfg.suite}",
+                f"--env.task_ids=[{cfg.task_id}]",
+                f"--env.observation_height={cfg.render_size}",
+                f"--env.observation_width={cfg.render_size}",
+                f"--env.camera_name_mapping={json.dumps(CAMERAS)}",
+                f"--eval.n_episodes={cfg.rollouts}",
+                # One environment at a time: vectorized ones reset as soon as they finish and so skip initial states.
+                "--eval.batch_size=1",
+                f"--output_dir={evaluation}",
+                f"--seed={cfg.seed}",
+            ],
+            {ENV_DISPLACE_CM: f"{cfg.displace_cm:g}"},
+        ),
+        "reliance": Stage(
+            [
+                sys.executable,
+                "-m",
+                "eval.reliance",
+                f"--checkpoint={checkpoint}",
+                f"--dataset_root={data}",
+                f"--output_dir={out / 'reliance'}",
+            ]
+        ),
     }
+    if cfg.blind_control:
+        # No image to learn from: both cores read.
+        found["blind_train"] = Stage(training(f"{out}/blind_train", "--policy.views=none", "--num_workers=2"))
+        found["blind_eval"] = Stage(
+            [
+                sys.executable,
+                "-m",
+                "eval.run",
+                f"--checkpoint={out}/blind_train",
+                f"--output_dir={out}/blind_eval",
+                f"--suites=[{cfg.suite}]",
+                f"--task_ids=[{cfg.task_id}]",
+                f"--episodes={cfg.rollouts}",
+                f"--displace_cm={cfg.displace_cm:g}",
+                f"--look={cfg.look}",
+                f"--seeds=[{cfg.seed}]",
+                "--videos=0",
+            ]
+        )
+    return found
 
 
 def set_aside(folder: Path) -> None:
@@ -127,85 +198,36 @@ def set_aside(folder: Path) -> None:
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
 
 
-def write_report(cfg: DemoConfig, seconds: dict[str, float], wall_s: float) -> str:
-    """Write ``report.md`` and ``report.png``; return the demo's last line."""
-    out = cfg.output_dir
-    assets = prepare_libero()
-    collected = json.loads((out / "data/meta/atlasvla_collect.json").read_text())
-    if collected["assets"] != assets.kind:
-        raise SystemExit(
-            f"demo: demonstrations were made on {collected['assets']} assets, rollouts on {assets.kind} ones; "
-            "the success rate means nothing. Set ATLASVLA_LIBERO_ASSETS and run again."
-        )
-    simulator = describe_simulator()
-    results = read_eval_info(out / "eval/eval_info.json")
-    successes, rollouts = total(results)
-    train_config = json.loads((out / "train/checkpoints/last/pretrained_model/train_config.json").read_text())
-    curve = read_training_curve(out / "train.log", train_config["log_freq"])
-    tasks = collected["tasks"]
-    instructions = {int(task_id): task["instruction"] for task_id, task in tasks.items()}
-    title = f"AtlasVLA demo: {cfg.suite} task {cfg.task_id} on {assets.kind} assets"
-    plot_run(curve, results, out / "report.png", title)
-
-    last_line = f"demo: success {format_rate(successes, rollouts)}, wall {wall_s:.0f} s, assets {assets.kind}"
-    stages = commands(cfg)
-    kept = sum(task["kept"] for task in tasks.values())
-    attempts = sum(task["attempts"] for task in tasks.values())
-    videos = [os.path.relpath(video, out) for result in results for video in result.videos]
-    lines = [
-        f"# {title}",
-        "",
-        f"`{last_line}`",
-        "",
-        success_table(results, instructions),
-        "",
-        f"One training seed ({cfg.seed}), {rollouts} rollouts on LIBERO's fixed initial states 0 to {rollouts - 1}, "
-        f"{kept} demonstrations from random placements ({attempts} attempts of the scripted expert).",
-        "",
-        "![loss and success](report.png)",
-        "",
-        "## Commands",
-        "",
-        *[
-            f"- {name} ({seconds[name]:.0f} s): `{shlex.join([Path(command[0]).name, *command[1:]])}`"
-            for name, command in stages.items()
-        ],
-        "",
-        "## Versions and simulator",
-        "",
-        # Without assets_path: a report must not depend on where the files lie.
-        *[f"- {key}: {value}" for key, value in (versions() | simulator).items() if key != "assets_path" and value],
-        f"- images: demonstrations {cfg.image_size} px, rollouts {cfg.render_size} px, resized by the policy to "
-        f"{train_config['policy']['image_size']}",
-        f"- control {CONTROL_FREQ_HZ} Hz, {SETTLE_STEPS} settle steps, n_action_steps "
-        f"{train_config['policy']['n_action_steps']}",
-        "",
-        "## Videos",
-        "",
-        *[f"- [{video}]({video})" for video in videos],
-        "",
-    ]
-    (out / "report.md").write_text("\n".join(lines))
-    sys.stdout.write(f"\n{success_table(results, instructions)}\n\nreport: {out / 'report.md'}\n")
-    return last_line
-
-
 @draccus.wrap()
 def main(cfg: DemoConfig) -> None:
-    """Run the demo; its last line of output is the result."""
+    """Run the demo; its last lines of output are the result."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     started = time.monotonic()
+    try:
+        check_displace_cm(cfg.displace_cm, "--displace_cm")
+    except ValueError as error:
+        raise SystemExit(f"demo: {error}") from error
     os.environ[ENV_LOOK] = cfg.look
     os.environ[ENV_CULL] = "1"  # the same pictures, sooner
     # Settles assets, look and OpenGL for all stages, and fails here rather than minutes later.
     prepare_libero()
     set_aside(cfg.output_dir)
     cfg.output_dir.mkdir(parents=True)
-    seconds = {
-        name: run_stage(name, command, cfg.output_dir / f"{name}.log") for name, command in commands(cfg).items()
-    }
-    last_line = write_report(cfg, seconds, time.monotonic() - started)
-    sys.stdout.write(f"{last_line}\n")
+    planned = stages(cfg)
+    seconds = {name: run_stage(name, stage, cfg.output_dir / f"{name}.log") for name, stage in planned.items()}
+    lines = write_report(
+        cfg.output_dir,
+        commands={name: as_typed(stage) for name, stage in planned.items()},
+        seconds=seconds,
+        wall_s=time.monotonic() - started,
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def as_typed(stage: Stage) -> str:
+    """The command line of a stage, without the folder of its program."""
+    words = [*(f"{name}={value}" for name, value in stage.environment.items()), Path(stage.command[0]).name]
+    return shlex.join([*words, *stage.command[1:]])
 
 
 if __name__ == "__main__":
