@@ -44,7 +44,7 @@ class Verification:
 
     @property
     def problems(self) -> str:
-        """Counts by kind and the first file, for example ``1 missing of 584 files, first: textures/a.png (missing)``."""
+        """Counts by kind and the first file: ``1 missing of 584 files, first: textures/a.png (missing)``."""
         counts = {_MISSING: self.missing, _CHANGED: self.changed, "unreadable": self.unreadable}
         shown = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
         return f"{shown or 'none differ'} of {self.files} files" + (f", first: {self.first}" if self.first else "")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -103,6 +105,7 @@ def test_a_dataset_that_is_not_there_is_a_cross(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_assets_that_are_not_liberos_are_a_cross_with_its_fix(tmp_path):
     """The stand-in's files, without the notice that says so."""
     from lerobot_atlasvla.sim.tabletop import write_tabletop
