@@ -79,13 +79,15 @@ class Checkpoint:
         return sides.pop() if len(sides) == 1 else None
 
     def training_assets(self) -> str | None:
-        """Kind of LIBERO assets that the demonstrations were made on, where that can still be found out.
+        """Return the LIBERO assets that the demonstrations were made on, where that can still be found out.
 
-        ``atlasvla-collect`` leaves it in the dataset, whose folder is in the checkpoint's ``train_config.json``.
+        ``atlasvla-collect`` leaves them in the dataset, whose folder is in the checkpoint's ``train_config.json``:
+        ``official (verified)`` and the like, or the kind alone in datasets of earlier versions.
         """
         dataset = read_json(self.folder / TRAIN_CONFIG_FILE).get("dataset") or {}
         root = dataset.get("root")
-        return read_json(Path(root) / _COLLECT_RECORD).get("assets") if root else None
+        record = read_json(Path(root) / _COLLECT_RECORD) if root else {}
+        return (record.get("simulator") or {}).get("assets") or record.get("assets")
 
 
 def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Checkpoint:

@@ -10,6 +10,7 @@ from eval.checkpoint import Checkpoint
 from eval.rollouts import Task
 from eval.run_folder import RUN_FILE, Run, read_run
 from eval.run_settings import RunConfig, RunError, check_continues, comparable
+from lerobot_atlasvla.sim.assets import assets_kind, same_files
 
 logger = logging.getLogger("eval.run")
 
@@ -23,7 +24,8 @@ def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[
         RunError: If LIBERO is not installed or does not know a suite or a task, or the stand-in scene does not cover a
             suite.
     """
-    from lerobot_atlasvla.sim.setup import ENV_ASSETS, STAND_IN, prepare_libero
+    from lerobot_atlasvla.sim.assets import ENV_ASSETS, INSTALL, STAND_IN
+    from lerobot_atlasvla.sim.setup import prepare_libero
     from lerobot_atlasvla.sim.tabletop import SUITES
 
     try:
@@ -39,8 +41,8 @@ def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[
             raise RunError(f"--suites names {name!r}, which LIBERO does not know; allowed: {', '.join(sorted(known))}.")
         if assets.kind == STAND_IN and name not in SUITES:
             raise RunError(
-                f"--suites names {name}, but the built-in stand-in scene covers {', '.join(SUITES)} only. Set "
-                f"{ENV_ASSETS} to LIBERO's assets folder, or let the Hub be reached to download it."
+                f"--suites names {name}, but the built-in stand-in scene covers {', '.join(SUITES)} only. Run "
+                f"`{INSTALL}`, or set {ENV_ASSETS} to LIBERO's assets folder."
             )
         with contextlib.redirect_stdout(io.StringIO()):  # LIBERO announces every suite
             suite = known[name]()
@@ -143,10 +145,13 @@ def check_same_run(before: Run, now: Run) -> None:
     check_continues({"device": before.policy["device"]}, {"device": now.policy["device"]}, folder)
     check_continues(comparable(before.settings), comparable(now.settings), folder)
     for name, value in now.simulator.items():
-        if before.simulator.get(name) != value and name not in ("assets_source", "assets_note"):
+        recorded = before.simulator.get(name)
+        # Runs of earlier versions say "official" only.
+        same = same_files(recorded, value) if name == "assets" and recorded else recorded == value
+        if not same and name not in ("assets_source", "assets_note"):
             raise RunError(
                 f"The simulator's {name} is {value}, but the run in --output_dir={folder} was made with "
-                f"{before.simulator.get(name)}. Restore that, or choose a new --output_dir."
+                f"{recorded}. Restore that, or choose a new --output_dir."
             )
     for name, value in now.versions.items():
         if before.versions.get(name) != value:
@@ -154,13 +159,16 @@ def check_same_run(before: Run, now: Run) -> None:
 
 
 def check_assets(cfg: RunConfig, checkpoint: Checkpoint, assets: str) -> None:
-    """Refuse to judge a policy on other assets than it was trained on.
+    """Refuse to judge a policy on assets of another kind than it was trained on, and warn about other files.
 
     Raises:
         RunError: Unless ``--allow_other_assets=true``.
     """
     trained_on = checkpoint.training_assets()
-    if trained_on in (None, assets) or cfg.allow_other_assets:
+    if trained_on is None or same_files(trained_on, assets):
+        return
+    if cfg.allow_other_assets or assets_kind(trained_on) == assets_kind(assets):
+        logger.warning("The policy was trained on LIBERO assets %s, and is rolled out on %s.", trained_on, assets)
         return
     raise RunError(
         f"--checkpoint={cfg.checkpoint} was trained on {trained_on} assets, but LIBERO has {assets} ones here, so the "

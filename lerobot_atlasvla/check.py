@@ -32,6 +32,7 @@ AFTER_PLUGIN = (
     "device",
     "CPU and memory",
     "OpenGL",
+    "LIBERO assets",
     "LIBERO",
     "weights",
     "tokenizer",
@@ -192,6 +193,7 @@ def check_machine(checklist: Checklist, arguments: Sequence[str]) -> None:
     run("device", partial(check_preset.check_device, trial))
     run("CPU and memory", check_items.describe_computer)
     run("OpenGL", check_items.check_gl, needs=["mujoco"])
+    run("LIBERO assets", check_items.check_assets, needs=["hf-libero"])
     run("LIBERO", check_items.check_libero, needs=["hf-libero", "robosuite", "OpenGL"])
 
     from lerobot_atlasvla.backbones import used_parts

@@ -26,6 +26,7 @@ DISTRIBUTION = "lerobot_policy_atlasvla"
 SHOWN = ("lerobot", "torch", "torchvision", "transformers", "mujoco", "hf-libero", "robosuite")
 _FOLLOWED = ("lerobot", "hf-libero")
 _REMARKS = {"mujoco": " (LIBERO's success rates move with its version)"}
+_NOT_HERE = "not on this platform (Linux only): training works, rollouts in LIBERO do not"
 _DRAW_SECONDS = 120
 _DRAW = """
 import mujoco
@@ -185,11 +186,38 @@ def check_gl() -> str:
     return f"{backend or 'the default'} draws ({drawn.stdout.strip()})"
 
 
-def check_libero() -> str:
-    """Whether LIBERO can be imported, and with which assets."""
+def check_assets() -> str:
+    """Whether LIBERO's assets are complete and unchanged. Reads all of them, whatever an earlier check found."""
     if not sys.platform.startswith("linux"):
-        return "not on this platform (Linux only): training works, rollouts in LIBERO do not"
-    from lerobot_atlasvla.sim.setup import ENV_ASSETS, STAND_IN, prepare_libero
+        return _NOT_HERE
+    from lerobot_atlasvla.sim.asset_digests import verify_assets
+    from lerobot_atlasvla.sim.assets import ENV_ASSETS, INSTALL, libero_assets
+
+    try:
+        assets = libero_assets()
+    except (OSError, ValueError) as error:
+        raise CheckFailedError(str(error)) from error
+    if assets.verification is None:
+        return (
+            f"STAND-IN scene in {assets.path}: libero_spatial only, drawn from primitives, success rates not "
+            f"comparable with published ones (for LIBERO's own assets run `{INSTALL}`, or set {ENV_ASSETS}=FOLDER)"
+        )
+    verification = verify_assets(assets.path, trust_stamp=False)
+    if verification.differing:
+        unset = f"unset {ENV_ASSETS} and run " if assets.source == ENV_ASSETS else ""
+        raise CheckFailedError(
+            f"official assets in {assets.path} ({assets.source}) that are not all LIBERO's own: "
+            f"{verification.problems} {assets.note}",
+            f"{unset}`{INSTALL}`",
+        )
+    return f"official, {verification.files} files verified, in {assets.path} ({assets.source}) {assets.note}"
+
+
+def check_libero() -> str:
+    """Whether LIBERO can be imported and is ready to build environments."""
+    if not sys.platform.startswith("linux"):
+        return _NOT_HERE
+    from lerobot_atlasvla.sim.setup import prepare_libero
 
     # robosuite has log handlers of its own, made when it is imported.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -204,13 +232,7 @@ def check_libero() -> str:
                 f"LIBERO's environments can't be imported: {brief(error)}",
                 f"pip install --force-reinstall '{requirements()['hf-libero']}'",
             ) from error
-    if assets.kind == STAND_IN:
-        return (
-            f"STAND-IN scene in {assets.path}: libero_spatial only, drawn from primitives, success rates not "
-            f"comparable with published ones (LIBERO's own assets: set {ENV_ASSETS}=FOLDER, or let the Hub be reached "
-            "once)"
-        )
-    return f"official assets in {assets.path} ({assets.source}) {assets.note}"
+    return f"ready, on {assets.kind} assets"
 
 
 def gib(size: int) -> str:

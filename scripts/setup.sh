@@ -88,8 +88,8 @@ command -v ffmpeg >/dev/null || { say "installing ffmpeg"; apt_install ffmpeg; }
 stamp=.venv/.atlasvla-installed
 wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  say "installing packages into .venv (several GB with PyTorch, the first time)"
-  "${uv[@]}" pip install -q --python .venv/bin/python -c constraints.txt --group dev -e .
+  say "installing packages into .venv (several GB with PyTorch and LIBERO's assets, the first time)"
+  "${uv[@]}" pip install -q --python .venv/bin/python -c constraints.txt --group dev -e '.[libero-assets]'
   printf '%s' "$wanted" >"$stamp"
 fi
 say "ready: $(.venv/bin/python --version), lerobot $(.venv/bin/python -c 'import importlib.metadata as m; print(m.version("lerobot"))')"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Ten tasks, one atlasvla_tiny policy, from scratch on two CPU cores: collect, train, 200 rollouts, report.
-# About two hours of collecting and training. LIBERO's assets: ATLASVLA_LIBERO_ASSETS=FOLDER.
+# About two hours of collecting and training.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/first}
 

@@ -111,16 +111,20 @@ def check_same_source(record: dict[str, Any], source: dict[str, Any], config: Co
     Raises:
         CollectionError: If the dataset was made with other assets.
     """
-    if record["assets"] != source["assets"]:
+    from lerobot_atlasvla.sim.assets import assets_kind, same_files
+
+    if assets_kind(record["assets"]) != assets_kind(source["assets"]):
         raise CollectionError(
             f"The simulator has {source['assets']} assets, but the dataset at --root={config.root} was made with "
             f"{record['assets']} ones. Choose a new --root, or set ATLASVLA_LIBERO_ASSETS to the same assets as then."
         )
     for name, value in source["simulator"].items():
-        if name.startswith("assets"):
-            continue  # where they lie may differ
         recorded = record["simulator"].get(name)
-        if recorded != value:
+        if name == "assets":
+            differs = not same_files(recorded or record["assets"], value)
+        else:
+            differs = recorded != value and not name.startswith("assets_")  # where they lie may differ
+        if differs:
             logger.warning("The dataset was begun with %s %s; this run has %s.", name, recorded, value)
 
 

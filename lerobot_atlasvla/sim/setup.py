@@ -1,4 +1,4 @@
-"""LIBERO without questions, patches or downloads that hang: config file, OpenGL backend and assets.
+"""LIBERO without questions, patches or downloads that hang: config file, OpenGL backend, and assets (assets.py).
 
 Everything here acts through an import hook on ``libero.libero``, so that LeRobot's own commands get it too.
 """
@@ -13,45 +13,27 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
+
+from lerobot_atlasvla.sim.assets import (
+    ENV_ASSETS,
+    INSTALL,
+    LIBERO_PACKAGE,
+    STAND_IN,
+    LiberoAssets,
+    libero_assets,
+    libero_package,
+)
 
 logger = logging.getLogger(__name__)
 
-ENV_ASSETS = "ATLASVLA_LIBERO_ASSETS"
-STAND_IN = "stand-in"
-_PACKAGE = "libero"
 _MODULE = "libero.libero"
 _ENVIRONMENTS = "libero.libero.envs.env_wrapper"
 _SIMULATIONS = "robosuite.utils.binding_utils"
 _LEROBOT_ENVIRONMENTS = "lerobot.envs.libero"
-# What one process found, for its workers: all of them must use the same assets, and only one should talk about it.
-_ENV_RESOLVED = "_ATLASVLA_LIBERO_RESOLVED"
-_FOLDERS = ("articulated_objects", "scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
-_SENTINEL = "scenes/libero_tabletop_base_style.xml"
-_STAND_IN_MARK = "Stand-in for LIBERO's assets"
 
-
-@dataclass(frozen=True)
-class LiberoAssets:
-    """The assets folder LIBERO uses.
-
-    Attributes:
-        path: The folder.
-        kind: LIBERO's own files, or the built-in scene drawn from primitives.
-        source: Where the folder was found, for people.
-        note: What its ``NOTICE.md`` says, such as files replaced by look-alikes.
-    """
-
-    path: Path
-    kind: Literal["official", "stand-in"]
-    source: str
-    note: str = ""
-
-
-_resolved: LiberoAssets | None = None
 _hooked = False
 
 
@@ -61,7 +43,7 @@ def install_hooks() -> None:
     Light and repeatable; does nothing where hf-libero is not installed. Meant for the plugin's import.
     """
     global _hooked
-    if _hooked or importlib.util.find_spec(_PACKAGE) is None:
+    if _hooked or importlib.util.find_spec(LIBERO_PACKAGE) is None:
         return
     _hooked = True
     try:
@@ -92,35 +74,18 @@ def prepare_libero() -> LiberoAssets:
         ModuleNotFoundError: If hf-libero is not installed.
         OSError: If LIBERO's config file is missing and cannot be written.
         GlUnavailableError: If nothing can render.
-        ValueError: If ``ATLASVLA_LIBERO_ASSETS`` or ``ATLASVLA_LIBERO_LOOK`` has a value that is not allowed.
+        ValueError: If ``ATLASVLA_LIBERO_ASSETS`` or ``ATLASVLA_LIBERO_LOOK`` has a value that is not allowed, or the
+            asset packages are incomplete or changed.
     """
-    if importlib.util.find_spec(_PACKAGE) is None:
+    if importlib.util.find_spec(LIBERO_PACKAGE) is None:
         raise ModuleNotFoundError(
-            "LIBERO is not installed; install it with `pip install 'lerobot[libero]'` (Linux only)", name=_PACKAGE
+            "LIBERO is not installed; install it with `pip install 'lerobot[libero]'` (Linux only)", name=LIBERO_PACKAGE
         )
     install_hooks()
     _write_config()
     # A second call repeats a hook whose first run failed; otherwise it changes nothing.
     _on_libero(importlib.import_module(_MODULE))
     return libero_assets()
-
-
-def libero_assets() -> LiberoAssets:
-    """Return the assets LIBERO uses, or would use. Looked up once per process, without importing LIBERO.
-
-    In this order: the folder in ``ATLASVLA_LIBERO_ASSETS`` (or the word ``stand-in``), the installed package,
-    hf-libero's download cache, the Hub, the built-in stand-in scene.
-
-    Raises:
-        ValueError: If ``ATLASVLA_LIBERO_ASSETS`` does not name an assets folder.
-    """
-    global _resolved
-    if _resolved is None:
-        inherited = _inherited()
-        _resolved = inherited or _find_assets()
-        if inherited is None:
-            _announce(_resolved)
-    return _resolved
 
 
 def describe_simulator() -> dict[str, str]:
@@ -133,7 +98,7 @@ def describe_simulator() -> dict[str, str]:
     return versions | {
         "gl": choose_gl(),
         "look": chosen_look(),
-        "assets": assets.kind,
+        "assets": assets.label,
         "assets_source": assets.source,
         "assets_path": str(assets.path),
         "assets_note": assets.note,
@@ -147,20 +112,13 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _package_root() -> Path:
-    spec = importlib.util.find_spec(_PACKAGE)
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations))) / "libero"
-
-
 def _config_file() -> Path:
     # As LIBERO has it: a "~" is expanded in the default only.
     return Path(os.environ.get("LIBERO_CONFIG_PATH", os.path.expanduser("~/.libero"))) / "config.yaml"
 
 
 def _default_paths() -> dict[str, str]:
-    root = _package_root()
+    root = libero_package()
     return {
         "benchmark_root": str(root),
         "bddl_files": str(root / "bddl_files"),
@@ -268,8 +226,8 @@ def _on_environments(module: ModuleType) -> None:
 
             raise FileNotFoundError(
                 f"this task needs {Path(error.filename).name}, which the built-in stand-in scene does not draw: it "
-                f"covers {', '.join(SUITES)} only. For other suites set {ENV_ASSETS} to LIBERO's assets folder, or let "
-                "the Hub be reached to download it"
+                f"covers {', '.join(SUITES)} only. For other suites run `{INSTALL}`, or set {ENV_ASSETS} to LIBERO's "
+                "assets folder"
             ) from error
 
     wrapt.wrap_function_wrapper(module, "ControlEnv.__init__", build)
@@ -293,77 +251,3 @@ def _on_lerobot_environments(module: ModuleType) -> None:
     displace.hook_environments(module)
     repeatable.hook_environments(module)
     shutter.hook_environments(module)
-
-
-def _find_assets() -> LiberoAssets:
-    if requested := os.environ.get(ENV_ASSETS):
-        if requested == STAND_IN:
-            return _stand_in(f"built-in stand-in scene, asked for by {ENV_ASSETS}")
-        path = Path(requested).expanduser().absolute()
-        if missing := _missing(path):
-            raise ValueError(
-                f"{ENV_ASSETS}={requested!r} is not a LIBERO assets folder: it lacks {', '.join(missing)}. "
-                f"Set it to a folder with {', '.join(_FOLDERS)}, to {STAND_IN!r}, or unset it"
-            )
-        return _describe(path, ENV_ASSETS)
-    if importlib.util.find_spec(_PACKAGE) is not None and not _missing(_package_root() / "assets"):
-        return _describe(_package_root() / "assets", "installed hf-libero package")
-    # hf-libero itself takes this folder for complete as soon as its sub-folders exist.
-    cached = Path("~/.cache/libero/assets").expanduser()
-    if not _missing(cached) and not any((cached / ".cache").rglob("*.incomplete")):
-        return _describe(cached, "Hub cache of hf-libero")
-    from lerobot_atlasvla.sim import hub
-    from lerobot_atlasvla.sim.tabletop import cache_root
-
-    downloaded = hub.download_assets(cache_root())
-    if downloaded is not None and not _missing(downloaded):
-        return _describe(downloaded, f"Hub {hub.REPOSITORY}")
-    return _stand_in("built-in stand-in scene")
-
-
-def _missing(folder: Path) -> list[str]:
-    """What an assets folder lacks."""
-    if not folder.is_dir():
-        return ["everything (no such folder)"]
-    return [name for name in (*_FOLDERS, _SENTINEL) if not (folder / name).exists()]
-
-
-def _describe(path: Path, source: str) -> LiberoAssets:
-    notice = path / "NOTICE.md"
-    note = " ".join(notice.read_text(encoding="utf-8", errors="replace").split()) if notice.is_file() else ""
-    kind: Literal["official", "stand-in"] = "stand-in" if note.startswith(_STAND_IN_MARK) else "official"
-    return LiberoAssets(path, kind, source, note[:400])
-
-
-def _stand_in(source: str) -> LiberoAssets:
-    # Drawing needs Pillow and NumPy; finding LIBERO's own assets does not.
-    from lerobot_atlasvla.sim.tabletop import tabletop_assets
-
-    return _describe(tabletop_assets(), source)
-
-
-def _inherited() -> LiberoAssets | None:
-    """What the process that started this one uses, if it was asked for the same."""
-    try:
-        found = json.loads(os.environ[_ENV_RESOLVED])
-        if found.pop("requested") == os.environ.get(ENV_ASSETS) and Path(found["path"]).is_dir():
-            return LiberoAssets(**(found | {"path": Path(found["path"])}))
-    except (KeyError, ValueError, TypeError, AttributeError):
-        pass
-    return None
-
-
-def _announce(assets: LiberoAssets) -> None:
-    found = asdict(assets) | {"path": str(assets.path), "requested": os.environ.get(ENV_ASSETS)}
-    os.environ[_ENV_RESOLVED] = json.dumps(found)
-    if assets.kind == "official":
-        logger.info("LIBERO assets: %s (%s)", assets.path, assets.source)
-        return
-    logger.warning(
-        "LIBERO runs on the STAND-IN SCENE, not on its official assets.\n"
-        "  Objects are drawn from primitives; success rates are not comparable with published ones.\n"
-        "  Only libero_spatial is covered. Files: %s\n"
-        "  For the official scene set %s to LIBERO's assets folder, or let the Hub be reached once.",
-        assets.path,
-        ENV_ASSETS,
-    )

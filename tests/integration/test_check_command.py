@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,9 +49,10 @@ def test_the_tiny_preset_is_ready_without_the_hub():
         "hf-libero",
         "robosuite",
     ]
-    assert items[-10:] == [
+    assert items[-11:] == [
         "CPU and memory",
         "OpenGL",
+        "LIBERO assets",
         "LIBERO",
         "VGGT weights",
         "language weights",
@@ -59,7 +62,7 @@ def test_the_tiny_preset_is_ready_without_the_hub():
         "forward pass",
         "select_action",
     ]
-    assert "STAND-IN" in next(line for line in lines if line.startswith("✓ LIBERO"))
+    assert "STAND-IN" in next(line for line in lines if line.startswith("✓ LIBERO assets"))
 
 
 def test_pretrained_weights_that_cannot_be_had_name_the_ways_out(tmp_path):
@@ -100,3 +103,21 @@ def test_a_dataset_that_is_not_there_is_a_cross(tmp_path):
     assert f"atlasvla-collect --root={tmp_path / 'data'}" in failed["dataset"]
     assert failed["policy"] == "skipped: needs dataset"
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow
+def test_assets_that_are_not_liberos_are_a_cross_with_its_fix(tmp_path):
+    """The stand-in's files, without the notice that says so."""
+    from lerobot_atlasvla.sim.tabletop import write_tabletop
+
+    folder = write_tabletop(tmp_path / "assets")
+    (folder / "NOTICE.md").unlink()
+    for name in ("stable_hope_objects", "stable_scanned_objects"):
+        (folder / name).mkdir(exist_ok=True)
+    _, lines, _ = atlasvla_check(
+        "--config_path=configs/policy/atlasvla_tiny.yaml", "--policy.device=cpu", ATLASVLA_LIBERO_ASSETS=str(folder)
+    )
+    (line,) = crosses(lines).values()
+    assert line.startswith(f"official assets in {folder} (ATLASVLA_LIBERO_ASSETS) that are not all LIBERO's own: ")
+    assert "of 584 files, first: articulated_objects/" in line
+    assert "Fix: unset ATLASVLA_LIBERO_ASSETS and run `pip install --force-reinstall --no-deps libero-pro-" in line

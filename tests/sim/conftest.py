@@ -6,6 +6,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from lerobot_atlasvla.sim import asset_digests, assets, setup
+from tests.asset_folders import write_manifest
+
 
 @pytest.fixture(scope="module")
 def suite():
@@ -40,3 +43,21 @@ def make_env(suite):
     """Environments without cameras, closed after the test."""
     with ExitStack() as envs:
         yield lambda task_id: envs.enter_context(env_without_cameras(suite.get_task(task_id)))
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A process that has looked nothing up, with its own home, cache, (empty) LIBERO package and small asset tree."""
+    monkeypatch.setattr(assets, "_resolved", None)
+    for name in (assets.ENV_ASSETS, assets._ENV_RESOLVED):
+        # Set, then deleted: the undo then also removes what the code under test puts there.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ATLASVLA_CACHE", str(tmp_path / "cache"))
+    for module in (assets, setup):
+        monkeypatch.setattr(module, "libero_package", lambda: tmp_path / "package" / "libero")
+    # The asset packages of this machine, if it has them, are not those of the test.
+    monkeypatch.setattr(assets, "_NAMESPACE", "atlasvla_test_assets")
+    monkeypatch.setattr(asset_digests, "MANIFEST", write_manifest(tmp_path / "manifest.sha256"))
+    return tmp_path

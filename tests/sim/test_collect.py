@@ -237,6 +237,22 @@ def test_other_assets_cannot_continue_a_dataset(tmp_path, fake_simulator, monkey
         collect(config(tmp_path / "ds"))
 
 
+def test_other_files_of_official_assets_are_told(tmp_path, fake_simulator, monkeypatch, caplog):
+    def source(label: str) -> dict:
+        return {"assets": "official", "simulator": {"mujoco": "0", "assets": label}}
+
+    # As earlier versions recorded it.
+    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official"))
+    collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=1))
+    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official (verified)"))
+    collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=2))
+    assert "begun with assets" not in caplog.text
+    collect(config(tmp_path / "new", task_ids=[2], episodes_per_task=1))
+    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official (1 of 584 files differ)"))
+    collect(config(tmp_path / "new", task_ids=[2], episodes_per_task=2))
+    assert "begun with assets official (verified); this run has official (1 of 584 files differ)" in caplog.text
+
+
 # -- wrong input -------------------------------------------------------------------------------------------------------
 
 

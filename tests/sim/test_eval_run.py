@@ -15,7 +15,7 @@ from eval.crew import Crew, Schedule
 from eval.rollouts import Job, Task, WorkerSettings
 from eval.run import exported
 from eval.run_folder import read_run
-from lerobot_atlasvla.sim.setup import _ENV_RESOLVED, ENV_ASSETS
+from lerobot_atlasvla.sim.assets import _ENV_RESOLVED, ENV_ASSETS
 from tests.released import save_checkpoint
 
 ROOT = Path(__file__).parents[2]

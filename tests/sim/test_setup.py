@@ -1,7 +1,6 @@
 """LIBERO's first import: no question, the right assets, a bounded price for a Hub that does not answer."""
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -11,30 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lerobot_atlasvla.sim import gl, hub, setup, tabletop
-
-FOLDERS = ("articulated_objects", "scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
-
-
-@pytest.fixture
-def fresh(monkeypatch, tmp_path):
-    """A process that has looked nothing up, with its own home, cache and (empty) LIBERO package."""
-    monkeypatch.setattr(setup, "_resolved", None)
-    for name in (setup.ENV_ASSETS, setup._ENV_RESOLVED):
-        # Set, then deleted: the undo then also removes what the code under test puts there.
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ATLASVLA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(setup, "_package_root", lambda: tmp_path / "package" / "libero")
-    return tmp_path
-
-
-def make_assets(folder: Path) -> Path:
-    for name in FOLDERS:
-        (folder / name).mkdir(parents=True)
-    (folder / "scenes" / "libero_tabletop_base_style.xml").write_text("<mujoco/>")
-    return folder
+from lerobot_atlasvla.sim import assets, gl, hub, setup
+from tests.asset_folders import make_assets
 
 
 def run_python(script: Path, code: str, **env: str) -> subprocess.CompletedProcess:
@@ -114,79 +91,8 @@ def test_unwritable_config_folder_names_the_variable(fresh, monkeypatch):
         setup._write_config()
 
 
-# --- the order of places ----------------------------------------------------------------------------------------------
-
-
-def test_variable_wins(fresh, monkeypatch):
-    chosen = make_assets(fresh / "chosen")
-    (chosen / "NOTICE.md").write_text("Replaced\nby look-alikes: plate")
-    make_assets(fresh / "package" / "libero" / "assets")
-    monkeypatch.setenv(setup.ENV_ASSETS, str(chosen))
-    expected = setup.LiberoAssets(chosen, "official", "ATLASVLA_LIBERO_ASSETS", "Replaced by look-alikes: plate")
-    assert setup.libero_assets() == expected
-
-
-def test_package_before_cache_before_hub(fresh, monkeypatch):
-    monkeypatch.setattr(hub, "download_assets", lambda cache: downloaded)
-    downloaded = make_assets(fresh / "downloaded")
-    assert setup._find_assets().path == downloaded
-    cached = make_assets(fresh / "home" / ".cache" / "libero" / "assets")
-    assert setup._find_assets().path == cached
-    package = make_assets(fresh / "package" / "libero" / "assets")
-    assert setup._find_assets() == setup.LiberoAssets(package, "official", "installed hf-libero package")
-
-
-@pytest.mark.parametrize("flaw", ["folder", "download"])
-def test_partial_hub_cache_is_not_used(fresh, monkeypatch, flaw):
-    monkeypatch.setattr(hub, "download_assets", lambda cache: None)
-    cached = make_assets(fresh / "home" / ".cache" / "libero" / "assets")
-    if flaw == "folder":
-        (cached / "textures").rmdir()
-    else:
-        unfinished = cached / ".cache" / "huggingface" / "download" / "scenes" / "x.incomplete"
-        unfinished.parent.mkdir(parents=True)
-        unfinished.write_text("")
-    assert setup._find_assets().kind == "stand-in"
-
-
-@pytest.mark.parametrize("content", ["nothing", "incomplete"])
-def test_wrong_variable_is_an_error(fresh, monkeypatch, content):
-    folder = fresh / "wrong"
-    if content == "incomplete":
-        (folder / "scenes").mkdir(parents=True)
-    monkeypatch.setenv(setup.ENV_ASSETS, str(folder))
-    with pytest.raises(ValueError, match=f"ATLASVLA_LIBERO_ASSETS='{folder}' is not a LIBERO assets folder") as caught:
-        setup.libero_assets()
-    assert "'stand-in'" in str(caught.value)
-    assert ("no such folder" if content == "nothing" else "stable_scanned_objects") in str(caught.value)
-
-
-def test_stand_in_is_loud_once_and_quiet_in_children(fresh, monkeypatch, caplog):
-    monkeypatch.setenv(setup.ENV_ASSETS, "stand-in")
-    with caplog.at_level(logging.INFO):
-        first = setup.libero_assets()
-        assert setup.libero_assets() is first
-    assert first.kind == "stand-in"
-    assert caplog.text.count("STAND-IN SCENE") == 1
-    # A child starts with the environment only.
-    monkeypatch.setattr(setup, "_resolved", None)
-    caplog.clear()
-    assert setup.libero_assets() == first
-    assert "STAND-IN SCENE" not in caplog.text
-    # Asked for something else, it looks again.
-    monkeypatch.setattr(setup, "_resolved", None)
-    monkeypatch.setenv(setup.ENV_ASSETS, str(make_assets(fresh / "other")))
-    assert setup.libero_assets().kind == "official"
-
-
-def test_stand_in_folder_is_never_called_official(fresh, monkeypatch):
-    folder = tabletop.write_tabletop(fresh / "copy")
-    monkeypatch.setenv(setup.ENV_ASSETS, str(folder))
-    assert setup.libero_assets().kind == "stand-in"
-
-
 def test_report_names_the_simulator(fresh, monkeypatch):
-    monkeypatch.setenv(setup.ENV_ASSETS, "stand-in")
+    monkeypatch.setenv(assets.ENV_ASSETS, "stand-in")
     report = setup.describe_simulator()
     about_assets = {"assets", "assets_source", "assets_path", "assets_note"}
     assert set(report) == {"mujoco", "robosuite", "hf-libero", "gl", "look"} | about_assets
@@ -366,7 +272,7 @@ def test_forkserver_workers_use_the_stand_in(tmp_path):
 
 def test_config_of_a_removed_environment_is_repaired(fresh, monkeypatch, caplog):
     """What leads nowhere is mended, what the user chose and the old file are kept; a sound file is not touched."""
-    package = setup._package_root()
+    package = setup.libero_package()
     for name in ("bddl_files", "init_files"):
         (package / name).mkdir(parents=True)
     monkeypatch.setenv("LIBERO_CONFIG_PATH", str(fresh))

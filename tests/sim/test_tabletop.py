@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lerobot_atlasvla.sim import setup, tabletop
+from lerobot_atlasvla.sim import assets, setup, tabletop
 
+REQUESTED = os.environ.get(assets.ENV_ASSETS) or None
 NO_OP = [0.0] * 6 + [-1.0]
 SETTLE_STEPS = 20
 BOWL, BOWL_2, COOKIES, RAMEKIN, PLATE = (
@@ -33,19 +34,19 @@ def libero(tmp_path_factory):
     """LIBERO running on the stand-in scene, whatever other tests use."""
     home = tmp_path_factory.mktemp("libero")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "_resolved", None)
-        patch.setenv(setup._ENV_RESOLVED, "")
-        patch.setenv(setup.ENV_ASSETS, "stand-in")
+        patch.setattr(assets, "_resolved", None)
+        patch.setenv(assets._ENV_RESOLVED, "")
+        patch.setenv(assets.ENV_ASSETS, "stand-in")
         patch.setenv("ATLASVLA_CACHE", str(home / "cache"))
         patch.setenv("LIBERO_CONFIG_PATH", str(home / "config"))
         try:
-            assets = setup.prepare_libero()
+            path = setup.prepare_libero().path
         except (ImportError, RuntimeError) as error:
             pytest.skip(f"LIBERO cannot run here: {error}")
         import libero.libero as package
 
-        patch.setattr(package, "_assets_path_cache", str(assets.path))
-        yield assets.path
+        patch.setattr(package, "_assets_path_cache", str(path))
+        yield path
 
 
 def make_env(task: int, suite: str = "libero_spatial", render: bool = False, pixels: int = 64):
@@ -359,20 +360,22 @@ def test_other_suites_fail_with_a_reason(libero, suite):
 # --- against the official assets --------------------------------------------------------------------------------------
 
 
-def official_assets() -> Path | None:
-    for candidate in (os.environ.get("ATLASVLA_LIBERO_ASSETS", ""), Path(__file__).parents[3] / "shared/libero_assets"):
-        if candidate and (Path(candidate) / "scenes").is_dir():
-            return Path(candidate)
-    return None
+@pytest.fixture(scope="module")
+def official_assets():
+    """The folder of LIBERO's own assets; the variable is read before the stand-in's fixture sets it."""
+    if REQUESTED not in (None, "stand-in"):
+        return Path(REQUESTED)
+    if (found := assets._in_asset_packages()) is None:
+        pytest.skip("needs LIBERO's own assets: the extra libero-assets, or ATLASVLA_LIBERO_ASSETS")
+    return found.path
 
 
-@pytest.mark.skipif(official_assets() is None, reason="needs LIBERO's own assets in ATLASVLA_LIBERO_ASSETS")
-def test_joints_regions_and_rest_match_the_official_scene(task_0, monkeypatch):
+def test_joints_regions_and_rest_match_the_official_scene(official_assets, task_0, monkeypatch):
     import libero.libero as package
     import mujoco
 
     env, states = task_0
-    monkeypatch.setattr(package, "_assets_path_cache", str(official_assets()))
+    monkeypatch.setattr(package, "_assets_path_cache", str(official_assets))
     official, _ = make_env(0)
     try:
         ours, theirs = env.sim.model._model, official.sim.model._model

