@@ -104,8 +104,8 @@ class AtlasVLAConfig(PreTrainedConfig):
     vggt_num_register_tokens: int = 4
     # Start value of the layer scale (VGGT: 0.01; shallow aggregators from scratch learn faster with more).
     vggt_layer_scale_init: float = 0.01
-    # Ablations of the frame and global blocks: normal, frozen (they stay as they start, whatever else of VGGT learns) or
-    # removed (patch tokens pass unchanged).
+    # Ablations of the frame and global blocks: normal, frozen (they stay as they start, whatever else of VGGT learns)
+    # or removed (patch tokens pass unchanged).
     vggt_blocks: str = "normal"
     # Frame/global pairs whose output the decoder reads: a middle one and the last.
     vggt_output_layers: tuple[int, ...] = (11, 23)

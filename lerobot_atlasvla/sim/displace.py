@@ -30,7 +30,7 @@ TRIES = 500
 """Vectors drawn before a placement is given up."""
 CLEARANCE_M = 0.01
 """Smallest distance allowed between what moved and what stayed."""
-REACH_M = 0.85
+REACH_M = 0.83
 """Largest horizontal distance from the robot's base to an object that the goal names."""
 
 

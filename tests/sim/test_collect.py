@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 from lerobot_atlasvla.data import collect as collect_module
 from lerobot_atlasvla.data import store as store_module
 from lerobot_atlasvla.data.collect import RECORD_NAME, CollectConfig, CollectionError, collect, main
-from lerobot_atlasvla.data.demonstrate import Attempt, Job
+from lerobot_atlasvla.data.demonstrate import Attempt, Displacement, Job
 from lerobot_atlasvla.data.schema import IMAGE_KEY, Trajectory
+from lerobot_atlasvla.sim.displace import DisplacementError
 from tests.full_disk import fill_up
 
 REPO_ID = "test/collected"
@@ -113,6 +115,52 @@ def test_contents_and_order_do_not_depend_on_the_workers(tmp_path, fake_simulato
     assert record["settings"]["image_size"] == 8
     assert record["settings"]["recovery_share"] == 0.25
     assert record["wall_s"] >= 0
+
+
+def displaced_attempt(job: Job) -> Attempt:
+    """The vector has the length of the attempt's number; the bowl gets 1 cm further."""
+    displacement = Displacement((0.0, float(job.attempt)), (0.0, -1.0 - job.attempt))
+    return replace(fake_attempt(job), displacement=displacement)
+
+
+def test_the_record_says_how_far_the_target_really_moved(tmp_path, fake_simulator, monkeypatch, capsys):
+    monkeypatch.setattr(collect_module, "run_job", displaced_attempt)
+    displaced = config(tmp_path / "ds", displace_cm=8.0, episodes_per_task=2)
+    progress = collect(displaced)
+    record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
+    assert record["settings"]["displace_cm"] == 8
+    # Of three attempts, of which the second failed: 1, 2 and 3 cm.
+    assert record["tasks"]["5"]["attempts"] == 3
+    assert record["tasks"]["5"]["mean_displacement_cm"] == pytest.approx(2.0)
+    assert "    2.0 cm  instruction 5" in collect_module.summary(displaced, progress, 1.0)
+    collect(replace(displaced, episodes_per_task=3))  # continued: the mean is over all four
+    record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
+    assert record["tasks"]["5"]["mean_displacement_cm"] == pytest.approx(2.5)
+
+
+def test_a_record_made_before_objects_could_be_displaced_is_continued_without(tmp_path, fake_simulator):
+    collect(config(tmp_path / "ds", episodes_per_task=1))
+    file = tmp_path / "ds" / "meta" / RECORD_NAME
+    record = json.loads(file.read_text())
+    del record["settings"]["displace_cm"]
+    for task in record["tasks"].values():
+        del task["mean_displacement_cm"]
+    file.write_text(json.dumps(record))
+    with pytest.raises(
+        CollectionError, match=r"--displace_cm=8.0 differs from 0.0, .* Continue it with --displace_cm=0.0"
+    ):
+        collect(config(tmp_path / "ds", displace_cm=8.0))
+    collect(config(tmp_path / "ds"))
+    assert contents(tmp_path / "ds") != []
+
+
+def test_a_displacement_without_valid_placement_is_told_without_a_traceback(tmp_path, fake_simulator, monkeypatch):
+    def no_placement(job: Job) -> Attempt:
+        raise DisplacementError("displace_cm=8 leaves no valid placement.")
+
+    monkeypatch.setattr(collect_module, "run_job", no_placement)
+    with pytest.raises(CollectionError, match="displace_cm=8 leaves no valid placement"):
+        collect(config(tmp_path / "ds", displace_cm=8.0))
 
 
 def test_no_more_attempts_than_needed_are_simulated(tmp_path, fake_simulator, monkeypatch):

@@ -65,6 +65,7 @@ def test_disagreement_of_the_two_tests_is_told(tmp_path, capsys):
         ({"episode_length": 99}, {}, "episode_length: None and 99"),
         ({"init_states": False}, {}, "init_states: True and False"),
         ({"camera_shift": {"right_cm": 5.0}}, {}, "camera_shift: "),
+        ({"displace_cm": 8.0}, {}, "displace_cm: 0.0 and 8.0"),
         ({}, {"assets": "stand-in"}, "assets: 'official' and 'stand-in'"),
         ({}, {"assets_note": "bowl replaced"}, "assets_note: '' and 'bowl replaced'"),
         ({}, {"mujoco": "3.2.0"}, "mujoco: '3.3.2' and '3.2.0'"),

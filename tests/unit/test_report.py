@@ -50,6 +50,7 @@ def test_figures_of_one_run(tmp_path, capsys):
         "- seeds: 1000",
         "- settle_steps: 10",
         "- camera shift: none",
+        "- displacement of the objects: none",
         "- seconds per rollout: 2.0 (median), 16 in all",
     ):
         assert fact in text
@@ -75,6 +76,33 @@ def test_report_holds_the_rollouts_themselves(tmp_path):
     assert (
         '["libero_spatial", 0, 1000, 1, false, 280, 2.0, null]' in (tmp_path / "reports/mine/report.json").read_text()
     )
+
+
+def test_displaced_objects_are_named_at_the_top_and_kept_with_the_rollouts(tmp_path):
+    rollouts = rollouts_of(0, [60, 0], displacement_cm=(-3.25, 8.0))
+    settings = {"displace_cm": 8.0, "task_ids": [0], "episodes": 2}
+    displaced = make_run(tmp_path / "displaced", rollouts, settings=settings)
+    stock = make_run(tmp_path / "stock", MINE)
+    report(tmp_path, f"--run={displaced}")
+    text, _, folder = written(tmp_path, "displaced")
+    assert text.splitlines()[0] == "# LIBERO rollouts, objects displaced by up to 8 cm: displaced"
+    assert "- displacement of the objects: up to 8 cm" in text
+    (entry,) = read_runs(folder)
+    assert list(entry.run.rollouts) == rollouts
+    report(tmp_path, f"--run=[{folder}, {stock}]", "--name=both")
+    text, _, _ = written(tmp_path, "both")
+    assert text.splitlines()[0] == "# LIBERO rollouts: displaced (objects displaced by up to 8 cm) and stock"
+    report(tmp_path, f"--run={displaced}", "--title=Of no meaning")
+    assert "displaced: all objects displaced by up to 8 cm along x and along y." in written(tmp_path, "displaced")[0]
+
+
+def test_a_report_made_before_objects_could_be_displaced_is_read(tmp_path):
+    report(tmp_path, f"--run={make_run(tmp_path / 'mine', MINE)}")
+    _, content, folder = written(tmp_path)
+    del content["runs"][0]["settings"]["displace_cm"]
+    (folder / "report.json").write_text(json.dumps(content))
+    (entry,) = read_runs(folder)
+    assert entry.run.settings["displace_cm"] == 0
 
 
 def test_failures_with_videos_come_first(tmp_path):

@@ -76,6 +76,13 @@ def test_rows_of_rollouts_and_camera_shifts(root, tmp_path):
     assert main(["--check"], root) == 0
 
 
+def test_displaced_objects_are_said(root, tmp_path):
+    run = make_run(tmp_path / "mine", rollouts_of(0, [50] * 4), settings={"displace_cm": 8.0, "task_ids": [0]})
+    assert report.main([f"--run={run}", f"--reports={root}/eval/reports"]) == 0
+    assert main([], root) == 0
+    assert "| libero_spatial 0, displaced by up to 8 cm | 4 |" in block(root / "README.md")
+
+
 def test_incomplete_grid_is_marked(root):
     (root / "eval/reports/shift").mkdir()
     (root / "eval/reports/shift/report.json").write_text(json.dumps(SHIFT | {"complete": False}))

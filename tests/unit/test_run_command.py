@@ -18,6 +18,7 @@ from eval.rollouts import Job, Outcome, Task
 from eval.run import main
 from eval.run_folder import Rollout, read_run
 from eval.run_settings import RunConfig, RunError
+from lerobot_atlasvla.sim.displace import DisplacementError
 from tests.conftest import CHUNK, tiny_config
 
 SIMULATOR = {"mujoco": "3", "assets": "stand-in", "assets_source": "here"}
@@ -350,7 +351,7 @@ def test_a_view_of_unclear_origin_and_an_overlay_for_others_are_refused(tmp_path
 
 
 def test_the_environment_of_the_workers(checkpoint, simulated, monkeypatch, caplog):
-    names = {"RENDER_EVERY", "CULL", "REPEATABLE", "LOOK", "CAMERA_SHIFT"}
+    names = {"RENDER_EVERY", "CULL", "REPEATABLE", "LOOK", "CAMERA_SHIFT", "DISPLACE_CM"}
     seen = []
 
     def count_parameters() -> int:
@@ -359,13 +360,46 @@ def test_the_environment_of_the_workers(checkpoint, simulated, monkeypatch, capl
 
     monkeypatch.setattr(crew, "count_parameters", count_parameters)
     monkeypatch.delenv("ATLASVLA_LIBERO_RENDER_EVERY", raising=False)
-    assert main([*BASE, "--up_cm=3"]) == 0
+    assert main([*BASE, "--up_cm=3", "--displace_cm=8"]) == 0
     assert main([*BASE, "--output_dir=slow", "--fast_render=false"]) == 0
     shift = {"right_cm": 0.0, "up_cm": 3.0, "forward_cm": 0.0, "pan_deg": 0.0, "tilt_deg": 0.0, "roll_deg": 0.0}
     assert json.loads(seen[0].pop("CAMERA_SHIFT")) == shift
-    assert seen[0] == {"RENDER_EVERY": "4", "CULL": "1", "REPEATABLE": "1", "LOOK": "fast"}
+    assert seen[0] == {"RENDER_EVERY": "4", "CULL": "1", "REPEATABLE": "1", "LOOK": "fast", "DISPLACE_CM": "8.0"}
+    assert seen[1]["DISPLACE_CM"] == "0.0"
     assert (seen[1]["RENDER_EVERY"], seen[1]["CULL"]) == ("1", "0")
     assert "ATLASVLA_LIBERO_RENDER_EVERY" not in os.environ
+
+
+def test_a_displacement_is_one_of_the_settings_of_a_run(checkpoint, simulated, capsys):
+    assert main([*BASE, "--displace_cm=8"]) == 0
+    assert read_run("out").settings["displace_cm"] == 8
+    simulated.clear()
+    assert main(BASE) == 1
+    assert "--displace_cm: the run in --output_dir=out was made with 8.0, this command asks for 0.0" in (
+        capsys.readouterr().err
+    )
+    assert simulated == []
+
+
+def test_a_run_made_before_objects_could_be_displaced_is_continued_without(checkpoint, simulated, capsys):
+    assert main([*BASE, "--episodes=1"]) == 0
+    file = checkpoint.parent / "out/run.json"
+    old = json.loads(file.read_text())
+    del old["settings"]["displace_cm"]
+    file.write_text(json.dumps(old))
+    assert main([*BASE, "--displace_cm=8"]) == 1
+    assert "was made with 0.0, this command asks for 8.0" in capsys.readouterr().err
+    assert main(BASE) == 0
+    assert len(records()) == 4 * TASKS
+
+
+def test_a_displacement_without_valid_placement_is_told_without_a_traceback(checkpoint, simulated, monkeypatch, capsys):
+    def run_job(job: Job) -> Outcome:
+        raise DisplacementError("displace_cm=8 leaves no valid placement of the task.")
+
+    monkeypatch.setattr(crew, "run_job", run_job)
+    assert main([*BASE, "--displace_cm=8"]) == 1
+    assert capsys.readouterr().err.endswith("eval.run: displace_cm=8 leaves no valid placement of the task.\n")
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -387,6 +421,8 @@ def test_the_environment_of_the_workers(checkpoint, simulated, monkeypatch, capl
         ({"task_ids": []}, r"--task_ids=\[\] must name at least one"),
         ({"look": "pretty"}, "--look=pretty is not a look; allowed: default, fast"),
         ({"pan_deg": float("nan")}, "--pan_deg=nan is not a finite number"),
+        ({"displace_cm": -1.0}, r"--displace_cm=-1.0 is not a displacement; allowed: 0 \(off\) to 30 cm"),
+        ({"displace_cm": float("nan")}, "--displace_cm=nan is not a displacement"),
         ({"checkpoint": "nowhere"}, "--checkpoint=nowhere is not a folder"),
         ({"device": "abacus"}, "--device=abacus cannot be used here"),
     ],

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -18,6 +18,7 @@ ROLLOUT = Rollout(
     steps=61,
     wall_s=2.4,
     video="videos/one.mp4",
+    displacement_cm=(-3.25, 8.0),
 )
 FAILURE = replace(ROLLOUT, init_state=8, success=False, video=None)
 
@@ -28,7 +29,7 @@ def a_run(path, **changes) -> Run:
         "command": "python -m eval.run",
         "policy": {"type": "act"},
         "training": None,
-        "settings": {"episodes": 2, "displace_cm": 0.0},
+        "settings": {"episodes": 2, "displace_cm": 8.0},
         "versions": {"python": "3.12"},
         "simulator": {"assets": "official"},
         "path": path,
@@ -51,6 +52,19 @@ def test_what_is_written_is_read_again(folder):
     lines = (folder / "rollouts.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["video"] == "videos/one.mp4"
     assert json.loads((folder / "run.json").read_text())["schema_version"] == 1
+
+
+def test_what_older_runs_do_not_say_is_filled_in(folder):
+    file = folder / "run.json"
+    content = json.loads(file.read_text())
+    content["settings"] = {"episodes": 2}
+    file.write_text(json.dumps(content))
+    line = asdict(FAILURE)
+    del line["displacement_cm"]
+    (folder / "rollouts.jsonl").write_text(json.dumps(line) + "\n")
+    old = read_run(folder)
+    assert old.settings == {"episodes": 2, "displace_cm": 0.0}
+    assert old.rollouts == (replace(FAILURE, displacement_cm=None),)
 
 
 def test_a_run_without_rollouts_is_a_run(folder):
