@@ -2,11 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.report_data import ReportError
+from eval.checkpoint import find_checkpoint
+from eval.report_data import LabelledRun, ReportError
+from eval.run_folder import Run
 from eval.run_settings import RunError
 from eval.statistics import mean_interval
 from lerobot_atlasvla.inspection.reliance import (
@@ -84,10 +87,11 @@ def read_reliance(path: Path | str) -> dict[str, Any]:
         raise ReportError(f"{path} has no {RELIANCE_FILE} of eval.reliance.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        kind, version, _, _ = (content[key] for key in ("kind", "schema_version", "checkpoint", "parts"))
+        kind, version, digest = content["kind"], content["schema_version"], content["checkpoint"]["weights_sha256"]
+        summary(content)
     except (ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{file} is not what eval.reliance writes: {error!r}.") from error
-    if (kind, version) != (KIND, SCHEMA_VERSION):
+    if (kind, version) != (KIND, SCHEMA_VERSION) or not isinstance(digest, str):
         raise ReportError(f"{file} is of kind {kind!r}, version {version}; this reads {KIND!r}, {SCHEMA_VERSION}.")
     return content
 
@@ -139,20 +143,40 @@ def summary(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: content[key] for key in kept} | {"parts": parts}
 
 
-def find_reliance(run_path: Path, checkpoint: str | None) -> list[dict[str, Any]]:
-    """What was measured of a run's checkpoint, or of another one in the same place: the caller compares digests.
+def with_reliance(entries: Sequence[LabelledRun], given: Sequence[Path]) -> list[LabelledRun]:
+    """Runs together with what was measured of their checkpoints, which the digest of the weights identifies.
+
+    What is given comes first, then a ``reliance.json`` in the run folder, in its folder ``reliance`` or beside the
+    checkpoint, then what a report already had.
 
     Args:
-        run_path: The run folder of ``eval.run``.
-        checkpoint: Where the run's checkpoint was.
+        entries: The runs.
+        given: Results of ``eval.reliance``: files, or folders that have one.
 
     Raises:
-        ReportError: If a ``reliance.json`` is there and can't be read.
+        ReportError: If one that is given is of none of the runs' checkpoints, or one can't be read.
     """
-    from eval.checkpoint import find_checkpoint
+    of_given = [(path, read_reliance(path)) for path in given]
+    digests = {entry.run.policy.get("weights_sha256") for entry in entries} - {None}
+    for path, content in of_given:
+        if (digest := content["checkpoint"]["weights_sha256"]) not in digests:
+            raise ReportError(
+                f"--reliance={path} is of a checkpoint with weights_sha256 {digest[:12]}..., which none of --run has."
+            )
+    found = []
+    for entry in entries:
+        digest = entry.run.policy.get("weights_sha256")
+        candidates = [content for _, content in of_given] + _nearby(entry.run)
+        of_run = [content for content in candidates if digest and content["checkpoint"]["weights_sha256"] == digest]
+        found.append(replace(entry, reliance=summary(of_run[0])) if of_run else entry)
+    return found
 
-    places = [run_path, run_path / RELIANCE_FOLDER] if run_path != Path() else []
-    if checkpoint is not None:
-        with contextlib.suppress(RunError):  # It may have been moved away since.
-            places.append(default_folder(find_checkpoint(Path(checkpoint))))
-    return [read_reliance(place) for place in places if place is not None and (place / RELIANCE_FILE).is_file()]
+
+def _nearby(run: Run) -> list[dict[str, Any]]:
+    """What lies in the run's folder or beside its checkpoint, of whatever checkpoint it is."""
+    # A run that was read from a report has no folder.
+    places = [run.path, run.path / RELIANCE_FOLDER] if run.path != Path() else []
+    with contextlib.suppress(RunError):  # The checkpoint may have been moved away since.
+        beside = default_folder(find_checkpoint(Path(run.policy["checkpoint"])))
+        places += [] if beside is None else [beside]
+    return [read_reliance(place) for place in places if (place / RELIANCE_FILE).is_file()]
