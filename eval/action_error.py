@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import draccus
 import torch
-from lerobot.utils.constants import ACTION, OBS_IMAGES
-from lerobot.utils.feature_utils import dataset_to_policy_features
+from lerobot.utils.constants import ACTION
 
 from eval.action_error_report import cells, render
 from eval.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
+from eval.policy_data import (
+    check_is_dataset,
+    check_observations,
+    load_policy,
+    load_processors,
+    read_dataset,
+    read_metadata,
+)
 from eval.provenance import versions
 from eval.report_data import REPORT_FILE, SCHEMA_VERSION, ReportError, json_text, note_text, write_text
 from eval.run_settings import RunError
@@ -84,9 +91,7 @@ class ActionErrorConfig:
             value = getattr(self, flag)
             if value is not None and value < minimum:
                 raise RunError(f"--{flag}={value} must be at least {minimum}.")
-        # Without this file LeRobot would go and look for the dataset on the Hub.
-        if not (self.dataset_root / "meta/info.json").is_file():
-            raise RunError(f"--dataset_root={self.dataset_root} is no LeRobot dataset: it has no meta/info.json.")
+        check_is_dataset(self.dataset_root)
 
 
 @dataclass(frozen=True)
@@ -138,19 +143,11 @@ def open_dataset(root: Path, steps: int) -> "LeRobotDataset":
     Raises:
         RunError: If it can't be read, or its actions are not LIBERO's.
     """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
-
-    try:
-        meta = LeRobotDatasetMetadata(f"local/{root.name}", root=root)
-        shape = tuple((meta.features.get(ACTION) or {}).get("shape") or ())
-        if shape != (ACTION_DIM,):
-            raise RunError(f"--dataset_root={root} has actions of shape {shape}; LIBERO's are ({ACTION_DIM},).")
-        seconds = {ACTION: [step / meta.fps for step in range(steps)]}
-        return LeRobotDataset(meta.repo_id, root=root, delta_timestamps=seconds)
-    except RunError:
-        raise
-    except Exception as error:  # a damaged one fails in many ways, also while LeRobot asks the Hub for what is missing
-        raise RunError(f"--dataset_root={root} can't be read: {error}") from error
+    meta = read_metadata(root)
+    shape = tuple((meta.features.get(ACTION) or {}).get("shape") or ())
+    if shape != (ACTION_DIM,):
+        raise RunError(f"--dataset_root={root} has actions of shape {shape}; LIBERO's are ({ACTION_DIM},).")
+    return read_dataset(meta, root, {ACTION: [step / meta.fps for step in range(steps)]})
 
 
 def read_frames(dataset: "LeRobotDataset", count: int) -> Frames:
@@ -190,13 +187,7 @@ def check_fit(checkpoint: Checkpoint, path: Path, dataset: "LeRobotDataset", ste
         raise RunError(
             f"--steps={steps} is more than the {checkpoint.pictures_every} actions that {path} executes per chunk."
         )
-    features = dataset_to_policy_features(dataset.meta.features)
-    for key, wanted in (checkpoint.config.input_features or {}).items():
-        shape = tuple(features[key].shape) if key in features else None
-        # Places of cameras that the robot does not have are filled in by the policy.
-        if shape != tuple(wanted.shape) and not key.startswith(f"{OBS_IMAGES}.empty_camera_"):
-            has = "has none" if shape is None else f"has {shape}"
-            raise RunError(f"--checkpoints: {path} expects {key} of shape {tuple(wanted.shape)}; the dataset {has}.")
+    check_observations(checkpoint.config, dataset.meta, f"--checkpoints: {path}")
 
 
 def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: ActionErrorConfig) -> list[Any]:
@@ -205,15 +196,8 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
     Returns:
         Two tensors like ``frames.actions_SNA``.
     """
-    from lerobot.policies import make_policy, make_pre_post_processors
-
-    policy: Any = make_policy(checkpoint.config, ds_meta=dataset.meta)
-    before, after = make_pre_post_processors(
-        policy_cfg=checkpoint.config,
-        pretrained_path=str(checkpoint.folder),
-        preprocessor_overrides={"device_processor": {"device": cfg.device}},
-    )
-    policy.eval()
+    policy = load_policy(checkpoint, dataset.meta)
+    before, after = load_processors(checkpoint)
     done = []
     for other_pictures in (False, True):
         chunks = []

@@ -11,6 +11,7 @@ from draccus.utils import DecodingError
 
 from eval.compare import compare, compare_tasks, obstacles, paired_lines, verdict
 from eval.plots import plot_loss, plot_steps, plot_success
+from eval.reliance_results import with_reliance
 from eval.report_data import (
     REPORT_FILE,
     SCHEMA_VERSION,
@@ -47,6 +48,9 @@ class ReportConfig:
     # What the report calls each run, for example '[AtlasVLA, ACT]'. If not given, the names of run folders, and what
     # reports call their runs.
     labels: list[str] = field(default_factory=list)
+    # Folders that eval.reliance wrote, each of a checkpoint that one of the runs rolled out. Those in a run folder or
+    # beside its checkpoint are found without this.
+    reliance: list[str] | str = field(default_factory=list)
     # Markdown file with remarks by hand, inserted as it is. If not given, those of the report that is replaced are
     # kept; an empty file removes them.
     note: Path | None = None
@@ -55,7 +59,8 @@ class ReportConfig:
         """Read the runs.
 
         Raises:
-            ReportError: If labels and runs do not go together, or a run has no finished rollouts.
+            ReportError: If labels and runs do not go together, a run has no finished rollouts, or a result of
+                eval.reliance is of none of their checkpoints.
             RunFolderError: If a run folder can't be read.
         """
         paths = [self.run] if isinstance(self.run, str) else self.run
@@ -71,6 +76,8 @@ class ReportConfig:
             raise ReportError(f"--labels={labels} must be {len(entries)}, one for each run of --run: {known}.")
         if len(set(labels)) < len(labels) or any(not label or "|" in label or "\n" in label for label in labels):
             raise ReportError(f"--labels={labels} must differ from each other and have no line ends and no '|'.")
+        given = [self.reliance] if isinstance(self.reliance, str) else self.reliance
+        entries = with_reliance(entries, [Path(path) for path in given])
         return [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
 
     def folder(self, entries: Sequence[LabelledRun]) -> Path:

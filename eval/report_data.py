@@ -6,7 +6,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,17 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class LabelledRun:
-    """A run with at least one rollout, and what the report calls it."""
+    """A run with at least one rollout, and what the report calls it.
+
+    Attributes:
+        label: What the report calls it.
+        run: The run.
+        reliance: What its policy relies on, as :func:`eval.reliance_results.summary` has it; None if not measured.
+    """
 
     label: str
     run: Run
+    reliance: Mapping[str, Any] | None = None
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -151,6 +158,7 @@ def run_figures(entry: LabelledRun) -> dict[str, Any]:
         "seeds": [{"seed": seed, **rate_figures(*of_seed)} for seed, of_seed in seeds.items()],
         "mean_over_seeds": mean,
         "deviation_over_seeds": deviation,
+        "reliance": entry.reliance,
         "wall_s_per_rollout": statistics.fmean(rollout.wall_s for rollout in entry.run.rollouts),
         **{part: getattr(entry.run, part) for part in _RUN_PARTS},
         "rollout_columns": [*_COLUMNS, *(_DISPLACEMENT_COLUMNS if displaced else ())],
@@ -199,7 +207,10 @@ def read_runs(path: Path) -> list[LabelledRun]:
     if content["kind"] != "rollouts":
         raise ReportError(f"{file} is a report of kind {content['kind']!r}; only 'rollouts' holds single rollouts.")
     try:
-        return [labelled(entry["label"], _run_of(entry)) for entry in content["runs"]]
+        return [
+            replace(labelled(entry["label"], _run_of(entry)), reliance=entry.get("reliance"))
+            for entry in content["runs"]
+        ]
     except (KeyError, TypeError) as error:
         raise ReportError(f"{file} is not what eval.report writes: {error!r}.") from error
 

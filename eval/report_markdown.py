@@ -5,15 +5,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.full_size_report import table
+from eval.reliance_results import NOT_MEASURED, interval_text, part
 from eval.report_data import LabelledRun, counts, steps_to_success
 from eval.run_folder import Rollout
 from eval.statistics import format_difference, format_rate, mean_over_seeds
+from lerobot_atlasvla.inspection.reliance import BLOCKS_AS_NOISE, BLOCKS_REMOVED, IMAGES, INSTRUCTION, STATE
 
 INTERVAL_NOTE = """Intervals are 95 % Wilson score intervals over the rollouts of one trained policy. What another
 training seed would change is not in them: training-seed noise comes on top."""
 SEEDS_NOTE = """Every seed starts from the same fixed initial states: rollouts of different seeds depend on each other.
 The more states come out the same at every seed, the more the interval of the total is too narrow."""
 TASKS_NOTE = "Of twenty tasks without any difference, about one would look as if there were one."
+RELIANCE_NOTE = """Change of the executed actions, in standard deviations, when the part is replaced by another
+episode's (`eval.reliance`); 0 is a part that the policy does not use. Intervals are 95 %, over episodes."""
+RELIANCE_COLUMNS = {
+    IMAGES: "images",
+    STATE: "state",
+    INSTRUCTION: "instruction",
+    BLOCKS_AS_NOISE: "blocks as noise",
+    BLOCKS_REMOVED: "blocks removed",
+}
+BLOCKS = (BLOCKS_AS_NOISE, BLOCKS_REMOVED)
 VIDEOS_NOTE = "videos/... are in the run folder; they are not in the repository."
 
 
@@ -40,6 +52,7 @@ def render(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Se
         for line in (f"{entry.label}: all objects displaced by {entry.displacement} along x and along y.", "")
     ]
     lines += [*INTERVAL_NOTE.splitlines(), ""]
+    lines += reliance_lines(entries)
     if content["note"].strip():
         lines += ["## Notes", "", content["note"].rstrip("\n"), ""]
     lines += ["## Tasks", "", *task_table(entries), "", "![success](success.png)", ""]
@@ -52,6 +65,29 @@ def render(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Se
         lines += ["## Training loss", "", "![training loss](loss.png)", ""]
     lines += [line for entry in entries for line in provenance_lines(entry)]
     return "\n".join(lines)
+
+
+def reliance_lines(entries: Sequence[LabelledRun]) -> list[str]:
+    """What the policy of each run relies on, one row per run; a run without a measurement says so."""
+    names = list(RELIANCE_COLUMNS)
+    if not any(part(entry.reliance, name) for entry in entries if entry.reliance for name in BLOCKS):
+        # Policies of other types have no such blocks.
+        names = [name for name in names if name not in BLOCKS]
+    rows = []
+    for entry in entries:
+        reliance = entry.reliance
+        cells = [NOT_MEASURED] * len(names) if reliance is None else [_reliance_cell(reliance, name) for name in names]
+        frames = "" if reliance is None else f"{len(reliance['episodes'])} episodes: {reliance['episodes_are']}"
+        rows.append((entry.label, *cells, frames))
+    head = ("run", *(RELIANCE_COLUMNS[name] for name in names), "measured on")
+    return ["## Reliance", "", *table(head, rows), "", *RELIANCE_NOTE.splitlines(), ""]
+
+
+def _reliance_cell(reliance: Mapping[str, Any], name: str) -> str:
+    found = part(reliance, name)
+    if found is None:
+        return "none"
+    return found["reason"] or interval_text(found["action_change"])
 
 
 def task_table(entries: Sequence[LabelledRun]) -> list[str]:

@@ -1,10 +1,11 @@
-"""Success rates as numbers a reviewer can check: intervals, differences, paired tests. Rates are in [0, 1]."""
+"""Rates and means as numbers a reviewer can check: intervals, differences, paired tests. Rates are in [0, 1]."""
 
 import math
 import statistics
 from collections.abc import Sequence
 
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 
 def wilson_interval(successes: int, rollouts: int) -> tuple[float, float]:
@@ -88,3 +89,25 @@ def mean_over_seeds(rates: Sequence[float]) -> tuple[float, float | None]:
     if not rates:
         raise ValueError("Need the success rate of at least one seed, got none.")
     return statistics.mean(rates), statistics.stdev(rates) if len(rates) > 1 else None
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of independent values with its 95 % interval by Student's t distribution.
+
+    The interval is wide for few values, as it should be: with two, it is 12.7 standard errors to each side.
+
+    Source: Student, The probable error of a mean, Biometrika 6, 1908; quantile by SciPy.
+
+    Returns:
+        ``(mean, low, high)``; a single value has no interval, and both limits are None.
+
+    Raises:
+        ValueError: If there is no value.
+    """
+    if not values:
+        raise ValueError("Need at least one value, got none.")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, None, None
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half

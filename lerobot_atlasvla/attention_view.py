@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from .model.layers import CrossAttention
 from .model.tokens import TokenGroup
 from .modeling_atlasvla import AtlasVLAPolicy
+from .peft_support import without_adapter
 
 COLORMAP = "turbo"
 OPACITY = 0.7
@@ -61,8 +62,7 @@ class AttentionRecorder:
     """
 
     def __init__(self, policy: AtlasVLAPolicy):
-        unwrap: Any = getattr(policy, "get_base_model", None)
-        whole = unwrap() if unwrap else policy
+        whole = without_adapter(policy)
         if not isinstance(whole, AtlasVLAPolicy):
             kind = getattr(whole, "name", type(whole).__name__)
             raise ValueError(

@@ -105,6 +105,15 @@ def _inside(name: str, entries: tuple[str, ...]) -> bool:
     return any(".".join(steps[:count]).endswith(entries) for count in range(1, len(steps)))
 
 
+def without_adapter(policy: Any) -> Any:
+    """The policy inside an adapter (PEFT), or the policy itself if there is none around it.
+
+    An adapter's layers lie inside the policy, so they act in what is returned, too.
+    """
+    unwrap = getattr(policy, "get_base_model", None)
+    return unwrap() if unwrap else policy
+
+
 def check_whole(path: str | Path) -> None:
     """Refuse to load a folder with an adapter as if it were a whole policy.
 

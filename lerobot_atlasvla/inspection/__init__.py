@@ -1,0 +1,1 @@
+"""Measurements on a trained policy: what its actions depend on."""
