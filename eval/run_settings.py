@@ -54,8 +54,8 @@ class RunConfig:
     threads: int = 1
     # Take pictures only at steps where the policy looks, and leave out what no camera sees: same results, sooner.
     fast_render: bool = True
-    # How the scene is rendered: default (LIBERO's own) or fast (no reflections, no shadows). ATLASVLA_LIBERO_LOOK if
-    # not given. It should be the look of the demonstrations.
+    # How the scene is rendered: default (LIBERO's own), fast (no reflections, no shadows) or plain (no antialiasing
+    # either). ATLASVLA_LIBERO_LOOK if not given. It should be the look of the demonstrations.
     look: str = field(default_factory=lambda: os.environ.get(ENV_LOOK) or "default")
     # Scene camera moved to its right, cm.
     right_cm: float = 0.0

@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 ENV_LOOK = "ATLASVLA_LIBERO_LOOK"
-LOOKS = ("default", "fast")
+LOOKS = ("default", "fast", "plain")
+"""LIBERO's own; without reflections and shadows; without antialiasing either."""
 
 
 def chosen_look() -> str:
@@ -25,14 +26,20 @@ def chosen_look() -> str:
     return look
 
 
-def simplify(model: Any) -> None:
-    """Switch off what costs most in software rendering: reflections (a second pass over the scene) and shadows.
+def simplify(model: Any, look: str) -> None:
+    """Switch off what costs most in software rendering.
 
     Args:
         model: A ``mujoco.MjModel``, changed in place. Physics is untouched.
+        look: One of :data:`LOOKS`. ``fast`` has no reflections (a second pass over the scene) and no shadows, ``plain``
+            no antialiasing either.
     """
+    if look == "default":
+        return
     model.mat_reflectance[:] = 0.0
     model.light_castshadow[:] = 0
+    if look == "plain":
+        model.vis.quality.offsamples = 0
 
 
 def hook_simulations(module: ModuleType) -> None:
@@ -44,8 +51,7 @@ def hook_simulations(module: ModuleType) -> None:
     import wrapt
 
     def build(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
-        if chosen_look() == "fast":
-            simplify(kwargs["model"] if "model" in kwargs else args[0])
+        simplify(kwargs["model"] if "model" in kwargs else args[0], chosen_look())
         return wrapped(*args, **kwargs)
 
     wrapt.wrap_function_wrapper(module, "MjSim.__init__", build)

@@ -3,7 +3,7 @@
 import pytest
 
 
-def test_look_switches_off_reflections_and_shadows_only(monkeypatch):
+def test_look_switches_off_what_it_says_and_nothing_else(monkeypatch):
     """The hook must act on the simulations that robosuite really builds, and leave the default look alone."""
     from lerobot_atlasvla.sim.look import ENV_LOOK
     from lerobot_atlasvla.sim.setup import prepare_libero
@@ -14,11 +14,12 @@ def test_look_switches_off_reflections_and_shadows_only(monkeypatch):
     scene = """<mujoco><asset><material name="m" reflectance="0.5"/></asset>
       <worldbody><light castshadow="true"/><body><geom size="0.1" material="m" mass="2"/></body></worldbody></mujoco>"""
     looks = {}
-    for look in ("default", "fast"):
+    for look in ("default", "fast", "plain"):
         monkeypatch.setenv(ENV_LOOK, look)
         model = MjSim.from_xml_string(scene).model
-        looks[look] = (model.mat_reflectance[0], bool(model.light_castshadow[0]), model.body_mass[1])
-    assert looks == {"default": (0.5, True, 2.0), "fast": (0.0, False, 2.0)}
+        samples = int(model.vis.quality.offsamples)
+        looks[look] = (model.mat_reflectance[0], bool(model.light_castshadow[0]), samples, model.body_mass[1])
+    assert looks == {"default": (0.5, True, 4, 2.0), "fast": (0.0, False, 4, 2.0), "plain": (0.0, False, 0, 2.0)}
 
 
 def test_unknown_look_is_refused(monkeypatch):
@@ -26,5 +27,5 @@ def test_unknown_look_is_refused(monkeypatch):
     from lerobot_atlasvla.sim.setup import prepare_libero
 
     monkeypatch.setenv(ENV_LOOK, "pretty")
-    with pytest.raises(ValueError, match=r"ATLASVLA_LIBERO_LOOK='pretty'.*default, fast"):
+    with pytest.raises(ValueError, match=r"ATLASVLA_LIBERO_LOOK='pretty'.*default, fast, plain"):
         prepare_libero()
