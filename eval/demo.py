@@ -52,8 +52,8 @@ class DemoConfig:
     image_size: int = 64
     # Side of the rollouts' images in pixels, and so of the videos; the policy resizes them. Rendering costs the same.
     render_size: int = 256
-    # How the scene is rendered, in demonstrations and rollouts alike: plain (no reflections, shadows or antialiasing) or
-    # default (LIBERO's own, several times as slow without a GPU).
+    # How the scene is rendered, in demonstrations and rollouts alike: plain (no reflections, shadows or antialiasing)
+    # or default (LIBERO's own, several times as slow without a GPU).
     look: str = "plain"
     # Simulator processes during collection.
     workers: int = 2
