@@ -2,7 +2,8 @@
 
 Reads ``eval/reports/*/report.json``: of kind ``rollouts``, from ``eval.report``, and ``camera_shift``, whose ``points``
 have ``label``, ``direction``, ``shift`` (0: not shifted), ``successes`` and ``rollouts``, and which says with
-``complete`` whether no point is missing, and ``ablations``, from ``eval.ablations``.
+``complete`` whether no point is missing, and ``ablations``, from ``eval.ablations``. Reports with an entry
+``superseded``, which says what they can't show, are only linked.
 """
 
 import argparse
@@ -35,11 +36,14 @@ def results_block(reports: Path, page: Path) -> str:
     Raises:
         ReportError: If a ``report.json`` cannot be read, or lacks something.
     """
-    rows, shift_rows, ablation_rows = [], [], []
+    rows, shift_rows, ablation_rows, old = [], [], [], []
     for file in sorted(reports.glob(f"*/{REPORT_FILE}")):
         content = read_report(file)
         link = Path(os.path.relpath(file.with_name("report.md"), page.parent)).as_posix()
         name = f"[{file.parent.name}]({link})"
+        if "superseded" in content:
+            old.append(name)
+            continue
         try:
             if content["kind"] == "rollouts":
                 rows += [(name, *_run_cells(run)) for run in content["runs"]]
@@ -54,6 +58,8 @@ def results_block(reports: Path, page: Path) -> str:
         lines += ["", *table(_SHIFT_HEAD, shift_rows)]
     if ablation_rows:
         lines += ["", *table(_ABLATION_HEAD, ablation_rows)]
+    if old:
+        lines += ["", f"Older reports, each headed by what it can't show: {', '.join(old)}."]
     return "\n".join(lines)
 
 

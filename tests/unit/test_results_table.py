@@ -107,3 +107,14 @@ def test_what_cannot_be_read_is_named_and_nothing_is_written(root, capsys, page,
     assert message in error
     assert page in error
     assert "old" in (root / "eval/README.md").read_text()
+
+
+def test_a_superseded_report_is_linked_and_gives_no_figures(root, monkeypatch):
+    monkeypatch.chdir(root)
+    folder = root / "eval/reports/old"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(SHIFT | {"schema_version": 1, "superseded": "What it can't show."}))
+    main([])
+    text = block(root / "eval/README.md")
+    assert "[old](reports/old/report.md)" in text
+    assert "AtlasVLA" not in text
