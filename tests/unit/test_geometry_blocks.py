@@ -73,9 +73,7 @@ def test_noise_has_the_spread_of_the_weights_and_nothing_else_changes():
         assert torch.equal(torch.get_rng_state(), state)
     changed = {name for name, value in noisy.items() if not torch.equal(value, before[name])}
     inside = [f"model.aggregator.{kind}_blocks." for kind in ("frame", "global")]
-    assert changed == {
-        name for name, value in before.items() if value.ndim >= 2 and name.startswith(tuple(inside))
-    }
+    assert changed == {name for name, value in before.items() if value.ndim >= 2 and name.startswith(tuple(inside))}
     assert len(changed) == 2 * 2 * 4
     for name in changed:
         assert noisy[name].std().item() == pytest.approx(before[name].std().item(), rel=0.1)
@@ -91,9 +89,13 @@ def test_noise_has_the_spread_of_the_weights_and_nothing_else_changes():
 def test_an_error_leaves_the_weights_as_they_were(change):
     policy = make_policy()
     before = weights_of(policy)
-    with pytest.raises(RuntimeError, match="in the middle"), CHANGES[change](policy):
+
+    def fail():
         assert any(not torch.equal(policy.state_dict()[name], value) for name, value in before.items())
         raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"), CHANGES[change](policy):
+        fail()
     assert_same(policy, before)
 
 
