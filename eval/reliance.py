@@ -118,9 +118,7 @@ def measure_checkpoint(cfg: RelianceConfig, checkpoint: Checkpoint) -> tuple[Rel
     if len(shape) != 1:
         raise RunError(f"--dataset_root={cfg.dataset_root} has actions of shape {shape}; they must be flat.")
     table: Any = meta.episodes
-    choice = choose_episodes(
-        checkpoint.folder, cfg.dataset_root, list(table["tasks"]), cfg.episodes, cfg.max_episodes
-    )
+    choice = choose_episodes(checkpoint.folder, cfg.dataset_root, list(table["tasks"]), cfg.episodes, cfg.max_episodes)
     dataset = read_dataset(meta, cfg.dataset_root, resolve_delta_timestamps(checkpoint.config, meta))
     try:
         frames = PairedFrames(dataset, choice.episodes, cfg.frames_per_episode, cfg.seed)

@@ -1,5 +1,6 @@
 """A LeRobotDataset with the published schema and random content."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ REPO_ID = "local/test"
 PIXELS = 32
 
 
-def write_dataset(root: Path, *, episodes: int = 2, frames: int = 12, seed: int = 0) -> Path:
-    """Short episodes of one task, images as PNG files."""
+def write_dataset(
+    root: Path, *, episodes: int = 2, frames: int = 12, seed: int = 0, tasks: Sequence[str] = (TASK,)
+) -> Path:
+    """Short episodes of the tasks in turn, images as PNG files."""
     dataset = LeRobotDataset.create(
         REPO_ID, fps=FPS, features=libero_features(PIXELS), root=root, robot_type=ROBOT_TYPE, use_videos=False
     )
     random = np.random.default_rng(seed)
-    for _ in range(episodes):
+    for episode in range(episodes):
         for _ in range(frames):
             dataset.add_frame(
                 {
@@ -26,7 +29,7 @@ def write_dataset(root: Path, *, episodes: int = 2, frames: int = 12, seed: int 
                     "observation.images.wrist_image": random.integers(0, 255, (PIXELS, PIXELS, 3), np.uint8),
                     "observation.state": random.normal(size=8).astype(np.float32),
                     "action": random.uniform(-1, 1, 7).astype(np.float32),
-                    "task": TASK,
+                    "task": tasks[episode % len(tasks)],
                 }
             )
         dataset.save_episode()

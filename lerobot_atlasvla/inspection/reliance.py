@@ -58,7 +58,7 @@ class PartReliance:
             together), ``geometry blocks as noise`` or ``geometry blocks removed``.
         action_change_E: Mean absolute change of the executed actions in units of the dataset actions' standard
             deviation, per episode; None if it was not measured.
-        loss_rise_E: Rise of the policy's loss, per episode; None if it was not measured.
+        loss_rise_E: Rise of the policy's loss, per episode; None if it was not measured or the policy offers no loss.
         reason: Why it was not measured; empty if it was.
     """
 
@@ -74,13 +74,13 @@ class Reliance:
 
     Attributes:
         parts: One entry per part.
-        loss_E: Loss on the unchanged frames, per episode.
+        loss_E: Loss on the unchanged frames, per episode; None if the policy offers none.
         n_action_steps: Executed actions T per chunk.
         action_dimensions: Indices of the action dimensions that took part: those that vary in the dataset.
     """
 
     parts: tuple[PartReliance, ...]
-    loss_E: tuple[float, ...]
+    loss_E: tuple[float, ...] | None
     n_action_steps: int
     action_dimensions: tuple[int, ...]
 
@@ -88,7 +88,7 @@ class Reliance:
 class _Response(NamedTuple):
     actions_BTA: Tensor
     """In standard deviations, dimensions that do not vary left out."""
-    loss: float
+    loss: float | None
 
 
 class _Swap(NamedTuple):
@@ -157,7 +157,7 @@ def measure(
         whole.train(was_training)
     return Reliance(
         tuple(parts),
-        tuple(response.loss for response in plain),
+        _losses(plain),
         plain[0].actions_BTA.shape[1],
         tuple(kept.tolist()),
     )
@@ -215,17 +215,24 @@ class _Subject:
     def respond(self, frames: dict[str, Any], place: int) -> _Response:
         """Act on the frames of one episode; ``place`` is the episode's, and gives the random numbers."""
         count = len(frames["task"])
-        actions, losses = [], []
+        actions: list[Tensor] = []
+        losses: list[float | None] = []
         for start in range(0, count, self._batch_size):
             rows = slice(start, start + self._batch_size)
             batch = self._preprocess({key: values[rows] for key, values in frames.items()})
-            size = min(self._batch_size, count - start)
             with torch.random.fork_rng(_gpus(self._policy)):
                 actions.append(self._act(dict(batch), self._seed + place))
-                torch.manual_seed(self._seed + place)
-                # A batch is of one episode, so the mean over it is all that is needed, which every policy can give.
-                losses.append(size * float(self._policy.forward(dict(batch))[0]))
-        return _Response(torch.cat(actions), sum(losses) / count)
+                losses.append(self._loss(dict(batch), self._seed + place))
+        known = [loss * len(part) / count for loss, part in zip(losses, actions, strict=True) if loss is not None]
+        return _Response(torch.cat(actions), sum(known) if len(known) == len(losses) else None)
+
+    def _loss(self, batch: dict[str, Any], seed: int) -> float | None:
+        torch.manual_seed(seed)
+        try:
+            # A batch is of one episode, so the mean over it is all that is needed, which every policy can give.
+            return float(self._policy.forward(batch)[0])
+        except NotImplementedError:
+            return None
 
     def _act(self, batch: dict[str, Any], seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -282,12 +289,15 @@ def _measure_blocks(
 
 
 def _compare(name: str, plain: Sequence[_Response], changed: Sequence[_Response]) -> PartReliance:
-    pairs = list(zip(plain, changed, strict=True))
-    return PartReliance(
-        name,
-        tuple((after.actions_BTA - before.actions_BTA).abs().mean().item() for before, after in pairs),
-        tuple(after.loss - before.loss for before, after in pairs),
-    )
+    moved = [after.actions_BTA - before.actions_BTA for before, after in zip(plain, changed, strict=True)]
+    low, high = _losses(plain), _losses(changed)
+    rises = None if low is None or high is None else tuple(b - a for a, b in zip(low, high, strict=True))
+    return PartReliance(name, tuple(change.abs().mean().item() for change in moved), rises)
+
+
+def _losses(responses: Sequence[_Response]) -> tuple[float, ...] | None:
+    known = tuple(response.loss for response in responses if response.loss is not None)
+    return known if len(known) == len(responses) else None
 
 
 def _gpus(policy: Any) -> list[torch.device]:

@@ -4,17 +4,14 @@ import json
 
 import pytest
 import torch
-from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.policies import make_policy, make_pre_post_processors
-from lerobot.policies.act.configuration_act import ACTConfig
 
 from eval import action_error
 from eval.action_error_report import own_settings
 from lerobot_atlasvla import AtlasVLAPolicy
-from tests import released
-from tests.conftest import ACTION_DIM, IMAGE, STATE, STATE_DIM, WRIST
-from tests.random_dataset import PIXELS, write_dataset
+from tests.conftest import IMAGE, STATE, WRIST
+from tests.random_dataset import write_dataset
+from tests.small_checkpoints import save_act, save_atlasvla
 
 LENGTH, EPISODES, STEPS = 12, 2, 4
 
@@ -22,30 +19,6 @@ LENGTH, EPISODES, STEPS = 12, 2, 4
 @pytest.fixture(scope="module")
 def dataset_root(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data") / "dataset", episodes=EPISODES, frames=LENGTH)
-
-
-def save_act(folder, dataset_root, **settings):
-    """An untrained ACT without normalisation, as ``lerobot-train`` leaves it."""
-    views = {key: PolicyFeature(FeatureType.VISUAL, (3, PIXELS, PIXELS)) for key in (IMAGE, WRIST)}
-    config = ACTConfig(
-        input_features=views | {STATE: PolicyFeature(FeatureType.STATE, (STATE_DIM,))},
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM,))},
-        normalization_mapping=dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY),
-        device="cpu",
-        pretrained_backbone_weights=None,
-        dim_model=32,
-        dim_feedforward=32,
-        n_heads=2,
-        n_encoder_layers=1,
-        n_vae_encoder_layers=1,
-        **({"chunk_size": 6, "n_action_steps": STEPS} | settings),
-    )
-    torch.manual_seed(0)
-    meta = LeRobotDataset("local/dataset", root=dataset_root).meta
-    make_policy(config, ds_meta=meta).save_pretrained(folder)
-    for processor in make_pre_post_processors(config, dataset_stats=meta.stats):
-        processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +29,7 @@ def act_checkpoint(tmp_path_factory, dataset_root):
 @pytest.fixture(scope="module")
 def atlasvla_checkpoint(tmp_path_factory):
     """Sees pictures of the dataset's size."""
-    folder = tmp_path_factory.mktemp("atlasvla") / "checkpoints/000007/pretrained_model"
-    released.save_checkpoint(folder)
-    config = json.loads((folder / "config.json").read_text())
-    for key in (IMAGE, WRIST):
-        config["input_features"][key]["shape"] = [3, PIXELS, PIXELS]
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return save_atlasvla(tmp_path_factory.mktemp("atlasvla") / "checkpoints/000007/pretrained_model")
 
 
 def run(tmp_path, dataset_root, *checkpoints, **settings):

@@ -89,9 +89,13 @@ def test_noise_has_the_spread_of_the_weights_and_nothing_else_changes():
 def test_an_error_leaves_the_weights_as_they_were(change):
     policy = make_policy()
     before = weights_of(policy)
-    with pytest.raises(RuntimeError, match="in the middle"), CHANGES[change](policy):
+
+    def fail():
         assert any(not torch.equal(policy.state_dict()[name], value) for name, value in before.items())
         raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"), CHANGES[change](policy):
+        fail()
     assert_same(policy, before)
 
 

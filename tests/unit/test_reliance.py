@@ -219,6 +219,19 @@ def test_a_policy_of_another_type_by_hand():
     assert measured.n_action_steps == 1
 
 
+def test_a_policy_without_a_loss(monkeypatch):
+    def forward(self, batch):
+        raise NotImplementedError
+
+    policy = make_act(steps=2)
+    expected = changes(measure(*policy, TwoViews(frames=2), action_std_A=STD))
+    monkeypatch.setattr(ACTPolicy, "forward", forward)
+    measured = measure(*policy, TwoViews(frames=2), action_std_A=STD)
+    assert measured.loss_E is None
+    assert {part.loss_rise_E for part in measured.parts} == {None}
+    assert changes(measured) == expected
+
+
 def test_everything_takes_the_other_frames_instruction():
     swaps, missing = reliance.swaps_of(make_policy()[0].config, make_policy()[1], (IMAGE, STATE, "task"))
     own = {IMAGE: 1, STATE: 1, f"{STATE}_is_pad": 1, "task": ["a"], "task_index": 1, "action": 1}

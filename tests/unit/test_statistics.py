@@ -8,6 +8,7 @@ from eval.statistics import (
     format_difference,
     format_rate,
     mcnemar_exact,
+    mean_interval,
     mean_over_seeds,
     newcombe_difference,
     wilson_interval,
@@ -87,3 +88,13 @@ def test_mean_over_seeds():
     assert mean_over_seeds([0.5]) == (0.5, None)
     with pytest.raises(ValueError, match="at least one seed"):
         mean_over_seeds([])
+
+
+def test_interval_of_a_mean():
+    # Student's t: 4.303 at two degrees of freedom, 12.706 at one; standard error 1 / sqrt(3) of 1, 2, 3.
+    assert mean_interval([1, 2, 3]) == pytest.approx((2, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+    assert mean_interval([0, 2]) == pytest.approx((1, 1 - 12.706, 1 + 12.706), abs=1e-3)
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert mean_interval([0.7]) == (0.7, None, None)
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_interval([])
