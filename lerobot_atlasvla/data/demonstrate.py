@@ -16,7 +16,7 @@ import numpy as np
 from lerobot_atlasvla.data.schema import Trajectory
 from lerobot_atlasvla.sim.displace import displace, displacement_rng, target_xy, vector_in_cm
 from lerobot_atlasvla.sim.expert import Phase, ScriptedExpert
-from lerobot_atlasvla.sim.mishaps import ClumsyExpert, draw_mishap
+from lerobot_atlasvla.sim.mishaps import ClumsyExpert
 
 CONTROL_FREQ_HZ = 20
 SETTLE_STEPS = 10
@@ -273,7 +273,7 @@ class Demonstrator:
         """
         noise = ActionNoise(noise_scale, rng)
         self._enable_sensors(False)
-        for action in self._clumsy.act_out(draw_mishap(rng), rng):
+        for action in self._clumsy.act_out(self._clumsy.draw(rng), rng):
             self.env.step(noise(action, self._clumsy.free_motion))
         self._enable_sensors(True)
         if not self._clumsy.went_wrong():

@@ -30,11 +30,13 @@ class Grasp:
         rim_angle_deg: Point of the rim, in degrees from world +x, counter-clockwise from above, seen from the centre.
         lift_m: How far to lift straight up before moving sideways.
         height_m: Height of the grasp above the bowl's underside; the rim is at 0.052. Higher lets the wall slip.
+        walled: Whether walls all around leave no room beside the bowl.
     """
 
     rim_angle_deg: float
     lift_m: float = 0.04
     height_m: float = 0.031
+    walled: bool = False
 
 
 # The fingers open along world y when the wrist is straight, so +-90 degrees needs no wrist rotation and is the first
@@ -45,7 +47,7 @@ _GRASP_BY_PLACE = {
     "next_to_the_ramekin": Grasp(90),
     "from_table_center": Grasp(90),
     "on_the_cookie_box": Grasp(90),
-    "in_the_top_drawer_of_the_wooden_cabinet": Grasp(-25, lift_m=0.10, height_m=0.036),
+    "in_the_top_drawer_of_the_wooden_cabinet": Grasp(-25, lift_m=0.10, height_m=0.036, walled=True),
     "on_the_ramekin": Grasp(-90),
     "next_to_the_cookie_box": Grasp(90),
     "on_the_stove": Grasp(90),

@@ -28,12 +28,16 @@ ALONG_M = 0.02
 MISS_PATIENCE_STEPS = 50
 """Reaching takes 25 to 40 steps. After this many the fingers stand on something (the drawer's wall) and close there."""
 EMPTY_HANDED_STEPS = 40
-"""At most so long does it lift and carry nothing: about the way to the plate, and some waiting above it."""
+"""At most so long does it lift and carry nothing: about the way to the plate."""
+ARRIVED_M = 0.03
+"""It stops this close to where it would set the bowl down: further down a stretched arm locks its elbow."""
 
 # Lost bowl: where on the way to the plate, as a share of the way that is left; and for how long the fingers open.
 WAY_LEFT = (0.3, 1.0)
-LOSE_BEFORE_M = 0.09
-"""Nothing is lost this close to the plate's centre: it might fall into place."""
+LOSE_BEFORE_M = 0.12
+"""Nothing is lost this close to the plate's centre: it would fall into place, or lean on the plate's edge."""
+LOSE_ABOVE_M = 0.02
+"""The bowl is lifted by this much before it is lost."""
 LOST_OPEN_STEPS = (3, 10)
 LOST_CLOSED_STEPS = 10
 
@@ -59,11 +63,6 @@ _SHARES = {Mishap.MISSED: 0.5, Mishap.LOST: 0.3, Mishap.PUSHED: 0.2}
 """How often each is drawn; a missed grasp is what policies do most."""
 
 
-def draw_mishap(rng: np.random.Generator) -> Mishap:
-    """Draw what is to go wrong."""
-    return list(_SHARES)[rng.choice(len(_SHARES), p=list(_SHARES.values()))]
-
-
 class ClumsyExpert(ScriptedExpert):
     """Expert that can be made to grasp beside the bowl and never notices that its fingers are empty.
 
@@ -81,6 +80,12 @@ class ClumsyExpert(ScriptedExpert):
             # What it believes to hold moves with the hand.
             self._bowl = self._eef - self._held
         self._aim(self._miss)
+
+    def draw(self, rng: np.random.Generator) -> Mishap:
+        """Draw what is to go wrong; between walls a bowl is never pushed."""
+        kinds = [mishap for mishap in Mishap if mishap is not Mishap.PUSHED or not self._grasp.walled]
+        shares = np.array([_SHARES[mishap] for mishap in kinds])
+        return kinds[rng.choice(len(kinds), p=shares / shares.sum())]
 
     def act_out(self, mishap: Mishap, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Do everything up to the moment at which the demonstration starts.
@@ -111,13 +116,13 @@ class ClumsyExpert(ScriptedExpert):
 
     def _miss_it(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         out, up = 0.0, 0.0
-        match rng.integers(3):
+        match rng.integers(2 if self._grasp.walled else 3):
             case 0:
-                out = rng.uniform(*BESIDE_M)
-            case 1:
                 out = -rng.uniform(*INSIDE_M)
-            case _:
+            case 1:
                 up = rng.uniform(*ABOVE_M)
+            case _:
+                out = rng.uniform(*BESIDE_M)
         c, s = np.cos(self._angle), np.sin(self._angle)
         along = rng.uniform(-ALONG_M, ALONG_M)
         self._miss = np.array([out * c - along * s, out * s + along * c, up])
@@ -128,6 +133,8 @@ class ClumsyExpert(ScriptedExpert):
                 self._enter(Phase.CLOSE)
         for _ in range(empty_handed):
             yield self.act()
+            if self._place_error < ARRIVED_M:
+                break
         self._finished = True
 
     def _lose_it(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -138,8 +145,7 @@ class ClumsyExpert(ScriptedExpert):
         while self.phase in (Phase.REACH, Phase.CLOSE):
             yield self.act()
         way = max(share * self._place_error, LOSE_BEFORE_M)
-        # Off the ground at least, or there is nothing to lose.
-        while self._place_error > way or self._eef[2] - self._lift_from < 0.01:
+        while self._place_error > way or self._eef[2] - self._lift_from < LOSE_ABOVE_M:
             yield self.act()
         for gripper in [OPEN] * open_steps + [CLOSED] * closed_steps:
             action = self.act()

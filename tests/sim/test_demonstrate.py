@@ -149,7 +149,7 @@ def assert_same(one: Trajectory | None, other: Trajectory | None) -> None:
 
 
 def test_a_recovery_shows_the_way_back_and_not_the_mishap(blind, monkeypatch):
-    monkeypatch.setattr(demonstrate, "draw_mishap", lambda rng: Mishap.MISSED)
+    monkeypatch.setattr(blind._clumsy, "draw", lambda rng: Mishap.MISSED)
     executed = []
     step = blind.env.step
     monkeypatch.setattr(blind.env, "step", lambda action: (executed.append(action), step(action))[1])
