@@ -17,11 +17,12 @@ from typing import Any
 
 import draccus
 
-from eval.demo import tool, versions
+from eval.demo import tool
 from eval.full_size import REPO_ID, offline, probe, training_flags
 from eval.full_size_report import machine, table
 from eval.full_size_weights import WEIGHTS_NAME
 from eval.lerobot_results import read_training_curve
+from eval.provenance import versions
 from eval.report_data import REPORT_FILE, SCHEMA_VERSION, json_text, write_text
 from eval.stage import Process, measure
 

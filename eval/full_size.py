@@ -20,10 +20,11 @@ import draccus
 import yaml
 from draccus.utils import DecodingError
 
-from eval.demo import tool, versions
+from eval.demo import tool
 from eval.full_size_report import REFERENCE, Outcome, PresetResult, bars, machine, passed, render
 from eval.full_size_weights import WEIGHTS_NAME, checkpoint_size, releases
 from eval.lerobot_results import read_training_curve
+from eval.provenance import versions
 from eval.stage import measure
 
 PRESETS = Path("configs/policy")

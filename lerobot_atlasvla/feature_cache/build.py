@@ -64,7 +64,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         tolerance_s=cfg.tolerance_s,
     )
     policy = _make_policy(cfg, config, dataset)
-    vggt = policy.model.aggregator
+    vggt = policy.model.backbones()["vggt"]
     key = CacheKey.of(
         config,
         policy.model.spec,

@@ -180,3 +180,15 @@ def test_what_cannot_be_changed_is_refused():
     policy.model.aggregator.frame_blocks[1].weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), False)
     with pytest.raises(ValueError, match=r"weights of type torch\.int8"):
         blocks_as_noise(policy, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"), [({"views": ("none",)}, "reads no image"), ({"vggt_blocks": "removed"}, "vggt_blocks=removed")]
+)
+@pytest.mark.parametrize("change", [blocks_removed, lambda policy: blocks_as_noise(policy, 0)])
+def test_a_policy_without_blocks_has_none_to_change(settings, why, change):
+    policy = AtlasVLAPolicy(tiny_config(**settings))
+    changed = None
+    with pytest.raises(ValueError, match=f"no geometry blocks: it .*{why}"):
+        changed = change(policy)
+    assert changed is None
