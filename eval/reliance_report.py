@@ -43,8 +43,8 @@ def reliance_table(content: Mapping[str, Any]) -> list[str]:
 def frames_text(content: Mapping[str, Any]) -> str:
     """Which frames were measured, as a sentence."""
     return (
-        f"{content['frames_per_episode']} frames of each of {len(content['episodes'])} episodes of "
-        f"`{content['dataset']}`: {content['episodes_are']}."
+        f"Frames per episode: {content['frames_per_episode']}; episodes: {len(content['episodes'])} of "
+        f"`{content['dataset']}` ({content['episodes_are']})."
     )
 
 
