@@ -38,9 +38,9 @@ class DemoConfig:
     task_id: int = 0
     # All loose objects are displaced by one random vector of up to this much along x and along y, cm, in demonstrations
     # and rollouts alike. Without it (0) a policy solves task 0 blind.
-    displace_cm: float = 8.0
+    displace_cm: float = 6.0
     # Scripted demonstrations, from random placements.
-    episodes: int = 44
+    episodes: int = 48
     # Share of them that start from a mishap (a missed grasp, a lost bowl) and show the way back.
     recovery_share: float = 0.2
     # Rollouts, on LIBERO's fixed initial states 0, 1, 2, ...
@@ -58,7 +58,7 @@ class DemoConfig:
     # Simulator processes during collection.
     workers: int = 2
     # Training steps.
-    steps: int = 700
+    steps: int = 900
     # Seed of the demonstrations, the training and the rollouts.
     seed: int = 1000
 
