@@ -85,6 +85,8 @@ class CameraShiftConfig:
     # How the scene is rendered: default (LIBERO's own), fast (no reflections, no shadows) or plain (no antialiasing
     # either). ATLASVLA_LIBERO_LOOK if not given. It should be the look of the demonstrations.
     look: str = field(default_factory=lambda: os.environ.get(ENV_LOOK) or "default")
+    # Largest displacement of the objects along x and along y, cm; without it (0) some tasks can be solved blind.
+    displace_cm: float = 0.0
     # Device of the policies, such as cpu or cuda. cuda if there is one and nothing is given.
     device: str | None = None
     # Go on although a checkpoint's demonstrations were made on other LIBERO assets than these rollouts.
@@ -159,6 +161,7 @@ class CameraShiftConfig:
             workers=self.workers,
             fast_render=self.fast_render,
             look=self.look,
+            displace_cm=self.displace_cm,
             device=self.device,
             allow_other_assets=self.allow_other_assets,
             videos=self.videos,

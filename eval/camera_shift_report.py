@@ -143,7 +143,10 @@ def _merged(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def title(results: Results) -> str:
     """Heading of the report."""
-    return f"Success with the scene camera moved and turned: {enumeration(results.grid.labels)}"
+    # The same in every run, or read_results would have refused them.
+    displace_cm = results.all_runs()[0].settings.get("displace_cm") or 0
+    objects = f" and objects displaced by up to {displace_cm:g} cm" if displace_cm else ""
+    return f"Success with the scene camera moved and turned{objects}: {enumeration(results.grid.labels)}"
 
 
 def markdown(results: Results, note: str, *, views: bool) -> str:

@@ -23,7 +23,7 @@ for policy in seeing blind; do
   "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/nominal_$policy" \
     --episodes="$ROLLOUTS"
   "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/displaced_$policy" \
-    --episodes="$DISPLACED" --displace_cm=8
+    --episodes="$DISPLACED" --displace_cm=6
 done
 for placement in nominal displaced; do
   "$BIN/python" -m eval.report --run="[$OUT/${placement}_seeing, $OUT/${placement}_blind]" \

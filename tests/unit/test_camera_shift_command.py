@@ -132,6 +132,7 @@ def test_the_shift_and_every_option_reach_the_run(tmp_path, checkpoints, runs):
         "workers": 1,
         "fast_render": False,
         "look": "fast",
+        "displace_cm": 6.0,
         "allow_other_assets": True,
         "videos": 1,
     }

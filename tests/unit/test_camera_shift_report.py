@@ -310,3 +310,15 @@ def test_a_grid_survives_its_file_and_a_damaged_one_is_refused(tmp_path):
 def test_rollouts_per_point_of_all_tasks():
     assert make_grid(task_ids=None).rollouts_per_point == 100
     assert make_grid(task_ids=None, suites=["libero_10", "libero_90"], seeds=[1, 2]).rollouts_per_point == 2000
+
+
+def test_the_title_says_that_objects_are_displaced(output, tmp_path):
+    text, _ = report(output, tmp_path)
+    assert "displaced" not in text.splitlines()[0]
+    folder = tmp_path / "displaced_shift"
+    write_grid(make_grid(), folder)
+    for label, points in SUCCESSES.items():
+        for point, successes in points.items():
+            write_point(folder, label, point, successes, settings={"displace_cm": 6.0})
+    text, _ = report(folder, tmp_path)
+    assert "objects displaced by up to 6 cm" in text.splitlines()[0]
