@@ -70,9 +70,9 @@ def scene(suite):
 
 @pytest.mark.parametrize("mishap", Mishap)
 def test_the_expert_recovers_from_every_kind(scene, mishap):
-    scene.reset(seed=1)
+    scene.reset(seed=4)
     start = scene.bowl
-    executed = scene.run(scene.clumsy.act_out(mishap, np.random.default_rng(1)))
+    executed = scene.run(scene.clumsy.act_out(mishap, np.random.default_rng(4)))
     assert scene.clumsy.went_wrong()
     assert len(executed) <= mishaps.MAX_STEPS
     moved = np.linalg.norm((scene.bowl - start)[:2])
