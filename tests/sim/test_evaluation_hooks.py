@@ -6,7 +6,7 @@ import pytest
 from lerobot_atlasvla.sim.camera_shift import ENV_CAMERA_SHIFT, CameraShift
 from lerobot_atlasvla.sim.culling import ENV_CULL
 from lerobot_atlasvla.sim.repeatable import ENV_REPEATABLE
-from lerobot_atlasvla.sim.shutter import ENV_RENDER_EVERY, fresh_picture
+from lerobot_atlasvla.sim.shutter import ENV_RENDER_CAMERAS, ENV_RENDER_EVERY, fresh_picture, render_cameras
 
 PIXELS = 32
 CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
@@ -22,7 +22,7 @@ def build(monkeypatch):
     from lerobot.envs.libero import LiberoEnv
     from libero.libero import benchmark
 
-    for name in (ENV_CULL, ENV_REPEATABLE, ENV_RENDER_EVERY, ENV_CAMERA_SHIFT):
+    for name in (ENV_CULL, ENV_REPEATABLE, ENV_RENDER_EVERY, ENV_RENDER_CAMERAS, ENV_CAMERA_SHIFT):
         monkeypatch.delenv(name, raising=False)
     environments = []
 
@@ -90,6 +90,25 @@ def test_the_shutter_saves_renderings(build, monkeypatch):
     environment = build(**{ENV_RENDER_EVERY: "4"})
     episode(environment, 0, 9)
     assert len(rendered) == 2 * 3, "two cameras at steps 0, 4 and 8; none while building and settling"
+
+
+def test_cameras_that_nobody_looks_through_are_black_and_not_rendered(build, monkeypatch):
+    environment = build()
+    stock = episode(environment, 0, 1)
+    for words, black in (("robot0_eye_in_hand", ["image"]), ("none", ["image", "wrist_image"])):
+        environment = build(**{ENV_RENDER_CAMERAS: words})
+        seen = episode(environment, 0, 1)
+        for one, other in zip(stock, seen, strict=True):
+            assert same_state(one, other)
+            assert [name for name, picture in other["pixels"].items() if not picture.any()] == black
+        # For a video it is rendered all the same.
+        assert fresh_picture(environment, "agentview", PIXELS).any()
+
+
+def test_unknown_cameras_are_refused(monkeypatch):
+    monkeypatch.setenv(ENV_RENDER_CAMERAS, "agentview,frontview")
+    with pytest.raises(ValueError, match=r"frontview; allowed: agentview, robot0_eye_in_hand.*none"):
+        render_cameras()
 
 
 def test_a_fresh_picture_is_of_this_moment(build):

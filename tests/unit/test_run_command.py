@@ -19,7 +19,7 @@ from eval.run import main
 from eval.run_folder import Rollout, read_run
 from eval.run_settings import RunConfig, RunError
 from lerobot_atlasvla.sim.displace import DisplacementError
-from tests.conftest import CHUNK, tiny_config
+from tests.conftest import CHUNK, IMAGE, WRIST, tiny_config
 
 SIMULATOR = {"mujoco": "3", "assets": "stand-in", "assets_source": "here"}
 TASKS = 3
@@ -351,7 +351,7 @@ def test_a_view_of_unclear_origin_and_an_overlay_for_others_are_refused(tmp_path
 
 
 def test_the_environment_of_the_workers(checkpoint, simulated, monkeypatch, caplog):
-    names = {"RENDER_EVERY", "CULL", "REPEATABLE", "LOOK", "CAMERA_SHIFT", "DISPLACE_CM"}
+    names = {"RENDER_EVERY", "RENDER_CAMERAS", "CULL", "REPEATABLE", "LOOK", "CAMERA_SHIFT", "DISPLACE_CM"}
     seen = []
 
     def count_parameters() -> int:
@@ -364,10 +364,38 @@ def test_the_environment_of_the_workers(checkpoint, simulated, monkeypatch, capl
     assert main([*BASE, "--output_dir=slow", "--fast_render=false"]) == 0
     shift = {"right_cm": 0.0, "up_cm": 3.0, "forward_cm": 0.0, "pan_deg": 0.0, "tilt_deg": 0.0, "roll_deg": 0.0}
     assert json.loads(seen[0].pop("CAMERA_SHIFT")) == shift
+    assert seen[0].pop("RENDER_CAMERAS") == "agentview,robot0_eye_in_hand"
+    assert seen[1]["RENDER_CAMERAS"] == ""
     assert seen[0] == {"RENDER_EVERY": "4", "CULL": "1", "REPEATABLE": "1", "LOOK": "fast", "DISPLACE_CM": "8.0"}
     assert seen[1]["DISPLACE_CM"] == "0.0"
     assert (seen[1]["RENDER_EVERY"], seen[1]["CULL"]) == ("1", "0")
     assert "ATLASVLA_LIBERO_RENDER_EVERY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("views", "cameras", "rendered"),
+    [
+        (("none",), {}, "none"),
+        ((WRIST,), {"robot0_eye_in_hand_image": "wrist_image"}, "robot0_eye_in_hand"),
+        ((IMAGE,), {"agentview_image": "image"}, "agentview"),
+    ],
+)
+def test_only_cameras_that_the_policy_looks_through_are_rendered(
+    checkpoint, simulated, monkeypatch, views, cameras, rendered
+):
+    config = tiny_config(views=views)
+    config.validate_features()
+    config._save_pretrained(checkpoint)
+    seen = []
+
+    def count_parameters() -> int:
+        seen.append(os.environ["ATLASVLA_LIBERO_RENDER_CAMERAS"])
+        return 1
+
+    monkeypatch.setattr(crew, "count_parameters", count_parameters)
+    assert main(BASE) == 0
+    assert seen == [rendered]
+    assert read_run("out").settings["cameras"] == cameras
 
 
 def test_a_displacement_is_one_of_the_settings_of_a_run(checkpoint, simulated, capsys):
