@@ -39,7 +39,7 @@ def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]
     )
     with tempfile.TemporaryDirectory() as folder:
         with torch.no_grad(), CacheWriter(Path(folder, "features"), key) as writer:
-            seen = model.see(read_views(config, batch, training=False))
+            seen = model.encode_views(read_views(config, batch, training=False))
             pixels = sample_pixels(batch, tuple(config.view_keys)).flatten(1).cpu()
             writer.write(batch[INDEX].cpu().numpy(), [seen], pixels)
         del seen

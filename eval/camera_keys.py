@@ -35,7 +35,7 @@ def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None
     """
     keys = [key for key in image_keys if _EMPTY not in key]
     foreign = [key for key in keys if not key.startswith(PREFIX)]
-    if foreign:
+    if foreign or (image_keys and not keys):
         raise CameraError(
             f"LIBERO's pictures arrive as {PREFIX}NAME, but the policy's image features are "
             f"{_listed(image_keys)}; such a policy cannot be rolled out in LIBERO."

@@ -1,7 +1,7 @@
 """``python -m eval.keep_checkpoint``: a checkpoint in half precision with digests and a card, small enough to be kept.
 
-The weights are rounded to float16, which a policy computes with in float32 again: judge the kept checkpoint, not the one
-it was made from.
+The weights are rounded to float16, with which a policy computes in float32 again: judge the kept checkpoint, not the
+one it was made from.
 """
 
 import hashlib

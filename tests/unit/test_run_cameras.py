@@ -58,7 +58,11 @@ def test_a_flag_that_does_not_fit_is_refused(given, message):
         camera_mapping(keys("front", "side"), given)
 
 
-@pytest.mark.parametrize("features", [[], ["observation.image"], keys("empty_camera_0")])
+def test_a_blind_policy_needs_no_camera():
+    assert camera_mapping([]) == {}
+
+
+@pytest.mark.parametrize("features", [["observation.image"], keys("empty_camera_0")])
 def test_policies_without_such_pictures_are_refused(features):
     with pytest.raises(CameraError, match="cannot be rolled out in LIBERO"):
         camera_mapping(features)
