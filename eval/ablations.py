@@ -15,6 +15,7 @@ from draccus.utils import DecodingError
 from eval.compare import obstacles
 from eval.full_size_report import table
 from eval.plots import plot_success
+from eval.reliance_results import with_reliance
 from eval.report_data import (
     REPORT_FILE,
     SCHEMA_VERSION,
@@ -28,7 +29,7 @@ from eval.report_data import (
     run_figures,
     write_text,
 )
-from eval.report_markdown import provenance_lines
+from eval.report_markdown import provenance_lines, reliance_lines
 from eval.run_folder import RunFolderError, read_run
 from eval.statistics import format_difference, format_rate, newcombe_difference
 
@@ -77,7 +78,7 @@ class AblationsConfig:
                 raise ReportError(f"{folder}: its checkpoint does not say with which seed it was trained (--runs).")
             if seed in found.setdefault(variant, {}):
                 raise ReportError(f"{variant!r} has two runs of training seed {seed}; {folder} is the second (--runs).")
-            found[variant][seed] = labelled(f"{variant}, seed {seed}", run)
+            (found[variant][seed],) = with_reliance([labelled(f"{variant}, seed {seed}", run)], [])
         first = next(iter(next(iter(found.values())).values()))
         for by_seed in found.values():
             for entry in by_seed.values():
@@ -150,6 +151,7 @@ def render(variants: Mapping[str, Mapping[int, LabelledRun]], content: Mapping[s
     if content["note"].strip():
         lines += ["## Notes", "", content["note"].rstrip("\n"), ""]
     lines += ["## Tasks", "", "All training seeds together.", "", *task_lines(variants), ""]
+    lines += reliance_lines([entry for by_seed in variants.values() for entry in by_seed.values()])
     for by_seed in variants.values():
         for entry in by_seed.values():
             lines += provenance_lines(entry)

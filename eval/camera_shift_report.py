@@ -8,8 +8,9 @@ from eval.camera_shift_grid import MEANINGS, Point, view_path
 from eval.camera_shift_plots import Measured, plot_shifts, plot_views
 from eval.camera_shift_results import OF_A_POLICY, Counts, Results
 from eval.full_size_report import table
+from eval.reliance_results import with_reliance
 from eval.report_data import REPORT_FILE, LabelledRun, enumeration, json_text, rate_figures, write_text
-from eval.report_markdown import facts, provenance_lines
+from eval.report_markdown import facts, provenance_lines, reliance_lines
 from eval.run_folder import Run
 from eval.run_settings import comparable
 from eval.statistics import format_difference, format_rate
@@ -174,6 +175,8 @@ def markdown(results: Results, note: str, *, views: bool) -> str:
         f"the wrist's; the unshifted point is the same rollouts in every table.\n{INTERVALS}"
     )
     parts += [_sweep_section(results, direction) for direction in grid.sweeps]
+    begun = [LabelledRun(label, run) for label, run in _begun(results).items()]
+    parts.append("\n".join(reliance_lines(with_reliance(begun, []))).rstrip())
     parts.append(_provenance_section(results))
     return "\n\n".join(parts) + "\n"
 

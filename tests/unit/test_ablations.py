@@ -53,6 +53,7 @@ def test_a_difference_is_shown_only_if_every_training_seed_agrees(tmp_path, caps
     ) in report
     assert "| torn | 0/20 = 0.0 % [0.0, 16.1] | 15/20 = 75.0 % [53.1, 88.8] |" in report
     assert report.count("## Provenance of") == 10
+    assert "| full, seed 1 | not measured | not measured | not measured |" in report
     assert (tmp_path / "reports/ablations/success.png").stat().st_size > 1000
 
 

@@ -102,6 +102,7 @@ def test_the_report_has_the_numbers(output, tmp_path, capsys):
     assert f"total: {content['total']}" == total
     assert capsys.readouterr().out.splitlines()[-1] == total
     assert "incomplete" not in text
+    assert "| atlasvla-1 | not measured | not measured | not measured |" in text
     assert content["complete"] is True
     # (8 + 9 + 7) / 30 and (7 + 1 + 5) / 30: the unshifted camera is not in it.
     assert "| atlasvla-1 | 9/10 = 90.0 % [59.6, 98.2] | 80.0 % | 33/40" in text
