@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Ten tasks with displaced objects, one atlasvla_tiny policy and its blind twin, on two CPU cores: collect, train, roll out
-# on LIBERO's own placements and on displaced ones, reliance, reports. Demonstrations and rollouts have the same look.
+# Ten tasks with displaced objects, one atlasvla_tiny policy and its blind twin, on two CPU cores: collect, train, keep in
+# half precision, roll out on LIBERO's own placements and on displaced ones, reliance, reports. Demonstrations and rollouts
+# have the same look. Makes checkpoints/ again with EPISODES=20 STEPS=4000.
 # EPISODES demonstrations a task, STEPS training steps, ROLLOUTS and DISPLACED rollouts a task.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/displaced}
@@ -18,15 +19,15 @@ for policy in seeing blind; do
   # shellcheck disable=SC2086 (several flags in one string)
   train "$OUT/$policy" --config_path=configs/policy/atlasvla_tiny.yaml ${FLAGS[$policy]} \
     --dataset.repo_id=local/libero_spatial_displaced --dataset.root="$OUT/data" --dataset.eval_split=0.05 \
-    --job_name="$policy" --steps="$STEPS" --policy.scheduler_warmup_steps=100 --num_workers=2 --save_freq="$((STEPS / 4))"
-  "$BIN/python" -m eval.reliance --checkpoint="$OUT/$policy/checkpoints/last" --dataset_root="$OUT/data"
-  "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/nominal_$policy" \
-    --episodes="$ROLLOUTS"
-  "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/displaced_$policy" \
-    --episodes="$DISPLACED" --displace_cm=6
+    --job_name="$policy" --steps="$STEPS" --policy.scheduler_warmup_steps=100 --num_workers=1 --save_freq="$((STEPS / 4))"
+  kept=$OUT/kept_$policy
+  [ -d "$kept" ] || "$BIN/python" -m eval.keep_checkpoint --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$kept"
+  "$BIN/python" -m eval.run --checkpoint="$kept" --output_dir="$OUT/nominal_$policy" --episodes="$ROLLOUTS"
+  "$BIN/python" -m eval.run --checkpoint="$kept" --output_dir="$OUT/displaced_$policy" --episodes="$DISPLACED" --displace_cm=6
+  "$BIN/python" -m eval.reliance --checkpoint="$kept" --dataset_root="$OUT/data" --output_dir="$OUT/reliance_$policy"
 done
 for placement in nominal displaced; do
-  "$BIN/python" -m eval.report --run="[$OUT/${placement}_seeing, $OUT/${placement}_blind]" \
-    --labels='[AtlasVLA, blind]' --name="ten_tasks_$placement"
+  "$BIN/python" -m eval.report --run="[$OUT/${placement}_seeing, $OUT/${placement}_blind]" --labels='[AtlasVLA, blind]' \
+    --reliance="[$OUT/reliance_seeing, $OUT/reliance_blind]" --name="ten_tasks_$placement"
 done
 "$BIN/python" -m eval.results_table

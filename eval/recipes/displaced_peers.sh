@@ -28,7 +28,7 @@ for placement in nominal displaced; do
     --labels='[AtlasVLA, blind, ACT with the same augmentation]'
 done
 "$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --episodes="$SHIFTED" --displace_cm=6 \
-  --checkpoints="[$OUT/seeing/checkpoints/last, $OUT/scene_only/checkpoints/last, $OUT/act/checkpoints/last]" \
+  --checkpoints="[$OUT/kept_seeing, $OUT/scene_only/checkpoints/last, $OUT/act/checkpoints/last]" \
   --labels='[AtlasVLA, AtlasVLA scene camera only, ACT with the same augmentation]' \
   --right_cm='[-10, 10]' --pan_deg='[-5, 5]' --name=displaced_camera_shift
 "$BIN/python" -m eval.results_table
