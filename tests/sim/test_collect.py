@@ -42,7 +42,7 @@ def fake_attempt(job: Job) -> Attempt:
     )
     kept = None if job.attempt % 3 == 1 else trajectory
     recovery = job.recovery_share > 0 and job.attempt % 2 == 1
-    return Attempt(f"name_{job.task_id}", f"instruction {job.task_id}", kept, recovery)
+    return Attempt(f"name_{job.task_id}", f"instruction {job.task_id}", kept, recovery=recovery)
 
 
 class FakePool(ThreadPoolExecutor):
