@@ -1,14 +1,16 @@
 """A checkpoint kept in half precision is the same policy up to rounding, with digests that hold and a card."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
+from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
 from eval.keep_checkpoint import main
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from tests.conftest import dataset_stats, raw_batch, tiny_config
+from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
 
 
 @pytest.fixture
@@ -57,3 +59,22 @@ def test_what_can_not_be_kept_leaves_nothing_behind(checkpoint, tmp_path, capsys
     copy.mkdir()
     assert main([f"--checkpoint={checkpoint}", f"--output_dir={copy}"]) == 1
     assert f"--output_dir={copy} exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["atlasvla_tiny_spatial", "atlasvla_tiny_spatial_blind"])
+def test_the_checkpoints_of_the_repository_are_whole_and_act(name):
+    folder = Path(__file__).parents[2] / "checkpoints" / name
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, file = line.split("  ")
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest
+    policy = AtlasVLAPolicy.from_pretrained(folder)
+    preprocess, postprocess = make_pre_post_processors(policy.config, str(folder))
+    batch = raw_batch()
+    observation = {key: value for key, value in batch.items() if not key.startswith("action")}
+    action_BA = postprocess(policy.select_action(preprocess(observation)))
+    assert action_BA.shape == (3, 7)
+    assert policy.config.is_blind == name.endswith("blind")
+    other = observation | {IMAGE: 1 - observation[IMAGE], WRIST: 1 - observation[WRIST]}
+    policy.reset()
+    changed_BA = postprocess(policy.select_action(preprocess(other)))
+    assert torch.equal(changed_BA, action_BA) == policy.config.is_blind
