@@ -27,7 +27,7 @@ class EpisodeChoice:
 def choose_episodes(
     checkpoint: Path, dataset_root: Path, tasks: Sequence[Sequence[str]], asked: Sequence[int] | None, most: int
 ) -> EpisodeChoice:
-    """Choose episodes: those asked for, else held-out ones, else all, thinned out evenly.
+    """Choose episodes: those asked for, else held-out ones of the trained tasks, else all, thinned out evenly.
 
     Args:
         checkpoint: The checkpoint's ``pretrained_model``.
@@ -44,7 +44,9 @@ def choose_episodes(
         chosen = tuple(every if asked is None else asked)
         return EpisodeChoice(chosen if asked is not None else _thinned(chosen, most), None, words)
     trained = set(training_episodes(config, tasks))
-    unseen = [episode for episode in every if episode not in trained]
+    # An instruction that was never trained on is another question than a held-out episode of a known one.
+    known = {_task(tasks[episode]) for episode in trained}
+    unseen = [episode for episode in every if episode not in trained and _task(tasks[episode]) in known]
     if asked is not None:
         seen = len(trained.intersection(asked))
         words = f"{seen} of them are training data" if seen else "held out from training"
@@ -68,13 +70,18 @@ def training_episodes(config: Mapping[str, Any], tasks: Sequence[Sequence[str]])
     by_task: dict[str, list[int]] = {}
     chosen = config.get("episodes")
     for episode in range(len(tasks)) if chosen is None else chosen:
-        by_task.setdefault(tasks[episode][0] if tasks[episode] else "", []).append(episode)
+        by_task.setdefault(_task(tasks[episode]), []).append(episode)
     split = config.get("eval_split") or 0.0
     return [
         episode
         for episodes in by_task.values()
         for episode in episodes[: len(episodes) - math.ceil(len(episodes) * split)]
     ]
+
+
+def _task(instructions: Sequence[str]) -> str:
+    """Return the task of an episode as LeRobot's split takes it: the first of its instructions."""
+    return instructions[0] if len(instructions) else ""
 
 
 def _is_training_data(config: Mapping[str, Any], dataset_root: Path) -> bool:

@@ -37,7 +37,8 @@ for variant in $VARIANTS; do
       --num_workers=1 --save_freq="$STEPS"
     "$BIN/python" -m eval.run --checkpoint="$OUT/$name/checkpoints/last" --output_dir="$OUT/eval_$name" \
       --task_ids="[${TASKS// /,}]" --episodes="$ROLLOUTS" --displace_cm=6 --videos=0
-    "$BIN/python" -m eval.reliance --checkpoint="$OUT/$name/checkpoints/last" --dataset_root="$OUT/data"
+    "$BIN/python" -m eval.reliance --checkpoint="$OUT/$name/checkpoints/last" --dataset_root="$OUT/data" \
+      --frames_per_episode=16
     runs+=("$OUT/eval_$name") variants+=("$variant")
   done
 done

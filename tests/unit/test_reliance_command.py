@@ -167,6 +167,8 @@ def test_which_episodes_are_chosen(tmp_path):
     assert choose(**here, eval_split=0.3) == ((3, 4), True, "held out from training")
     assert choose(**here, episodes=[0, 3]) == ((1, 2, 4), True, "held out from training")
     assert choose(**here, episodes=[0, 3], most=2)[0] == (1, 2)
+    # Episodes of a task that was not trained on are no held-out ones.
+    assert choose(**here, episodes=[0, 2])[0] == (4,)
     everything, held_out, words = choose(**here)
     assert (everything, held_out) == ((0, 1, 2, 3, 4), False)
     assert "no episode was held out, so these are training data" in words
