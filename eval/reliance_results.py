@@ -176,7 +176,8 @@ def _nearby(run: Run) -> list[dict[str, Any]]:
     """What lies in the run's folder or beside its checkpoint, of whatever checkpoint it is."""
     # A run that was read from a report has no folder.
     places = [run.path, run.path / RELIANCE_FOLDER] if run.path != Path() else []
-    with contextlib.suppress(RunError):  # The checkpoint may have been moved away since.
-        beside = default_folder(find_checkpoint(Path(run.policy["checkpoint"])))
-        places += [] if beside is None else [beside]
+    if checkpoint := run.policy.get("checkpoint"):
+        with contextlib.suppress(RunError):  # It may have been moved away since.
+            beside = default_folder(find_checkpoint(Path(checkpoint)))
+            places += [] if beside is None else [beside]
     return [read_reliance(place) for place in places if (place / RELIANCE_FILE).is_file()]
