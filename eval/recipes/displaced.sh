@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
 # Ten tasks with displaced objects, one atlasvla_tiny policy and its blind twin, on two CPU cores: collect, train, keep in
 # half precision, roll out on LIBERO's own placements and on displaced ones, reliance, reports. Demonstrations and rollouts
-# have the same look. Makes checkpoints/ again with EPISODES=20 STEPS=4000.
-# EPISODES demonstrations a task, STEPS training steps, ROLLOUTS and DISPLACED rollouts a task.
+# have the same look.
+# EPISODES demonstrations a task, HARD of the drawer (4) and the cabinet top (9), where the arm has least room; STEPS training
+# steps, ROLLOUTS and DISPLACED rollouts a task.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/displaced}
 EPISODES=${EPISODES:-40}
-STEPS=${STEPS:-7000}
+HARD=${HARD:-$((2 * EPISODES))}
+STEPS=${STEPS:-8000}
 ROLLOUTS=${ROLLOUTS:-20}
 DISPLACED=${DISPLACED:-10}
 export ATLASVLA_LIBERO_LOOK=plain
 
-"$BIN/atlasvla-collect" --root="$OUT/data" --repo_id=local/libero_spatial_displaced --episodes_per_task="$EPISODES" \
-  --image_size=64 --displace_cm=8 --recovery_share=0.25 --workers=2 --seed=1000
+collect() {
+  "$BIN/atlasvla-collect" --root="$OUT/data" --repo_id=local/libero_spatial_displaced --image_size=64 --displace_cm=8 \
+    --recovery_share=0.25 --workers=2 --seed=1000 "$@"
+}
+collect --episodes_per_task="$EPISODES"
+collect --episodes_per_task="$HARD" --task_ids='[4, 9]'
 
 declare -A FLAGS=([seeing]="" [blind]="--policy.views=none")
 for policy in seeing blind; do
