@@ -33,7 +33,7 @@ from eval.provenance import versions
 from eval.report_data import REPORT_FILE, SCHEMA_VERSION, ReportError, json_text, note_text, write_text
 from eval.run_settings import RunError
 from eval.training_record import training_record
-from lerobot_atlasvla.data.schema import ACTION_DIM
+from lerobot_atlasvla.libero.demonstrations.schema import ACTION_DIM
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset

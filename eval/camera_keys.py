@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-SCENE = "agentview_image"
-WRIST = "robot0_eye_in_hand_image"
+from lerobot_atlasvla.libero.tasks import SCENE_OBSERVATION as SCENE
+from lerobot_atlasvla.libero.tasks import WRIST_OBSERVATION as WRIST
+
 CAMERAS = (SCENE, WRIST)
 PREFIX = "observation.images."
 

@@ -5,7 +5,6 @@ the same command. The report (``eval/camera_shift_report.py``) compares the chec
 """
 
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,8 @@ from eval.run_checks import choose_device, choose_image_size
 from eval.run_folder import Run, RunFolderError
 from eval.run_settings import RunConfig, RunError
 from eval.statistics import format_rate
-from lerobot_atlasvla.sim.look import ENV_LOOK
+from lerobot_atlasvla.libero.environment import read_variable
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
 
 logger = logging.getLogger("eval.camera_shift")
 
@@ -83,8 +83,8 @@ class CameraShiftConfig:
     # Take pictures only at steps where the policy looks, and leave out what no camera sees: same results, sooner.
     fast_render: bool = True
     # How the scene is rendered: default (LIBERO's own), fast (no reflections, no shadows) or plain (no antialiasing
-    # either). ATLASVLA_LIBERO_LOOK if not given. It should be the look of the demonstrations.
-    look: str = field(default_factory=lambda: os.environ.get(ENV_LOOK) or "default")
+    # either). ATLASVLA_LIBERO_RENDER_QUALITY if not given. It should be the look of the demonstrations.
+    look: str = field(default_factory=lambda: read_variable(ENV_RENDER_QUALITY, "default"))
     # Largest displacement of the objects along x and along y, cm; without it (0) some tasks can be solved blind.
     displace_cm: float = 0.0
     # Device of the policies, such as cpu or cuda. cuda if there is one and nothing is given.

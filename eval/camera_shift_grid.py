@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.report_data import SUITE_TASKS, write_text
+from eval.report_data import write_text
 from eval.run_folder import Rollout
 from eval.run_settings import RunError
-from lerobot_atlasvla.sim.camera_shift import CameraShift
+from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
+from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 SCHEMA_VERSION = 1
 GRID_FILE = "grid.json"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.camera_keys import SCENE
-from lerobot_atlasvla.data.demonstrate import start_worker
-from lerobot_atlasvla.sim.camera_shift import ENV_CAMERA_SHIFT, SCENE_CAMERA, CameraShift
-from lerobot_atlasvla.sim.look import ENV_LOOK
-from lerobot_atlasvla.sim.repeatable import ENV_REPEATABLE
+from lerobot_atlasvla.libero.demonstrations.episode import start_worker
+from lerobot_atlasvla.libero.patches.camera_pose import ENV_CAMERA_SHIFT, CameraShift
+from lerobot_atlasvla.libero.patches.deterministic_reset import ENV_DETERMINISTIC_RESET
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
+from lerobot_atlasvla.libero.tasks import SCENE_CAMERA
 
 SIZE = 128
 """Side of the pictures, pixels."""
@@ -42,15 +43,15 @@ def take_views(suite: str, task_id: int, look: str, wanted: Mapping[Path, Camera
 
 
 def _take(suite: str, task_id: int, look: str, wanted: Mapping[Path, CameraShift]) -> None:
-    from lerobot_atlasvla.sim.setup import prepare_libero
+    from lerobot_atlasvla.libero.setup import prepare_libero
 
-    os.environ.update({ENV_LOOK: look, ENV_REPEATABLE: "1"})
+    os.environ.update({ENV_RENDER_QUALITY: look, ENV_DETERMINISTIC_RESET: "1"})
     prepare_libero()
     from lerobot.envs.configs import LiberoEnv
     from lerobot.envs.factory import make_env
     from PIL import Image
 
-    from lerobot_atlasvla.sim.shutter import fresh_picture
+    from lerobot_atlasvla.libero.patches.frame_skipping import fresh_image
 
     config = LiberoEnv(
         task=suite, task_ids=[task_id], camera_name=SCENE, observation_height=SIZE, observation_width=SIZE
@@ -61,7 +62,7 @@ def _take(suite: str, task_id: int, look: str, wanted: Mapping[Path, CameraShift
             vector: Any = make_env(config, n_envs=1)[suite][task_id]
         try:
             vector.reset(seed=[0])
-            picture = fresh_picture(vector.envs[0].unwrapped, SCENE_CAMERA, SIZE)
+            picture = fresh_image(vector.envs[0].unwrapped, SCENE_CAMERA, SIZE)
         finally:
             vector.close()
         file.parent.mkdir(parents=True, exist_ok=True)

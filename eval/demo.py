@@ -18,12 +18,11 @@ import draccus
 
 from eval.demo_report import write_report
 from eval.stage import measure
-from lerobot_atlasvla.sim.culling import ENV_CULL
-from lerobot_atlasvla.sim.displace import ENV_DISPLACE_CM, check_displace_cm
-from lerobot_atlasvla.sim.look import ENV_LOOK
-from lerobot_atlasvla.sim.setup import prepare_libero
-
-CAMERAS = {"agentview_image": "image", "robot0_eye_in_hand_image": "wrist_image"}
+from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, check_displace_cm
+from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
+from lerobot_atlasvla.libero.setup import prepare_libero
+from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL
 
 
 @dataclass
@@ -33,7 +32,7 @@ class DemoConfig:
     # Everything is written here; a folder left by an earlier run is renamed, never overwritten.
     output_dir: Path = Path("outputs/demo")
     # LIBERO suite; the scripted expert knows libero_spatial.
-    suite: str = "libero_spatial"
+    suite: str = SPATIAL
     # Task of the suite.
     task_id: int = 0
     # All loose objects are displaced by one random vector of up to this much along x and along y, cm, in demonstrations
@@ -150,7 +149,7 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
                 f"--env.task_ids=[{cfg.task_id}]",
                 f"--env.observation_height={cfg.render_size}",
                 f"--env.observation_width={cfg.render_size}",
-                f"--env.camera_name_mapping={json.dumps(CAMERAS)}",
+                f"--env.camera_name_mapping={json.dumps(CAMERA_NAME_MAPPING)}",
                 f"--eval.n_episodes={cfg.rollouts}",
                 # One environment at a time: vectorized ones reset as soon as they finish and so skip initial states.
                 "--eval.batch_size=1",
@@ -210,7 +209,7 @@ def main(cfg: DemoConfig) -> None:
         check_displace_cm(cfg.displace_cm, "--displace_cm")
     except ValueError as error:
         raise SystemExit(f"demo: {error}") from error
-    os.environ[ENV_LOOK] = cfg.look
+    os.environ[ENV_RENDER_QUALITY] = cfg.look
     os.environ[ENV_CULL] = "1"  # the same pictures, sooner
     # Settles assets, look and OpenGL for all stages, and fails here rather than minutes later.
     prepare_libero()

@@ -13,8 +13,8 @@ from eval.reliance_results import RELIANCE_FILE, image_reliance, interval_text, 
 from eval.reliance_results import last_line as reliance_line
 from eval.run_folder import read_run
 from eval.statistics import format_rate
-from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ, SETTLE_STEPS
-from lerobot_atlasvla.sim.setup import describe_simulator, prepare_libero
+from lerobot_atlasvla.libero.setup import describe_simulator, prepare_libero
+from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SETTLE_STEPS
 
 
 def write_report(out: Path, *, commands: Mapping[str, str], seconds: Mapping[str, float], wall_s: float) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from eval.private_memory import PrivateMemoryWatch, private_gib
 from eval.stage import GIB
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, backbones
-from lerobot_atlasvla.data.schema import (
+from lerobot_atlasvla.libero.demonstrations.schema import (
     ACTION_DIM,
     ACTION_KEY,
     FPS,

@@ -12,10 +12,10 @@ from typing import Any
 
 from eval.run_folder import RUN_FILE, Rollout, Run, read_run, with_later_settings
 from eval.statistics import format_rate, mean_over_seeds, wilson_interval
+from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 SCHEMA_VERSION = 1
 REPORT_FILE = "report.json"
-SUITE_TASKS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 _COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in ("instruction", "displacement_cm"))
 _DISPLACEMENT_COLUMNS = ("displaced_x_cm", "displaced_y_cm")
 _RUN_PARTS = ("name", "command", "policy", "training", "settings", "versions", "simulator")

@@ -20,8 +20,8 @@ from eval.camera_keys import PREFIX, SCENE
 from eval.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
 from eval.run_settings import RunError
 from eval.videos import captioned, scene_pictures, video_name, with_attention, write_video
-from lerobot_atlasvla.data.demonstrate import start_worker
-from lerobot_atlasvla.sim.displace import displacement_cm_of
+from lerobot_atlasvla.libero.demonstrations.episode import start_worker
+from lerobot_atlasvla.libero.patches.displacement import displacement_cm_of
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.attention_view import AttentionRecorder, ChunkAttention
@@ -162,7 +162,7 @@ class Evaluator:
         from lerobot.utils.import_utils import register_third_party_plugins
 
         from eval.checkpoint import LOADING_ERRORS, read_checkpoint
-        from lerobot_atlasvla.sim.setup import prepare_libero
+        from lerobot_atlasvla.libero.setup import prepare_libero
 
         register_third_party_plugins()
         prepare_libero()

@@ -35,12 +35,12 @@ from eval.run_folder import Run, RunFolderError, open_log, read_run, write_run
 from eval.run_settings import RunConfig, RunError, union
 from eval.statistics import format_rate
 from eval.training_record import training_record
-from lerobot_atlasvla.sim.camera_shift import ENV_CAMERA_SHIFT
-from lerobot_atlasvla.sim.culling import ENV_CULL
-from lerobot_atlasvla.sim.displace import ENV_DISPLACE_CM, DisplacementError
-from lerobot_atlasvla.sim.look import ENV_LOOK
-from lerobot_atlasvla.sim.repeatable import ENV_REPEATABLE
-from lerobot_atlasvla.sim.shutter import ENV_RENDER_CAMERAS, ENV_RENDER_EVERY, NO_CAMERA
+from lerobot_atlasvla.libero.patches.camera_pose import ENV_CAMERA_SHIFT
+from lerobot_atlasvla.libero.patches.deterministic_reset import ENV_DETERMINISTIC_RESET
+from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, DisplacementError
+from lerobot_atlasvla.libero.patches.frame_skipping import ENV_RENDER_CAMERAS, ENV_RENDER_EVERY, NO_CAMERA
+from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
 
 logger = logging.getLogger("eval.run")
 
@@ -56,10 +56,10 @@ def worker_environment(cfg: RunConfig, checkpoint: Checkpoint, cameras: Mapping[
         cameras: LIBERO's cameras to the policy's views.
     """
     environment = {
-        ENV_LOOK: cfg.look,
+        ENV_RENDER_QUALITY: cfg.look,
         ENV_CAMERA_SHIFT: cfg.camera_shift().to_env(),
         ENV_DISPLACE_CM: str(cfg.displace_cm),
-        ENV_REPEATABLE: "1",
+        ENV_DETERMINISTIC_RESET: "1",
         ENV_CULL: "1" if cfg.fast_render else "0",
         ENV_RENDER_EVERY: "1",
         ENV_RENDER_CAMERAS: "",

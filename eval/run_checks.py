@@ -10,7 +10,7 @@ from eval.checkpoint import Checkpoint
 from eval.rollouts import Task
 from eval.run_folder import RUN_FILE, Run, read_run
 from eval.run_settings import RunConfig, RunError, check_continues, comparable
-from lerobot_atlasvla.sim.assets import assets_kind, same_files
+from lerobot_atlasvla.libero.assets import assets_kind, same_files
 
 logger = logging.getLogger("eval.run")
 
@@ -24,9 +24,9 @@ def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[
         RunError: If LIBERO is not installed or does not know a suite or a task, or the stand-in scene does not cover a
             suite.
     """
-    from lerobot_atlasvla.sim.assets import ENV_ASSETS, INSTALL, STAND_IN
-    from lerobot_atlasvla.sim.setup import prepare_libero
-    from lerobot_atlasvla.sim.tabletop import SUITES
+    from lerobot_atlasvla.libero.assets import ENV_ASSETS, INSTALL, STAND_IN
+    from lerobot_atlasvla.libero.setup import prepare_libero
+    from lerobot_atlasvla.libero.standin.scene import SUITES
 
     try:
         assets = prepare_libero()
@@ -60,8 +60,8 @@ def describe_simulator() -> dict[str, str]:
     Raises:
         RunError: If nothing can render, or the assets asked for are not there.
     """
-    from lerobot_atlasvla.sim import setup
-    from lerobot_atlasvla.sim.gl import GlUnavailableError
+    from lerobot_atlasvla.libero import setup
+    from lerobot_atlasvla.libero.gl import GlUnavailableError
 
     try:
         return {name: value for name, value in setup.describe_simulator().items() if name != "assets_path"}

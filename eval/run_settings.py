@@ -1,15 +1,15 @@
 """Settings of ``python -m eval.run``, and what is refused before any checkpoint or simulator is touched."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lerobot_atlasvla.data.demonstrate import SETTLE_STEPS
-from lerobot_atlasvla.sim.camera_shift import CameraShift
-from lerobot_atlasvla.sim.displace import check_displace_cm
-from lerobot_atlasvla.sim.look import ENV_LOOK, LOOKS
+from lerobot_atlasvla.libero.environment import read_variable
+from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
+from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, RENDER_QUALITIES
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
 
 FIXED_STATES = 50
 """Initial states that LIBERO fixes per task."""
@@ -55,8 +55,8 @@ class RunConfig:
     # Take pictures only at steps where the policy looks, and leave out what no camera sees: same results, sooner.
     fast_render: bool = True
     # How the scene is rendered: default (LIBERO's own), fast (no reflections, no shadows) or plain (no antialiasing
-    # either). ATLASVLA_LIBERO_LOOK if not given. It should be the look of the demonstrations.
-    look: str = field(default_factory=lambda: os.environ.get(ENV_LOOK) or "default")
+    # either). ATLASVLA_LIBERO_RENDER_QUALITY if not given. It should be the look of the demonstrations.
+    look: str = field(default_factory=lambda: read_variable(ENV_RENDER_QUALITY, "default"))
     # Scene camera moved to its right, cm.
     right_cm: float = 0.0
     # Scene camera moved up, cm.
@@ -114,8 +114,8 @@ class RunConfig:
         highest = 2**32 - self.episodes
         if not all(0 <= seed <= highest for seed in self.seeds):
             raise RunError(f"--seeds={self.seeds} must all lie in 0 .. {highest}.")
-        if self.look not in LOOKS:
-            raise RunError(f"--look={self.look} is not a look; allowed: {', '.join(LOOKS)}.")
+        if self.look not in RENDER_QUALITIES:
+            raise RunError(f"--look={self.look} is not a look; allowed: {', '.join(RENDER_QUALITIES)}.")
         try:
             self.camera_shift()
         except ValueError as error:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ
-from lerobot_atlasvla.sim.camera_shift import SCENE_CAMERA
+from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SCENE_CAMERA
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.attention_view import ChunkAttention
@@ -36,13 +35,13 @@ def scene_pictures(env: Any, states: Sequence[np.ndarray], size: int) -> Iterato
     Yields:
         (size, size, 3) uint8, upright.
     """
-    from lerobot_atlasvla.sim.shutter import fresh_picture
+    from lerobot_atlasvla.libero.patches.frame_skipping import fresh_image
 
     sim = env._env.sim
     for state in states:
         sim.set_state_from_flattened(state)
         sim.forward()
-        yield fresh_picture(env, SCENE_CAMERA, size)
+        yield fresh_image(env, SCENE_CAMERA, size)
 
 
 def with_attention(picture: np.ndarray, chunk: "ChunkAttention", view: str) -> np.ndarray:

@@ -166,7 +166,7 @@ def describe_computer() -> str:
 
 def check_gl() -> str:
     """Whether MuJoCo draws a picture. In a process of its own: a bad driver takes the whole process with it."""
-    from lerobot_atlasvla.sim.gl import GlUnavailableError, choose_gl
+    from lerobot_atlasvla.libero.gl import GlUnavailableError, choose_gl
 
     try:
         backend = choose_gl()
@@ -190,8 +190,8 @@ def check_assets() -> str:
     """Whether LIBERO's assets are complete and unchanged. Reads all of them, whatever an earlier check found."""
     if not sys.platform.startswith("linux"):
         return _NOT_HERE
-    from lerobot_atlasvla.sim.asset_digests import verify_assets
-    from lerobot_atlasvla.sim.assets import ENV_ASSETS, INSTALL, libero_assets
+    from lerobot_atlasvla.libero.asset_digests import verify_assets
+    from lerobot_atlasvla.libero.assets import ENV_ASSETS, INSTALL, libero_assets
 
     try:
         assets = libero_assets()
@@ -217,7 +217,7 @@ def check_libero() -> str:
     """Whether LIBERO can be imported and is ready to build environments."""
     if not sys.platform.startswith("linux"):
         return _NOT_HERE
-    from lerobot_atlasvla.sim.setup import prepare_libero
+    from lerobot_atlasvla.libero.setup import prepare_libero
 
     # robosuite has log handlers of its own, made when it is imported.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lerobot_atlasvla.check_items import CheckFailedError, brief, gib
-from lerobot_atlasvla.data.schema import libero_features
+from lerobot_atlasvla.libero.demonstrations.schema import libero_features
 
 if TYPE_CHECKING:
     from lerobot.configs.default import DatasetConfig

@@ -280,16 +280,17 @@ def _run(config: AtlasVLAConfig, training: Any) -> dict[str, Any]:
 
 def _eval_command(config: AtlasVLAConfig, dataset: str) -> dict[str, str]:
     """Values for ``lerobot-eval`` in LIBERO."""
+    from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL
+
     views = [key.removeprefix(f"{OBS_IMAGES}.") for key in config.view_keys]
     suite = re.search(r"libero_(?:spatial|object|goal|10|90)(?!\d)", str(dataset))
     # A blind policy takes any.
     height, width = config.image_features[config.view_keys[0]].shape[1:] if views else config.image_size
-    mapping = {"agentview_image": "image", "robot0_eye_in_hand_image": _WRIST}
     return {
-        "suite": suite[0] if suite else "libero_spatial",
+        "suite": suite[0] if suite else SPATIAL,
         "height": str(height),
         "width": str(width),
-        "mapping": json.dumps(mapping, separators=(",", ":")) if _WRIST in views else "",
+        "mapping": json.dumps(CAMERA_NAME_MAPPING, separators=(",", ":")) if _WRIST in views else "",
         "is_libero": str(set(views) <= {"image", "image2", _WRIST}),
     }
 

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from lerobot_atlasvla.data.store import EpisodeStore
+from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter
 
 
 def fill_up(monkeypatch) -> None:
@@ -15,5 +15,5 @@ def fill_up(monkeypatch) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(store, episodes)
 
-    real = EpisodeStore._stage_episodes
-    monkeypatch.setattr(EpisodeStore, "_stage_episodes", stage)
+    real = DatasetWriter._stage_episodes
+    monkeypatch.setattr(DatasetWriter, "_stage_episodes", stage)

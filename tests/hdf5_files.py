@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from lerobot_atlasvla.data.convert_settings import ConvertConfig
+from lerobot_atlasvla.libero.demonstrations.convert_settings import ConvertConfig
 
 REPO_ID = "test/converted"
 PIXELS = 8

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
+from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
 from tests.conftest import TASK
 
 REPO_ID = "local/test"

@@ -9,7 +9,7 @@ STEPS=${STEPS:-1000}
 ROLLOUTS=${ROLLOUTS:-20}
 TASKS=${TASKS:-"0 2 5"}
 VARIANTS=${VARIANTS:-"full blocks_removed blocks_frozen blind scene_only wrist_only no_state early_fusion learned_queries"}
-export ATLASVLA_LIBERO_LOOK=plain
+export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 # The tasks' demonstrations, in the order of collection.
 # shellcheck disable=SC2086 (several words in one string)
 CHOSEN=$("$BIN/python" -c 'import sys; n, *tasks = map(int, sys.argv[1:]); print([t * n + i for t in tasks for i in range(n)])' \

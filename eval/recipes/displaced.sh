@@ -11,7 +11,7 @@ HARD=${HARD:-$((2 * EPISODES))}
 STEPS=${STEPS:-8000}
 ROLLOUTS=${ROLLOUTS:-20}
 DISPLACED=${DISPLACED:-10}
-export ATLASVLA_LIBERO_LOOK=plain
+export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
 collect() {
   "$BIN/atlasvla-collect" --root="$OUT/data" --repo_id=local/libero_spatial_displaced --image_size=64 --displace_cm=8 \

@@ -8,7 +8,7 @@ STEPS=${STEPS:-6500}
 ROLLOUTS=${ROLLOUTS:-20}
 DISPLACED=${DISPLACED:-10}
 SHIFTED=${SHIFTED:-2}
-export ATLASVLA_LIBERO_LOOK=plain
+export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 DATA=(--dataset.repo_id=local/libero_spatial_displaced --dataset.root="$OUT/data" --dataset.eval_split=0.05)
 
 # ACT as LeRobot ships it has no augmentation: 5 of 64 pixels are 4 of 48. It is limited by its network, which gets both cores.

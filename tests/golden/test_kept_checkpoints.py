@@ -6,7 +6,7 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from lerobot_atlasvla.data.collect import main as collect
+from lerobot_atlasvla.libero.demonstrations.collect import main as collect
 
 from .kept_actions import CHECKPOINTS, FILE, HERE, NAMES, actions
 

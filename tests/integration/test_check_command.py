@@ -108,9 +108,9 @@ def test_a_dataset_that_is_not_there_is_a_cross(tmp_path):
 @pytest.mark.slow
 def test_assets_that_are_not_liberos_are_a_cross_with_its_fix(tmp_path):
     """The stand-in's files, without the notice that says so."""
-    from lerobot_atlasvla.sim.tabletop import write_tabletop
+    from lerobot_atlasvla.libero.standin.scene import write_standin
 
-    folder = write_tabletop(tmp_path / "assets")
+    folder = write_standin(tmp_path / "assets")
     (folder / "NOTICE.md").unlink()
     for name in ("stable_hope_objects", "stable_scanned_objects"):
         (folder / name).mkdir(exist_ok=True)

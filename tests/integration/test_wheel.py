@@ -90,7 +90,7 @@ def test_importing_the_plugin_stays_light(wheel_python):
 
 
 def test_the_wheel_has_the_digests_of_liberos_assets(wheel_python):
-    code = "from lerobot_atlasvla.sim import asset_digests as d; print(len(d.read_manifest()), d.MANIFEST)"
+    code = "from lerobot_atlasvla.libero import asset_digests as d; print(len(d.read_manifest()), d.MANIFEST)"
     count, file = run(wheel_python, code).split()
     assert count == "584"
     assert Path(file).is_relative_to(wheel_python.parents[1])

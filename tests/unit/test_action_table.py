@@ -11,7 +11,7 @@ from lerobot.policies.factory import make_policy
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.action_table import ActionTable
-from lerobot_atlasvla.data.schema import FPS, libero_features
+from lerobot_atlasvla.libero.demonstrations.schema import FPS, libero_features
 from tests.conftest import CHUNK, tiny_config
 from tests.random_dataset import REPO_ID, write_dataset
 

@@ -13,7 +13,7 @@ from eval.camera_shift import main
 from eval.camera_shift_grid import Point
 from eval.run_folder import Rollout, Run, RunFolderError, open_log, read_run, write_run
 from eval.run_settings import RunConfig, RunError
-from lerobot_atlasvla.sim.camera_shift import CameraShift
+from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 
 
 class Runs:

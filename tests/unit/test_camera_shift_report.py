@@ -15,7 +15,7 @@ from eval.camera_shift_results import read_results
 from eval.results_table import results_block
 from eval.run_folder import Rollout, Run, open_log, write_run
 from eval.run_settings import RunConfig, RunError
-from lerobot_atlasvla.sim.camera_shift import CameraShift
+from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 
 LEFT, RIGHT, PAN = Point("right_cm", -10.0), Point("right_cm", 5.0), Point("pan_deg", 5.0)
 # Successes of 10 at every point.

@@ -12,8 +12,8 @@ import torch
 from lerobot_atlasvla import check, check_items
 from lerobot_atlasvla.check import Checklist, Outcome, UsageError, read_settings
 from lerobot_atlasvla.check_items import CheckFailedError
-from lerobot_atlasvla.sim import asset_digests, assets, gl, setup
-from lerobot_atlasvla.sim.asset_digests import Verification
+from lerobot_atlasvla.libero import asset_digests, assets, gl, setup
+from lerobot_atlasvla.libero.asset_digests import Verification
 
 TINY = f"--config_path={Path(__file__).parents[2] / 'configs/policy/atlasvla_tiny.yaml'}"
 

@@ -13,7 +13,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot_atlasvla import check_preset
 from lerobot_atlasvla.check_items import CheckFailedError
 from lerobot_atlasvla.check_preset import Trial
-from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
+from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
 from tests.conftest import IMAGE, TASK, WRIST, tiny_config
 
 

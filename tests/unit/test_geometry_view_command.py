@@ -15,8 +15,8 @@ from eval import geometry_view
 from eval.geometry_view import GeometryViewConfig, load_policy, main, show_frames
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.attention_view import AttentionRecorder
-from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
 from lerobot_atlasvla.geometry_view import GeometryReader
+from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from tests import released
 from tests.conftest import IMAGE, STATE, TASK, WRIST, dataset_stats

@@ -29,7 +29,7 @@ def test_help_explains_every_flag(capsys):
 
 
 def test_tasks_are_checked_against_libero(monkeypatch):
-    from lerobot_atlasvla.sim import assets, setup
+    from lerobot_atlasvla.libero import assets, setup
 
     stand_in = assets.LiberoAssets(path=None, kind="stand-in", source="")
     monkeypatch.setattr(setup, "prepare_libero", lambda: stand_in)

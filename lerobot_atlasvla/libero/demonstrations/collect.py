@@ -1,0 +1,397 @@
+"""``atlasvla-collect``: scripted LIBERO demonstrations as a LeRobotDataset.
+
+Workers simulate and render; this process alone writes. Episodes are written in the order (task, attempt), whatever
+order they arrive in, and an attempt depends on nothing but the settings, so the data do not depend on the number of
+workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE, CollectConfig, CollectionError
+from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
+from lerobot_atlasvla.libero.demonstrations.episode import Attempt, run_job, start_worker
+from lerobot_atlasvla.libero.demonstrations.schema import (
+    FPS,
+    ROBOT_TYPE,
+    SCHEMA_VERSION,
+    libero_features,
+    trajectory_frames,
+)
+from lerobot_atlasvla.libero.patches.displacement import DisplacementError
+from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
+
+RECORD_NAME = "atlasvla_collect.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TaskProgress:
+    """Attempts of one task so far, in order."""
+
+    name: str = ""
+    instruction: str = ""
+    attempts: int = 0
+    kept: int = 0
+    failures_in_a_row: int = 0
+    mean_displacement_cm: float | None = None
+    """How far the object to be moved really got, over all attempts; None if nothing is displaced."""
+    recovery_attempts: int = 0
+    """Of ``attempts``, those that started from a mishap."""
+    recovery_kept: int = 0
+    """Of ``kept``, those that started from a mishap."""
+
+    @property
+    def failures(self) -> int:
+        """Attempts that were dropped."""
+        return self.attempts - self.kept
+
+
+@dataclass
+class Progress:
+    """What the dataset holds, and what it took; committed together with the episodes."""
+
+    tasks: dict[int, TaskProgress] = field(default_factory=dict)
+    wall_s: float = 0.0
+    new_episodes: int = 0
+    """Kept by this run; not recorded."""
+
+    def record(self, config: CollectConfig, source: dict[str, Any]) -> dict[str, Any]:
+        """JSON for ``meta/atlasvla_collect.json``."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "settings": config.fixed_settings(),
+            **source,
+            "wall_s": round(self.wall_s, 1),
+            "tasks": {
+                str(task_id): {**asdict(task), "failures": task.failures} for task_id, task in self.tasks.items()
+            },
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any] | None) -> Progress:
+        """Inverse of :meth:`record`; None gives a fresh start."""
+        if record is None:
+            return cls()
+        tasks = {
+            int(task_id): TaskProgress(**{key: value for key, value in task.items() if key != "failures"})
+            for task_id, task in record["tasks"].items()
+        }
+        return cls(tasks, record["wall_s"])
+
+
+def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
+    """Refuse to continue a dataset that was made differently.
+
+    Raises:
+        CollectionError: Naming the first differing setting, both values and the flag.
+    """
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise CollectionError(
+            f"--root={config.root} was written with schema version {record['schema_version']}, this is version "
+            f"{SCHEMA_VERSION}; choose a new --root."
+        )
+    for name, value in config.fixed_settings().items():
+        recorded = record["settings"].get(name, SETTINGS_BEFORE.get(name))
+        if recorded != value:
+            raise CollectionError(
+                f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
+                f"Continue it with --{name}={recorded}, or choose a new --root."
+            )
+
+
+def check_same_source(record: dict[str, Any], source: dict[str, Any], config: CollectConfig) -> None:
+    """Refuse to mix looks in one dataset; warn about other simulator versions.
+
+    Raises:
+        CollectionError: If the dataset was made with other assets.
+    """
+    from lerobot_atlasvla.libero.assets import assets_kind, same_files
+
+    if assets_kind(record["assets"]) != assets_kind(source["assets"]):
+        raise CollectionError(
+            f"The simulator has {source['assets']} assets, but the dataset at --root={config.root} was made with "
+            f"{record['assets']} ones. Choose a new --root, or set ATLASVLA_LIBERO_ASSETS to the same assets as then."
+        )
+    for name, value in source["simulator"].items():
+        recorded = record["simulator"].get(name)
+        if name == "assets":
+            differs = not same_files(recorded or record["assets"], value)
+        else:
+            differs = recorded != value and not name.startswith("assets_")  # where they lie may differ
+        if differs:
+            logger.warning("The dataset was begun with %s %s; this run has %s.", name, recorded, value)
+
+
+def describe_source() -> dict[str, Any]:
+    """Assets and simulator that the workers will simulate with (JSON types); settles both for them.
+
+    Raises:
+        CollectionError: If nothing can render, or the assets asked for are not there.
+    """
+    from lerobot_atlasvla.libero.gl import GlUnavailableError
+    from lerobot_atlasvla.libero.setup import describe_simulator, libero_assets
+
+    try:
+        simulator = {name: value for name, value in describe_simulator().items() if name != "assets_path"}
+        return {"assets": libero_assets().kind, "simulator": simulator}  # no local paths in what may be published
+    except (GlUnavailableError, OSError, ValueError) as error:
+        raise CollectionError(str(error)) from error
+
+
+class Collector:
+    """Fills a dataset up to the requested number of demonstrations per task.
+
+    Args:
+        config: Valid settings.
+        store: The dataset.
+        pool: Worker processes.
+        source: Assets and simulator (:func:`describe_source`).
+    """
+
+    def __init__(
+        self, config: CollectConfig, store: DatasetWriter, pool: ProcessPoolExecutor, source: dict[str, Any]
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._pool = pool
+        self._source = source
+        self._batch: list[Attempt] = []
+        self._commit_cut_short = False
+        self._pending: dict[tuple[int, int], Future[Attempt]] = {}
+        self.progress = Progress.from_record(store.record)
+        for task_id in config.tasks:
+            self.progress.tasks.setdefault(task_id, TaskProgress())
+
+    def run(self) -> None:
+        """Collect.
+
+        Raises:
+            CollectionError: If a task keeps failing, or the disk is full; what was collected before is kept.
+        """
+        from tqdm import tqdm
+
+        tasks = {task_id: self.progress.tasks[task_id] for task_id in self._config.tasks}
+        target = self._config.episodes_per_task
+        initial = sum(min(task.kept, target) for task in tasks.values())
+        started, wall_before = time.monotonic(), self.progress.wall_s
+        bar = tqdm(total=target * len(tasks), initial=initial, unit="ep", desc="collecting", smoothing=0.1)
+        try:
+            self._submit()
+            import lerobot.datasets.lerobot_dataset  # noqa: F401 - takes many seconds; do it while the workers start
+
+            for task_id, task in tasks.items():
+                while task.kept < target:
+                    self._submit()
+                    attempt = self._pending.pop((task_id, task.attempts)).result()
+                    kept = self._count(task, attempt)
+                    self._submit()  # keeps workers busy while this process writes
+                    self.progress.wall_s = wall_before + time.monotonic() - started
+                    bar.update(kept)
+                    bar.set_postfix_str(
+                        f"task {task_id}, success {self.success_rate:.0%}, "
+                        f"{60 * self.progress.new_episodes / (time.monotonic() - started):.1f} ep/min"
+                    )
+                    if len(self._batch) >= self._config.save_every:
+                        self._commit()
+                    if task.failures_in_a_row >= self._config.max_failures:
+                        raise CollectionError(
+                            f"Task {task_id} ({task.name}) failed {task.failures_in_a_row} times in a row "
+                            f"(--max_failures={self._config.max_failures}); {task.kept} of its demonstrations were "
+                            "kept. Are the assets complete, and is --max_steps or --noise unusual?"
+                        )
+        finally:
+            bar.close()
+            for future in self._pending.values():
+                future.cancel()
+            self._commit()
+
+    @property
+    def success_rate(self) -> float:
+        """Share of attempts that were kept, over the dataset's life."""
+        attempts = sum(task.attempts for task in self.progress.tasks.values())
+        return sum(task.kept for task in self.progress.tasks.values()) / max(1, attempts)
+
+    def _count(self, task: TaskProgress, attempt: Attempt) -> bool:
+        task.name, task.instruction = attempt.task_name, attempt.instruction
+        task.attempts += 1
+        if attempt.displacement is not None:
+            moved_cm = math.hypot(*attempt.displacement.target_moved_cm)
+            before_cm = task.mean_displacement_cm or 0.0
+            task.mean_displacement_cm = before_cm + (moved_cm - before_cm) / task.attempts
+        task.recovery_attempts += attempt.recovery
+        if attempt.trajectory is None:
+            task.failures_in_a_row += 1
+            return False
+        task.kept += 1
+        task.recovery_kept += attempt.recovery
+        self.progress.new_episodes += 1
+        task.failures_in_a_row = 0
+        self._batch.append(attempt)
+        return True
+
+    def _submit(self) -> None:
+        """Hand out attempts in order, as many as can still be needed and a bounded number ahead of the writer."""
+        target = self._config.episodes_per_task
+        awaited = True  # the next attempt of the first unfinished task is what the writer waits for
+        for task_id in self._config.tasks:
+            task = self.progress.tasks[task_id]
+            ahead = sum(pending_task == task_id for pending_task, _ in self._pending)
+            while task.kept + ahead < target:
+                if len(self._pending) > self._config.workers and not (awaited and ahead == 0):
+                    return
+                attempt = task.attempts + ahead
+                self._pending[task_id, attempt] = self._pool.submit(run_job, self._config.job(task_id, attempt))
+                ahead += 1
+            awaited = awaited and ahead == 0
+
+    def _commit(self) -> None:
+        if self._commit_cut_short:
+            return  # by an interrupt or a full disk; the store sorts it out at the next start
+        self._commit_cut_short = True
+        kept = [(attempt.trajectory, attempt.instruction) for attempt in self._batch if attempt.trajectory is not None]
+        try:
+            self._store.commit(
+                [trajectory_frames(trajectory, instruction) for trajectory, instruction in kept],
+                self.progress.record(self._config, self._source),
+                image_bytes=sum(trajectory.agentview.nbytes + trajectory.wrist.nbytes for trajectory, _ in kept),
+            )
+        except WriteError as error:
+            raise CollectionError(str(error)) from error
+        self._batch = []
+        self._commit_cut_short = False
+
+
+def collect(config: CollectConfig) -> Progress:
+    """Fill the dataset at ``config.root`` up to ``config.episodes_per_task`` demonstrations per task.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        What the dataset holds now.
+
+    Raises:
+        CollectionError: If a setting is wrong, the folder holds something else, a task keeps failing, or the disk is
+            full.
+    """
+    config.validate()
+    try:
+        store = DatasetWriter(
+            config.root,
+            config.repo_id,
+            RECORD_NAME,
+            create={
+                "fps": FPS,
+                "robot_type": ROBOT_TYPE,
+                "features": libero_features(config.image_size),
+                "use_videos": False,
+            },
+        )
+    except NotOurDatasetError as error:
+        raise CollectionError(str(error)) from error
+    record = store.record
+    if record is not None:
+        check_same_settings(record, config)
+        progress = Progress.from_record(record)
+        if all(
+            task_id in progress.tasks and progress.tasks[task_id].kept >= config.episodes_per_task
+            for task_id in config.tasks
+        ):
+            return progress
+
+    source = describe_source()
+    if record is not None:
+        check_same_source(record, source, config)
+
+    _limit_threads(config.workers)
+    os.environ.setdefault(ENV_CULL, "1")  # the same images, sooner
+    # Spawn: GL contexts and threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(config.workers, mp_context=context, initializer=start_worker)
+    try:
+        collector = Collector(config, store, pool, source)
+        collector.run()
+        return collector.progress
+    except DisplacementError as error:
+        raise CollectionError(str(error)) from error
+    except BrokenProcessPool as error:
+        raise CollectionError(
+            "A worker process died without a Python error (out of memory, or a crash in the graphics driver?). "
+            "What was written is complete; run the same command again to continue."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _limit_threads(workers: int) -> None:
+    """Share the cores among the workers, which inherit these: one thread each for maths, the rest for software GL."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
+    """Table of what the dataset holds, for people."""
+    displaced = "  displaced" if config.displace_cm else ""
+    lines = [f"{'task':>5} {'attempts':>9} {'kept':>6} {'success':>8}{displaced}  instruction"]
+    for task_id in config.tasks:
+        task = progress.tasks[task_id]
+        share = task.kept / max(1, task.attempts)
+        moved = f"{task.mean_displacement_cm or 0:>8.1f} cm" if displaced else ""
+        lines.append(f"{task_id:>5} {task.attempts:>9} {task.kept:>6} {share:>8.0%}{moved}  {task.instruction}")
+    recoveries = sum(progress.tasks[task_id].recovery_attempts for task_id in config.tasks)
+    if recoveries:
+        kept = sum(progress.tasks[task_id].recovery_kept for task_id in config.tasks)
+        lines.append(f"starting from a mishap: {recoveries} attempts, {kept} kept")
+    rate = 60 * progress.new_episodes / max(seconds, 1e-9)
+    lines.append(f"new episodes: {progress.new_episodes} in {seconds:.0f} s ({rate:.1f} a minute, start-up included)")
+    lines.append(f"dataset: {config.root} (repo_id {config.repo_id})")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Console entry point.
+
+    Args:
+        argv: Arguments instead of ``sys.argv[1:]``.
+
+    Returns:
+        Exit status: 0 when every requested demonstration is in the dataset, 1 for an error that the message explains,
+        2 for a flag that does not parse, 130 when interrupted. Errors inside a worker are raised with the worker's
+        traceback.
+    """
+    import draccus
+    from draccus.utils import DecodingError
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        config = draccus.parse(CollectConfig, args=argv)
+    except DecodingError as error:
+        sys.stderr.write(f"atlasvla-collect: {error} (see --help)\n")
+        return 2
+    started = time.monotonic()
+    try:
+        progress = collect(config)
+    except CollectionError as error:
+        sys.stderr.write(f"atlasvla-collect: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("atlasvla-collect: interrupted; run the same command again to continue.\n")
+        return 130
+    sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""A LeRobotDataset that survives being killed at any moment.
+
+LeRobot's parquet writers leave unreadable files behind until they are finalized, and counts in ``info.json`` that run
+ahead of the data. So episodes are never written into the dataset itself: LeRobot's own code writes a batch to a staging
+folder inside the dataset and finalizes it there; the batch is marked complete and then moved over file by file (renames
+on one file system). The order of the moves keeps the dataset loadable in between, and a move that was cut short is
+finished at the next start; a batch that was never marked complete is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+STAGING = ".staging"
+READY = "READY"
+INFO = Path("meta/info.json")
+
+
+class NotOurDatasetError(ValueError):
+    """The folder holds something that this store did not write."""
+
+
+class WriteError(OSError):
+    """Episodes could not be written; those before them are in the dataset. The message says what to do."""
+
+
+class DatasetWriter:
+    """Crash-safe appending to a LeRobotDataset v3, batch by batch.
+
+    Opening a store finishes or discards what a killed run left in the staging folder; nothing else is touched.
+
+    Args:
+        root: The dataset's folder; may not exist yet.
+        repo_id: The dataset's name.
+        record_name: File name, inside ``meta/``, of the JSON record that is committed together with the episodes.
+        create: Keyword arguments of ``LeRobotDataset.create`` other than ``repo_id`` and ``root``.
+
+    Raises:
+        NotOurDatasetError: If ``root`` exists and is neither empty nor a dataset with such a record.
+    """
+
+    def __init__(self, root: Path, repo_id: str, record_name: str, create: dict[str, Any]) -> None:
+        self.root = root
+        self._repo_id = repo_id
+        self._record = Path("meta") / record_name
+        self._create = create
+        self._staging = root / STAGING
+        self._check_ours()
+        if (self._staging / READY).exists():
+            self._publish()
+        elif self._staging.exists():
+            shutil.rmtree(self._staging)
+
+    def _check_ours(self) -> None:
+        if not self.root.exists():
+            return
+        if not self.root.is_dir():
+            raise NotOurDatasetError(f"--root={self.root} is a file; it must be a folder that does not exist yet.")
+        entries = {entry.name for entry in self.root.iterdir()} - {STAGING}
+        first_batch = (self._staging / READY).exists() and (self._staging / self._record).exists()
+        if entries and not ((self.root / self._record).exists() or first_batch):
+            kind = "a dataset that this command did not make" if (self.root / INFO).exists() else "no dataset"
+            raise NotOurDatasetError(
+                f"--root={self.root} exists and holds {kind} (there is no {self._record} in it). Nothing was touched; "
+                "choose a folder that does not exist yet."
+            )
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The record committed last, or None for a new dataset."""
+        path = self.root / self._record
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def commit(
+        self, episodes: Iterable[Iterable[dict[str, Any]]], record: dict[str, Any], *, image_bytes: int = 0
+    ) -> None:
+        """Append episodes and replace the record, both or neither.
+
+        Args:
+            episodes: Frames for ``LeRobotDataset.add_frame``, per episode; may be empty.
+            record: JSON-serializable.
+            image_bytes: Size of all their images, uncompressed. Room for them is made sure of before anything is
+                written.
+
+        Raises:
+            WriteError: If the disk is full, or about to be, or can't be written to.
+        """
+        episodes = list(episodes)
+        if not episodes and not (self.root / INFO).exists():
+            return  # a dataset without episodes does not load
+        self._check_room(len(episodes), image_bytes)
+        try:
+            self._write(episodes, record)
+        except OSError as error:
+            raise WriteError(f"Writing failed ({error}). {self._what_to_do()} if that is the reason.") from error
+
+    def _what_to_do(self) -> str:
+        return f"--root={self.root} is complete up to here; free some space and run the same command again"
+
+    def _check_room(self, episodes: int, image_bytes: int) -> None:
+        """LeRobot logs and ignores images that it cannot write, so a full disk must be foreseen."""
+        # A PNG is hardly ever larger than its pixels, and each is on disk twice for a moment: as a file, and in the
+        # dataset.
+        needed = 2 * image_bytes
+        free = _free_bytes(self.root)
+        if free < needed:
+            fewer = f" (fewer with --save_every below {episodes})" if episodes > 1 else ""
+            raise WriteError(
+                f"The disk is full: the next {episodes} episodes may need {needed >> 20} MiB{fewer}, {free >> 20} MiB "
+                f"are free. {self._what_to_do()}."
+            )
+
+    def _write(self, episodes: list[Iterable[dict[str, Any]]], record: dict[str, Any]) -> None:
+        if self._staging.exists():
+            shutil.rmtree(self._staging)
+        if episodes:
+            self._stage_episodes(episodes)
+        path = self._staging / self._record
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n")
+        _sync_tree(self._staging)
+        (self._staging / READY).touch()
+        _sync(self._staging)
+        self._publish()
+
+    def _stage_episodes(self, episodes: list[Iterable[dict[str, Any]]]) -> None:
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+        from lerobot.utils.utils import SuppressProgressBars
+
+        if (self.root / INFO).exists():
+            # LeRobot resumes from metadata alone and puts new episodes into new files.
+            shutil.copytree(self.root / "meta", self._staging / "meta")
+            dataset = LeRobotDataset.resume(self._repo_id, root=self._staging)
+            published = set((self._staging / "meta" / "episodes").rglob("*.parquet"))
+        else:
+            self.root.mkdir(parents=True, exist_ok=True)
+            dataset = LeRobotDataset.create(self._repo_id, root=self._staging, **self._create)
+            published = set()
+        with SuppressProgressBars():
+            for frames in episodes:
+                for frame in frames:
+                    dataset.add_frame(frame)
+                dataset.save_episode()
+            dataset.finalize()
+        for path in published:
+            path.unlink()
+
+    def _publish(self) -> None:
+        """Move the staged files into the dataset; safe to repeat after being cut short anywhere."""
+        files = [path.relative_to(self._staging) for path in self._staging.rglob("*") if path.is_file()]
+        # Data before the metadata that mentions them, the episode count last: rows that nothing refers to do no harm.
+        for file in sorted((file for file in files if file.parts[0] in ("data", "meta")), key=_publishing_order):
+            (self.root / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._staging / file, self.root / file)
+        _sync_tree(self.root / "meta")
+        shutil.rmtree(self._staging)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder that need not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _publishing_order(file: Path) -> tuple[int, str]:
+    ranks: list[Callable[[Path], bool]] = [
+        lambda f: f.parts[0] == "data",
+        lambda f: f.name == "tasks.parquet",
+        lambda f: f.parts[:2] == ("meta", "episodes"),
+        lambda f: f != INFO,
+        lambda f: True,
+    ]
+    return next(rank for rank, matches in enumerate(ranks) if matches(file)), str(file)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
