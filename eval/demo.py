@@ -18,10 +18,11 @@ import draccus
 
 from eval.demo_report import write_report
 from eval.stage import measure
+from lerobot_atlasvla.extras import MissingExtraError
 from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, check_displace_cm
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
-from lerobot_atlasvla.libero.setup import prepare_libero
+from lerobot_atlasvla.libero.setup import prepare_libero, require_libero
 from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL
 
 
@@ -207,7 +208,8 @@ def main(cfg: DemoConfig) -> None:
     started = time.monotonic()
     try:
         check_displace_cm(cfg.displace_cm, "--displace_cm")
-    except ValueError as error:
+        require_libero()
+    except (ValueError, MissingExtraError) as error:
         raise SystemExit(f"demo: {error}") from error
     os.environ[ENV_RENDER_QUALITY] = cfg.look
     os.environ[ENV_CULL] = "1"  # the same pictures, sooner

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from .extras import require
 from .model.layers import CrossAttention
 from .model.tokens import TokenGroup
 from .modeling_atlasvla import AtlasVLAPolicy
@@ -154,6 +155,7 @@ def draw_attention(image_HWC: np.ndarray, attention_HW: np.ndarray, *, maximum: 
     Raises:
         ValueError: For an image or a map of another kind, or a maximum that is not positive.
     """
+    require("matplotlib", "eval", "A drawing of attention")
     from matplotlib import colormaps
 
     if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:

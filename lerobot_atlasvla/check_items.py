@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -21,12 +22,15 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from lerobot_atlasvla.extras import MissingExtraError
+
 DISTRIBUTION = "lerobot_policy_atlasvla"
 # Packages of which ours decides, through others, what must be installed; in this order, then what it asks for itself.
 SHOWN = ("lerobot", "torch", "torchvision", "transformers", "mujoco", "hf-libero", "robosuite")
 _FOLLOWED = ("lerobot", "hf-libero")
 _REMARKS = {"mujoco": " (LIBERO's success rates move with its version)"}
 _NOT_HERE = "not on this platform (Linux only): training works, rollouts in LIBERO do not"
+_NO_EXTRA = f"not installed: training works, rollouts in LIBERO need `pip install '{DISTRIBUTION}[libero]'`"
 _DRAW_SECONDS = 120
 _DRAW = """
 import mujoco
@@ -79,12 +83,13 @@ def brief(error: BaseException) -> str:
 def requirements() -> dict[str, Requirement]:
     """What the installed package requires, directly or through LeRobot and LIBERO, by name; its own metadata say so.
 
-    Empty if it is not installed. Packages that are not required on this platform are left out.
+    Empty if it is not installed. Packages that are not required on this platform are left out, and so are those of the
+    extra [libero] where nothing of it is installed.
     """
     found: dict[str, Requirement] = {}
     direct: list[str] = []
     seen: set[tuple[str, str]] = set()
-    queue = [(DISTRIBUTION, "")]
+    queue = [(DISTRIBUTION, extra) for extra in ("", *(["libero"] if _has_simulator() else []))]
     while queue:
         parent, extra = queue.pop()
         for requirement in _requires(parent, extra):
@@ -102,6 +107,11 @@ def requirements() -> dict[str, Requirement]:
         if exact := [specifier for specifier in requirement.specifier if specifier.operator == "=="]:
             requirement.specifier = SpecifierSet(str(exact[0]))
     return {name: found[name] for name in dict.fromkeys((*SHOWN, *direct)) if name in found}
+
+
+def _has_simulator() -> bool:
+    """Tell whether the extra [libero] is installed, at least in part."""
+    return any(importlib.util.find_spec(module) for module in ("libero", "mujoco"))
 
 
 def _requires(distribution: str, extra: str) -> list[Requirement]:
@@ -166,6 +176,8 @@ def describe_computer() -> str:
 
 def check_gl() -> str:
     """Whether MuJoCo draws a picture. In a process of its own: a bad driver takes the whole process with it."""
+    if not _has_simulator():
+        return _NO_EXTRA
     from lerobot_atlasvla.libero.gl import GlUnavailableError, choose_gl
 
     try:
@@ -190,6 +202,8 @@ def check_assets() -> str:
     """Whether LIBERO's assets are complete and unchanged. Reads all of them, whatever an earlier check found."""
     if not sys.platform.startswith("linux"):
         return _NOT_HERE
+    if not _has_simulator():
+        return _NO_EXTRA
     from lerobot_atlasvla.libero.asset_digests import verify_assets
     from lerobot_atlasvla.libero.assets import ENV_ASSETS, INSTALL, libero_assets
 
@@ -217,13 +231,15 @@ def check_libero() -> str:
     """Whether LIBERO can be imported and is ready to build environments."""
     if not sys.platform.startswith("linux"):
         return _NOT_HERE
+    if not _has_simulator():
+        return _NO_EXTRA
     from lerobot_atlasvla.libero.setup import prepare_libero
 
     # robosuite has log handlers of its own, made when it is imported.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
             assets = prepare_libero()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MissingExtraError) as error:
             raise CheckFailedError(str(error)) from error
         try:
             importlib.import_module("libero.libero.envs")

@@ -20,6 +20,7 @@ from lerobot.utils.constants import OBS_IMAGES
 
 from . import backbones
 from .configuration_atlasvla import AtlasVLAConfig
+from .extras import require
 
 logger = logging.getLogger(__name__)
 
@@ -311,6 +312,7 @@ def _results(report: Path) -> list[dict[str, str]]:
 
 def _rate(successes: list[bool]) -> str:
     # Not at import: the policy's module imports this one, and only cards with results need SciPy.
+    require("scipy", "eval", "A model card with success rates")
     from scipy.stats import binomtest
 
     good, rollouts = sum(successes), len(successes)

@@ -17,7 +17,9 @@ def main() -> None:
     try:
         from lerobot.async_inference import constants, policy_server
     except ImportError as error:
-        raise SystemExit(f"The policy server needs gRPC ({error}). Run:  pip install 'lerobot[async]'") from error
+        raise SystemExit(
+            f"The policy server needs gRPC ({error}). Run `pip install 'lerobot_policy_atlasvla[async]'`"
+        ) from error
     name = AtlasVLAConfig.get_choice_name(AtlasVLAConfig)
     if name not in constants.SUPPORTED_POLICIES:
         constants.SUPPORTED_POLICIES.append(name)

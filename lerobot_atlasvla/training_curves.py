@@ -12,6 +12,8 @@ from typing import Any
 
 from lerobot.utils.logging_utils import MetricsTracker
 
+from lerobot_atlasvla.extras import MissingExtraError, require
+
 logger = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
@@ -36,8 +38,8 @@ class TrainingCurves(logging.Filter):
         """Let every record pass."""
         try:
             self._note(record)
-        except OSError as error:
-            # A full disk must not end a training run over its curves.
+        except (OSError, MissingExtraError) as error:
+            # Neither a full disk nor a missing package must end a training run over its curves.
             self._folder = None
             logger.warning("No more TensorBoard curves: %s", error)
         return True
@@ -68,6 +70,7 @@ class TrainingCurves(logging.Filter):
         if self._folder is None:
             return
         if self._writer is None:
+            require("tensorboard", "eval", "A TensorBoard file of the training curves")
             # Only now: this import costs a second, and evaluation never needs it.
             from torch.utils.tensorboard import SummaryWriter
 

@@ -1,4 +1,4 @@
-"""Whether an assets folder has exactly LIBERO's files: SHA-256 digests, and a stamp that saves computing them again."""
+"""Checks an assets folder for exactly LIBERO's files: SHA-256 digests, and a stamp that saves computing them again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHANGED = "changed"
 
 @dataclass(frozen=True)
 class Verification:
-    """How the files of an assets folder compare with LIBERO's.
+    """Comparison of the files of an assets folder with LIBERO's.
 
     Attributes:
         files: Number of files in LIBERO's asset tree.
@@ -99,7 +99,7 @@ def _compare(folder: Path, manifest: dict[str, str]) -> Verification:
 
 
 def _flaw(file: Path, digest: str) -> str:
-    """What is wrong with a file; empty if nothing is."""
+    """Say what is wrong with a file; empty if nothing is."""
     try:
         with file.open("rb") as stream:
             return "" if hashlib.file_digest(stream, "sha256").hexdigest() == digest else _CHANGED

@@ -1,4 +1,4 @@
-"""Where LIBERO's assets come from: an ordered look-up, each source checked against LIBERO's own files."""
+"""Finds LIBERO's assets: an ordered look-up, each source checked against LIBERO's own files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def assets_kind(recorded: str) -> str:
 
 
 def same_files(recorded: str, present: str) -> bool:
-    """Whether two records of assets can be about the same files.
+    """Tell whether two records of assets can be about the same files.
 
     Args:
         recorded: A record, such as ``official (verified)``; those of earlier versions say ``official`` only, which may
@@ -191,7 +191,7 @@ def _if_whole(path: Path, source: str) -> LiberoAssets | None:
 
 
 def _lacking(folder: Path) -> list[str]:
-    """What an assets folder lacks."""
+    """Name what an assets folder lacks."""
     if not folder.is_dir():
         return ["everything (no such folder)"]
     return [name for name in (*_FOLDERS, _SENTINEL) if not (folder / name).exists()]
@@ -210,7 +210,7 @@ def _stand_in(source: str) -> LiberoAssets:
 
 
 def _inherited() -> LiberoAssets | None:
-    """What the process that started this one uses, if it was asked for the same."""
+    """Return the assets of the process that started this one, if it was asked for the same."""
     try:
         found = json.loads(os.environ[_ENV_RESOLVED])
         if found.pop("requested") == os.environ.get(ENV_ASSETS) and Path(found["path"]).is_dir():

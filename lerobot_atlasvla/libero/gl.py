@@ -61,7 +61,7 @@ def choose_gl() -> str:
 
 
 def _problem(backend: str) -> str:
-    """What keeps a backend from working; empty if nothing does."""
+    """Say what keeps a backend from working; empty if nothing does."""
     library = _load(_LIBRARIES[backend])
     if library is None:
         return f"{_LIBRARIES[backend][0]} is not installed"

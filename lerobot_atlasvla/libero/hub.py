@@ -77,7 +77,7 @@ def _endpoint() -> str:
 
 
 def _answers(endpoint: str, seconds: float) -> bool:
-    """Whether any HTTP answer comes within ``seconds``.
+    """Tell whether any HTTP answer comes within ``seconds``.
 
     In a thread that is abandoned at the deadline, because looking up a host name has no timeout of its own.
     """

@@ -131,5 +131,5 @@ def test_lerobots_own_server_knows_no_plugins(checkpoint, tmp_path):
 
 def test_without_grpc_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lerobot.async_inference", None)
-    with pytest.raises(SystemExit, match=r"pip install 'lerobot\[async\]'"):
+    with pytest.raises(SystemExit, match=r"pip install 'lerobot_policy_atlasvla\[async\]'"):
         policy_server.main()

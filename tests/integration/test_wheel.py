@@ -1,5 +1,6 @@
 """A built wheel in a fresh environment is discovered by LeRobot, and importing the plugin stays light."""
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -7,6 +8,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 OURS = ("lerobot_policy_atlasvla", "lerobot_atlasvla", "_lerobot_policy_atlasvla", "_editable", "__editable__")
@@ -84,9 +86,27 @@ def test_importing_the_plugin_stays_light(wheel_python):
         "mujoco",
         "robosuite",
         "datasets",
+        "h5py",
         "matplotlib",
+        "scipy",
+        "tensorboard",
     }
     assert model_modules == ""
+
+
+def test_the_wheel_requires_lerobot_only_and_has_extras_for_the_rest(wheel_python):
+    code = "import importlib.metadata as m, json; print(json.dumps(m.requires('lerobot_policy_atlasvla')))"
+    requirements = [Requirement(line) for line in json.loads(run(wheel_python, code))]
+
+    def names(extra: str) -> set[str]:
+        environment = {"extra": extra, "sys_platform": "linux"}
+        return {one.name for one in requirements if one.marker is None or one.marker.evaluate(environment)}
+
+    assert names("") == {"lerobot"}
+    assert names("libero") == {"lerobot", "mujoco", "h5py", "scipy", "wrapt"}
+    assert names("eval") == {"lerobot", "matplotlib", "scipy", "tensorboard"}
+    assert names("peft") == names("async") == {"lerobot"}
+    assert len(names("libero-assets")) == 6
 
 
 def test_the_wheel_has_the_digests_of_liberos_assets(wheel_python):

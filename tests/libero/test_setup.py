@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,23 +11,7 @@ import pytest
 
 from lerobot_atlasvla.libero import assets, gl, hub, setup
 from tests.asset_folders import make_assets
-
-
-def run_python(script: Path, code: str, **env: str) -> subprocess.CompletedProcess:
-    """Run ``code`` from a file (workers import their main module by its path) as a new user without a terminal."""
-    script.write_text(code)
-    keep = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH")}
-    home = {"HOME": str(script.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(script)],
-        env=keep | home | env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
+from tests.fresh_home import run_python
 
 # --- the first import -------------------------------------------------------------------------------------------------
 

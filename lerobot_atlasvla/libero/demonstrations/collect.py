@@ -18,6 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lerobot_atlasvla.extras import MissingExtraError
+from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
 from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE, CollectConfig, CollectionError
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, run_job, start_worker
@@ -28,8 +30,10 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     libero_features,
     trajectory_frames,
 )
+from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
+from lerobot_atlasvla.libero.setup import describe_simulator, require_libero
 
 RECORD_NAME = "atlasvla_collect.json"
 
@@ -46,7 +50,7 @@ class TaskProgress:
     kept: int = 0
     failures_in_a_row: int = 0
     mean_displacement_cm: float | None = None
-    """How far the object to be moved really got, over all attempts; None if nothing is displaced."""
+    """Mean distance that the object to be moved really got, over all attempts; None if nothing is displaced."""
     recovery_attempts: int = 0
     """Of ``attempts``, those that started from a mishap."""
     recovery_kept: int = 0
@@ -60,7 +64,7 @@ class TaskProgress:
 
 @dataclass
 class Progress:
-    """What the dataset holds, and what it took; committed together with the episodes."""
+    """Contents of the dataset and the effort they took; committed together with the episodes."""
 
     tasks: dict[int, TaskProgress] = field(default_factory=dict)
     wall_s: float = 0.0
@@ -112,13 +116,11 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
 
 
 def check_same_source(record: dict[str, Any], source: dict[str, Any], config: CollectConfig) -> None:
-    """Refuse to mix looks in one dataset; warn about other simulator versions.
+    """Refuse to mix assets in one dataset; warn about other simulator versions.
 
     Raises:
         CollectionError: If the dataset was made with other assets.
     """
-    from lerobot_atlasvla.libero.assets import assets_kind, same_files
-
     if assets_kind(record["assets"]) != assets_kind(source["assets"]):
         raise CollectionError(
             f"The simulator has {source['assets']} assets, but the dataset at --root={config.root} was made with "
@@ -140,9 +142,6 @@ def describe_source() -> dict[str, Any]:
     Raises:
         CollectionError: If nothing can render, or the assets asked for are not there.
     """
-    from lerobot_atlasvla.libero.gl import GlUnavailableError
-    from lerobot_atlasvla.libero.setup import describe_simulator, libero_assets
-
     try:
         simulator = {name: value for name, value in describe_simulator().items() if name != "assets_path"}
         return {"assets": libero_assets().kind, "simulator": simulator}  # no local paths in what may be published
@@ -288,6 +287,10 @@ def collect(config: CollectConfig) -> Progress:
     """
     config.validate()
     try:
+        require_libero()
+    except MissingExtraError as error:
+        raise CollectionError(f"{error}.") from error
+    try:
         store = DatasetWriter(
             config.root,
             config.repo_id,
@@ -342,7 +345,7 @@ def _limit_threads(workers: int) -> None:
 
 
 def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
-    """Table of what the dataset holds, for people."""
+    """Format a table of what the dataset holds."""
     displaced = "  displaced" if config.displace_cm else ""
     lines = [f"{'task':>5} {'attempts':>9} {'kept':>6} {'success':>8}{displaced}  instruction"]
     for task_id in config.tasks:

@@ -12,7 +12,7 @@ from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
 from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_TASKS
 
 SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0}
-"""What a setting was in datasets made before it existed."""
+"""Values of settings in datasets made before they existed."""
 
 
 class CollectionError(Exception):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lerobot_atlasvla.extras import MissingExtraError, require
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError, ConvertConfig, shown
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.hdf5 import (
@@ -55,7 +56,7 @@ class Source:
 
 @dataclass
 class Outcome:
-    """What the dataset holds of what was asked for.
+    """Contents of the dataset, compared with what was asked for.
 
     Attributes:
         files: Readable files.
@@ -103,7 +104,7 @@ def survey(config: ConvertConfig) -> tuple[list[Source], list[tuple[str, str, st
 def read_all(
     sources: list[Source], config: ConvertConfig, done: set[tuple[str, str]]
 ) -> Iterator[tuple[Source, str, Demonstration | DemoError]]:
-    """Every demonstration not in ``done``, or why it cannot be used, in order."""
+    """Yield every demonstration not in ``done``, or the reason why it cannot be used, in order."""
     for source in sources:
         missing = [demo for demo in source.demos if (source.name, demo) not in done]
         if not missing:
@@ -249,6 +250,10 @@ def convert(config: ConvertConfig) -> Outcome:
             dataset cannot be written.
     """
     config.validate()
+    try:
+        require("h5py", "libero", "Reading LIBERO's demonstrations")
+    except MissingExtraError as error:
+        raise ConversionError(f"{error}.") from error
     sources, skipped = survey(config)
     outcome = Outcome(len(sources), sum(len(source.demos) for source in sources), skipped=skipped)
     stored_size = _first_image_size(sources, config, outcome)
@@ -315,7 +320,7 @@ def check_same(record: dict[str, Any], config: ConvertConfig, names: set[str]) -
 
 
 def summary(config: ConvertConfig, outcome: Outcome) -> str:
-    """What was converted and what was not, for people."""
+    """Format a summary of what was converted and what was not."""
     bad_files = sum(not demo for _, demo, _ in outcome.skipped)
     lines = [f"skipped {file} {demo}".rstrip() + f": {reason}" for file, demo, reason in outcome.skipped]
     if outcome.episodes:

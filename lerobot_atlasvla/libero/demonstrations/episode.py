@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Displacement:
-    """How the objects of an attempt were displaced.
+    """Displacement of the objects of an attempt.
 
     Attributes:
         vector_cm: The vector drawn, along x and y of the world.

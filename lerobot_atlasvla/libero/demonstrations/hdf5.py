@@ -11,17 +11,19 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from lerobot_atlasvla.libero.demonstrations.schema import ACTION_DIM
 
+if TYPE_CHECKING:
+    import h5py
+
 NOOP_THRESHOLD = 1e-4
 """OpenVLA's: below this norm of the six motion values nothing moves."""
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError)
-"""What h5py raises for damaged content."""
+"""Exceptions that h5py raises for damaged content."""
 ARM_JOINTS = slice(1, 8)
 """The arm's seven joints in a row of ``states``: after the time, the robot comes first."""
 
@@ -71,7 +73,7 @@ class Demonstration:
 
 
 def moving_rows(actions: np.ndarray) -> np.ndarray:
-    """Which actions do something, by the rule that the published data were filtered with.
+    """Find the actions that do something, by the rule that the published data were filtered with.
 
     An action does nothing if its first six values have a norm below 1e-4 and its gripper value is that of the last
     action kept (any, as long as none was kept).
@@ -104,6 +106,8 @@ def open_data(path: Path) -> tuple[h5py.File, h5py.Group]:
     Raises:
         DemoError: If it cannot be read, or is laid out otherwise.
     """
+    import h5py
+
     try:
         file = h5py.File(path, "r")
     except READ_ERRORS as error:
@@ -196,6 +200,8 @@ def read_demo(data: h5py.Group, name: str, timing: str) -> Demonstration:
     Raises:
         DemoError: If something is missing, damaged, not finite, or of another shape or length.
     """
+    import h5py
+
     try:
         demo = data[name]
         if not isinstance(demo, h5py.Group):
@@ -243,6 +249,8 @@ def _observations(demo: h5py.Group, rows: int) -> dict[str, np.ndarray]:
 
 def _array(demo: h5py.Group, key: str, width: tuple[int, ...] | None) -> np.ndarray:
     """Rows of finite numbers of a width, or (None) images of any size."""
+    import h5py
+
     node = demo.get(key)
     if not isinstance(node, h5py.Dataset):
         raise DemoError(f"has no {key}")
@@ -258,11 +266,13 @@ def _array(demo: h5py.Group, key: str, width: tuple[int, ...] | None) -> np.ndar
 
 
 def _observed_after_acting(demo: h5py.Group) -> bool:
-    """Whether the observed joints are nearer to the simulator's next state than to the state of their own row.
+    """Tell whether the observed joints are nearer to the simulator's next state than to the state of their own row.
 
     ``states`` hold what an action started from. LIBERO's own files pair it with the observation that the action led to,
     OpenVLA's with the one that it was chosen from, which is what a policy gets at evaluation.
     """
+    import h5py
+
     states, joints = demo.get("states"), demo.get("obs/joint_states")
     if not (isinstance(states, h5py.Dataset) and isinstance(joints, h5py.Dataset)):
         return False

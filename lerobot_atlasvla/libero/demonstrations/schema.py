@@ -1,4 +1,4 @@
-"""What a demonstration looks like on disk: the features of ``lerobot/libero_spatial_image``.
+"""Defines a demonstration on disk: the features of ``lerobot/libero_spatial_image``.
 
 Everything that writes LIBERO demonstrations (the scripted collector, the converter of LIBERO's HDF5 files) goes through
 here, so that all of it can be mixed with the published data and trained on with the same configuration.

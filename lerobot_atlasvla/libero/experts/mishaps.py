@@ -44,7 +44,7 @@ LOST_CLOSED_STEPS = 10
 # Pushed bowl: how far and how long the open fingers go sideways; 4 cm of it bring them to the bowl's wall.
 PUSH_M = (0.06, 0.09)
 PUSH_SPREAD_RAD = np.pi / 3
-"""How far from square to the rim it pushes at most: along the rim the fingers slide past the bowl."""
+"""Largest angle from square to the rim at which it pushes: along the rim the fingers slide past the bowl."""
 PUSH_STEPS = (8, 16)
 
 UPRIGHT = 0.9
@@ -52,7 +52,7 @@ UPRIGHT = 0.9
 
 
 class Mishap(StrEnum):
-    """What goes wrong before the demonstration."""
+    """Mishap before the demonstration."""
 
     MISSED = "missed"
     LOST = "lost"
@@ -60,7 +60,7 @@ class Mishap(StrEnum):
 
 
 _SHARES = {Mishap.MISSED: 0.5, Mishap.LOST: 0.3, Mishap.PUSHED: 0.2}
-"""How often each is drawn; a missed grasp is what policies do most."""
+"""Probability of each; a missed grasp is what policies do most."""
 
 
 class ClumsyExpert(ScriptedExpert):
@@ -104,7 +104,7 @@ class ClumsyExpert(ScriptedExpert):
         yield from islice(acts[mishap](rng), MAX_STEPS)
 
     def went_wrong(self) -> bool:
-        """Whether there is something to recover from and a way to do it.
+        """Tell whether there is something to recover from and a way to do it.
 
         Returns:
             True if the mishap came to its end, the bowl stands, and it is neither in the gripper nor on the plate.

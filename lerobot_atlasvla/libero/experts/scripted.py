@@ -29,7 +29,7 @@ SUITES = (SPATIAL,)
 
 @dataclass(frozen=True)
 class Grasp:
-    """How to take the bowl in one task.
+    """Grasp of the bowl in one task.
 
     Attributes:
         rim_angle_deg: Point of the rim, in degrees from world +x, counter-clockwise from above, seen from the center.
@@ -99,7 +99,7 @@ LOST_M = 0.025
 PLACED_M = 0.015
 """Horizontal error at which to let go; LIBERO accepts 0.03."""
 PRESS_M = 0.01
-"""How far below contact to aim while setting the bowl down."""
+"""Distance below contact to aim at while setting the bowl down."""
 RELEASE_STEPS = 5
 RETREAT_STEPS = 10
 RETREAT_M = 0.05
@@ -108,7 +108,7 @@ OPEN, CLOSED = -1.0, 1.0
 
 
 class Phase(StrEnum):
-    """What the expert is doing."""
+    """Phase of the expert's motion."""
 
     REACH = "reach"
     CLOSE = "close"

@@ -1,7 +1,7 @@
 """Built-in stand-in for LIBERO's assets: the table of libero_spatial, drawn from primitives.
 
 LIBERO's task files, predicates and fixed initial states run on it unchanged, on the same simulator; only shapes and
-looks are simpler. A success rate measured here says nothing about one measured on the official assets.
+surfaces are simpler. A success rate measured here says nothing about one measured on the official assets.
 """
 
 from __future__ import annotations

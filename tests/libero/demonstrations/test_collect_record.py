@@ -1,0 +1,125 @@
+"""``atlasvla-collect``: what its record says, and which datasets it continues."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from lerobot_atlasvla.libero.demonstrations import collect as collect_module
+from lerobot_atlasvla.libero.demonstrations.collect import RECORD_NAME, CollectionError, collect
+from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Displacement, Job
+from tests.libero.demonstrations.fake_simulator import EXPECTED, SOURCE, config, contents, fake_attempt
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_contents_and_order_do_not_depend_on_the_workers(tmp_path, fake_simulator, workers):
+    progress = collect(config(tmp_path / "ds", workers=workers))
+    assert contents(tmp_path / "ds") == EXPECTED
+    assert progress.new_episodes == 6
+    record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
+    assert record["tasks"]["5"] == {
+        "name": "name_5",
+        "instruction": "instruction 5",
+        "attempts": 4,
+        "kept": 3,
+        "failures_in_a_row": 0,
+        "mean_displacement_cm": None,
+        "failures": 1,
+        "recovery_attempts": 2,
+        "recovery_kept": 1,
+    }
+    assert record["assets"] == "stand-in"
+    assert record["settings"]["image_size"] == 8
+    assert record["settings"]["recovery_share"] == 0.25
+    assert record["wall_s"] >= 0
+
+
+def displaced_attempt(job: Job) -> Attempt:
+    """The vector has the length of the attempt's number; the bowl gets 1 cm further."""
+    displacement = Displacement((0.0, float(job.attempt)), (0.0, -1.0 - job.attempt))
+    return replace(fake_attempt(job), displacement=displacement)
+
+
+def test_the_record_says_how_far_the_target_really_moved(tmp_path, fake_simulator, monkeypatch, capsys):
+    monkeypatch.setattr(collect_module, "run_job", displaced_attempt)
+    displaced = config(tmp_path / "ds", displace_cm=8.0, episodes_per_task=2)
+    progress = collect(displaced)
+    record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
+    assert record["settings"]["displace_cm"] == 8
+    # Of three attempts, of which the second failed: 1, 2 and 3 cm.
+    assert record["tasks"]["5"]["attempts"] == 3
+    assert record["tasks"]["5"]["mean_displacement_cm"] == pytest.approx(2.0)
+    assert "    2.0 cm  instruction 5" in collect_module.summary(displaced, progress, 1.0)
+    collect(replace(displaced, episodes_per_task=3))  # continued: the mean is over all four
+    record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
+    assert record["tasks"]["5"]["mean_displacement_cm"] == pytest.approx(2.5)
+
+
+def test_a_record_made_before_objects_could_be_displaced_is_continued_without(tmp_path, fake_simulator):
+    collect(config(tmp_path / "ds", episodes_per_task=1))
+    file = tmp_path / "ds" / "meta" / RECORD_NAME
+    record = json.loads(file.read_text())
+    del record["settings"]["displace_cm"]
+    for task in record["tasks"].values():
+        del task["mean_displacement_cm"]
+    file.write_text(json.dumps(record))
+    with pytest.raises(
+        CollectionError, match=r"--displace_cm=8.0 differs from 0.0, .* Continue it with --displace_cm=0.0"
+    ):
+        collect(config(tmp_path / "ds", displace_cm=8.0))
+    collect(config(tmp_path / "ds"))
+    assert contents(tmp_path / "ds") != []
+
+
+@pytest.mark.parametrize(
+    ("override", "flag"),
+    [
+        ({"image_size": 16}, "--image_size=16 differs from 8"),
+        ({"seed": 1}, "--seed=1 differs from 0"),
+        ({"noise": 0.5}, "--noise=0.5 differs from 1.0"),
+        ({"recovery_share": 0.0}, "--recovery_share=0.0 differs from 0.25"),
+        ({"repo_id": "test/other"}, "--repo_id=test/other differs from test/collected"),
+    ],
+)
+def test_other_settings_cannot_continue_a_dataset(tmp_path, fake_simulator, override, flag):
+    collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=1))
+    with pytest.raises(CollectionError, match=flag):
+        collect(config(tmp_path / "ds", **override))
+
+
+def test_a_dataset_from_before_there_were_recoveries_has_none(tmp_path, fake_simulator):
+    root = tmp_path / "ds"
+    collect(config(root, task_ids=[2], episodes_per_task=1, recovery_share=0.0))
+    path = root / "meta" / RECORD_NAME
+    record = json.loads(path.read_text())
+    del record["settings"]["recovery_share"]
+    for task in record["tasks"].values():
+        del task["recovery_attempts"], task["recovery_kept"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(CollectionError, match=r"--recovery_share=0.25 differs from 0.0.*Continue it with"):
+        collect(config(root, task_ids=[2]))
+    collect(config(root, task_ids=[2], recovery_share=0.0))
+    assert contents(root) == EXPECTED[:3]
+
+
+def test_other_assets_cannot_continue_a_dataset(tmp_path, fake_simulator, monkeypatch):
+    collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=1))
+    monkeypatch.setattr(collect_module, "describe_source", lambda: SOURCE | {"assets": "official"})
+    with pytest.raises(CollectionError, match=r"official assets.*stand-in ones.*ATLASVLA_LIBERO_ASSETS"):
+        collect(config(tmp_path / "ds"))
+
+
+def test_other_files_of_official_assets_are_told(tmp_path, fake_simulator, monkeypatch, caplog):
+    def source(label: str) -> dict:
+        return {"assets": "official", "simulator": {"mujoco": "0", "assets": label}}
+
+    # As earlier versions recorded it.
+    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official"))
+    collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=1))
+    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official (verified)"))
+    collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=2))
+    assert "begun with assets" not in caplog.text
+    collect(config(tmp_path / "new", task_ids=[2], episodes_per_task=1))
+    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official (1 of 584 files differ)"))
+    collect(config(tmp_path / "new", task_ids=[2], episodes_per_task=2))
+    assert "begun with assets official (verified); this run has official (1 of 584 files differ)" in caplog.text
