@@ -293,3 +293,15 @@ def test_libero_that_cannot_be_imported(monkeypatch, tmp_path):
     monkeypatch.setattr(check_items.importlib, "import_module", missing)
     with pytest.raises(CheckFailedError, match="libGL"):
         check_items.check_libero()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_simulator_is_checked_where_its_extra_is_installed(monkeypatch, installed):
+    monkeypatch.setattr(check_items, "_has_simulator", lambda: installed)
+    lines = ["torch>=2", "mujoco==3.3.2; extra == 'libero'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines if name == check_items.DISTRIBUTION else [])
+    assert list(check_items.requirements()) == (["torch", "mujoco"] if installed else ["torch"])
+    if not installed:
+        for check in (check_items.check_gl, check_items.check_assets, check_items.check_libero):
+            assert check().startswith("not installed: training works")
+            assert "lerobot_policy_atlasvla[libero]" in check()

@@ -55,7 +55,7 @@ class Source:
 
 
 @dataclass
-class Outcome:
+class Conversion:
     """Contents of the dataset, compared with what was asked for.
 
     Attributes:
@@ -84,7 +84,7 @@ def survey(config: ConvertConfig) -> tuple[list[Source], list[tuple[str, str, st
         config: Valid settings.
 
     Returns:
-        Readable files, and the others as in :attr:`Outcome.skipped`.
+        Readable files, and the others as in :attr:`Conversion.skipped`.
 
     Raises:
         ConversionError: If there is no file to look into.
@@ -164,7 +164,7 @@ class Converter:
     """
 
     def __init__(
-        self, config: ConvertConfig, store: DatasetWriter, sources: list[Source], image_size: int, outcome: Outcome
+        self, config: ConvertConfig, store: DatasetWriter, sources: list[Source], image_size: int, outcome: Conversion
     ) -> None:
         self._config = config
         self._store = store
@@ -236,7 +236,7 @@ class Converter:
         self._batch = []
 
 
-def convert(config: ConvertConfig) -> Outcome:
+def convert(config: ConvertConfig) -> Conversion:
     """Bring every usable demonstration into the dataset at ``config.root``.
 
     Args:
@@ -255,7 +255,7 @@ def convert(config: ConvertConfig) -> Outcome:
     except MissingExtraError as error:
         raise ConversionError(f"{error}.") from error
     sources, skipped = survey(config)
-    outcome = Outcome(len(sources), sum(len(source.demos) for source in sources), skipped=skipped)
+    outcome = Conversion(len(sources), sum(len(source.demos) for source in sources), skipped=skipped)
     stored_size = _first_image_size(sources, config, outcome)
     if stored_size is None:
         return outcome
@@ -281,7 +281,7 @@ def convert(config: ConvertConfig) -> Outcome:
     return outcome
 
 
-def _first_image_size(sources: list[Source], config: ConvertConfig, outcome: Outcome) -> int | None:
+def _first_image_size(sources: list[Source], config: ConvertConfig, outcome: Conversion) -> int | None:
     failed = []
     for source, name, demonstration in read_all(sources, config, set()):
         if isinstance(demonstration, Demonstration):
@@ -319,7 +319,7 @@ def check_same(record: dict[str, Any], config: ConvertConfig, names: set[str]) -
         )
 
 
-def summary(config: ConvertConfig, outcome: Outcome) -> str:
+def summary(config: ConvertConfig, outcome: Conversion) -> str:
     """Format a summary of what was converted and what was not."""
     bad_files = sum(not demo for _, demo, _ in outcome.skipped)
     lines = [f"skipped {file} {demo}".rstrip() + f": {reason}" for file, demo, reason in outcome.skipped]
