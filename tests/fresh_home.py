@@ -19,7 +19,6 @@ def run_command(home: Path, *command: str | Path, **env: str) -> subprocess.Comp
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
     )
 
 
