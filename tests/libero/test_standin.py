@@ -284,7 +284,7 @@ def test_goal_is_the_bowl_on_the_plate(task_0, offset, solved):
         assert pose(env, BOWL)[2] > plate[2]
 
 
-def test_thing_dropped_from_ten_centimetres_comes_to_rest(task_0):
+def test_thing_dropped_from_ten_centimeters_comes_to_rest(task_0):
     env, states = task_0
     load(env, states[0])
     wait(env)

@@ -71,21 +71,21 @@ def same_state(one: dict, other: dict) -> bool:
     )
 
 
-def same_pictures(one: dict, other: dict) -> bool:
+def same_frames(one: dict, other: dict) -> bool:
     return all(np.array_equal(one["pixels"][name], other["pixels"][name]) for name in one["pixels"])
 
 
-def test_the_shutter_changes_no_picture_that_is_looked_at_and_no_state(build):
+def test_skipping_changes_no_frame_that_is_used_and_no_state(build):
     """The check behind fast evaluation: what the policy sees is equal, pixel for pixel, and the rest isn't rendered."""
     stock = episode(build(), 3, 9)
     taken = episode(build(**{ENV_RENDER_EVERY: "4", ENV_CULL: "1"}), 3, 9)
     assert all(same_state(one, other) for one, other in zip(stock, taken, strict=True))
-    looked_at = [same_pictures(one, other) for one, other in zip(stock, taken, strict=True)]
+    looked_at = [same_frames(one, other) for one, other in zip(stock, taken, strict=True)]
     assert [index for index, same in enumerate(looked_at) if same] == [0, 4, 8]
-    assert same_pictures(taken[5], taken[4]), "in between, the last picture is repeated"
+    assert same_frames(taken[5], taken[4]), "in between, the last frame is repeated"
 
 
-def test_the_shutter_saves_renderings(build, monkeypatch):
+def test_skipping_saves_renderings(build, monkeypatch):
     from robosuite.utils.binding_utils import MjRenderContext
 
     rendered = []
@@ -116,7 +116,7 @@ def test_unknown_cameras_are_refused(monkeypatch):
         render_cameras()
 
 
-def test_a_fresh_picture_is_of_this_moment(build):
+def test_a_fresh_image_is_of_this_moment(build):
     environment = build(**{ENV_RENDER_EVERY: "100"})
     first = episode(environment, 0, 0)[0]["pixels"]["image"]
     upright = fresh_image(environment, "agentview", PIXELS)
@@ -135,7 +135,7 @@ def test_a_rollout_depends_on_earlier_ones_in_stock_libero_only(build):
         fresh = episode(environment, 5, 2)
         again = episode(environment, 5, 2)
         same[repeatable] = all(
-            same_state(one, other) and same_pictures(one, other) for one, other in zip(fresh, again, strict=True)
+            same_state(one, other) and same_frames(one, other) for one, other in zip(fresh, again, strict=True)
         )
     assert same == {"0": False, "1": True}
 
@@ -169,7 +169,7 @@ def test_a_level_camera_moves_and_turns_as_its_operator_would_say(shift, expecte
     np.testing.assert_allclose(forward[2] / forward[1], expected_up or 0.0, atol=1e-9)
 
 
-def test_roll_turns_the_picture_and_not_the_line_of_sight():
+def test_roll_turns_the_image_and_not_the_line_of_sight():
     import mujoco
 
     from lerobot_atlasvla.libero.patches.camera_pose import move_camera
