@@ -21,6 +21,7 @@ from .model.frozen import freeze, is_frozen
 from .observations import read_observations
 from .pipeline_files import check_pipelines
 from .source_marks import SourceMarks
+from .statistics_checks import usable_statistics
 from .step_randomness import StepRandomness
 from .training_data import TrainingData
 
@@ -65,6 +66,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     ):
         super().__init__(config)
         config.validate_features()
+        if dataset_meta is not None and dataset_meta.stats:
+            # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
+            dataset_meta.stats.update(usable_statistics(config, dataset_meta.stats))
         pretrained = backbones.pretrained_parts(config)
         located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
         config.backbone_architectures = backbones.architectures(config, located)

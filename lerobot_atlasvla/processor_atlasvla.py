@@ -15,7 +15,7 @@ from . import backbones
 from .byte_tokenizer import make_byte_tokenizer
 from .configuration_atlasvla import AtlasVLAConfig
 from .pretrained.locate import WeightsError
-from .statistics_checks import check_statistics
+from .statistics_checks import usable_statistics
 from .tokenizer_step import SelfContainedTokenizerStep
 
 
@@ -52,19 +52,19 @@ def make_atlasvla_pre_post_processors(
 ]:
     """Build the two pipelines; LeRobot finds this function by its name.
 
-    Before the policy: rename keys, add the batch axis, tokenize the task, move to the device, normalise.
-    After it: undo the normalisation of the action, move to the CPU.
+    Before the policy: rename keys, add the batch axis, tokenize the task, move to the device, normalize.
+    After it: undo the normalization of the action, move to the CPU.
 
     Args:
         config: The policy's configuration, features filled in.
-        dataset_stats: Statistics of the dataset for the normalisation.
+        dataset_stats: Statistics of the dataset for the normalization.
 
     Raises:
-        ConfigError: If statistics are given, but lack what the normalisation needs.
+        ConfigError: If statistics are given, but lack what the normalization needs.
         WeightsError: If the language model's tokenizer can't be had.
     """
     if dataset_stats is not None:
-        check_statistics(config, dataset_stats)
+        dataset_stats = usable_statistics(config, dataset_stats)
     steps = make_default_policy_processor_steps(config, dataset_stats)
     tokenize = SelfContainedTokenizerStep(
         tokenizer=make_tokenizer(config),
