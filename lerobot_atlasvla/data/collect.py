@@ -15,6 +15,7 @@ import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from lerobot_atlasvla.data.demonstrate import Attempt, run_job, start_worker
 from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, SCHEMA_VERSION, libero_features, trajectory_frames
 from lerobot_atlasvla.data.settings import SETTINGS_BEFORE, CollectConfig, CollectionError
 from lerobot_atlasvla.data.store import EpisodeStore, NotOurDatasetError, WriteError
+from lerobot_atlasvla.folder_lock import FolderInUseError
 from lerobot_atlasvla.sim.culling import ENV_CULL
 from lerobot_atlasvla.sim.displace import DisplacementError
 
@@ -293,8 +295,14 @@ def collect(config: CollectConfig) -> Progress:
                 "use_videos": False,
             },
         )
-    except NotOurDatasetError as error:
+    except (NotOurDatasetError, FolderInUseError) as error:
         raise CollectionError(str(error)) from error
+    with closing(store):
+        return _fill(config, store)
+
+
+def _fill(config: CollectConfig, store: EpisodeStore) -> Progress:
+    """Simulate what the store lacks."""
     record = store.record
     if record is not None:
         check_same_settings(record, config)
