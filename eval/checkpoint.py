@@ -99,17 +99,21 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
         n_action_steps: Number of actions to execute per chunk instead of the checkpoint's own.
 
     Raises:
-        RunError: If there is no checkpoint, its configuration cannot be read, or ``n_action_steps`` does not fit it.
+        RunError: If there is no checkpoint, its configuration cannot be read, its pipelines name code to run, or
+            ``n_action_steps`` does not fit it.
     """
     import lerobot.policies  # noqa: F401 - registers LeRobot's own
     from draccus.utils import DecodingError
     from lerobot.configs.policies import PreTrainedConfig
+
+    from lerobot_atlasvla.pipeline_files import PipelineError, check_pipelines
 
     folder = find_checkpoint(path)
     weights = [folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()]
     if not weights:
         raise RunError(f"--checkpoint={path} has no weights: {folder} lacks {' or '.join(_WEIGHTS_FILES)}.")
     try:
+        check_pipelines(folder, ours=False)
         config = PreTrainedConfig.from_pretrained(folder)
         _check_action_steps(config, n_action_steps)
         # Parsed again with the values in force, so that the policy's own checks see them.
@@ -118,7 +122,8 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
             overrides.append(f"--n_action_steps={n_action_steps}")
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=overrides)
     except (ValueError, TypeError, NotImplementedError, DecodingError) as error:
-        raise RunError(f"--checkpoint={path}: {folder / CONFIG_FILE} cannot be used: {error}") from error
+        file = "" if isinstance(error, PipelineError) else f" {folder / CONFIG_FILE} cannot be used:"
+        raise RunError(f"--checkpoint={path}:{file} {error}") from error
     config.pretrained_path = folder
     with weights[0].open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

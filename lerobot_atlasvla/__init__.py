@@ -1,13 +1,13 @@
 """AtlasVLA: a vision-language-action policy for LeRobot whose eyes are a geometry transformer.
 
-Importing this package registers the policy type ``atlasvla`` and prepares LIBERO's first import; the network and
-transformers are imported only when a public name below is first used.
+Importing this package registers the policy type ``atlasvla`` and the processing step that its checkpoints name, and
+prepares LIBERO's first import; the network is imported only when a public name below is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _plugin  # noqa: F401
+from . import _plugin, tokenizer_step  # noqa: F401
 from .configuration_atlasvla import AtlasVLAConfig
 
 if TYPE_CHECKING:

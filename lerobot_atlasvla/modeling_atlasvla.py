@@ -19,7 +19,9 @@ from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.frozen import freeze, is_frozen
 from .observations import read_observations
+from .pipeline_files import check_pipelines
 from .source_marks import SourceMarks
+from .statistics_checks import usable_statistics
 from .step_randomness import StepRandomness
 from .training_data import TrainingData
 
@@ -64,6 +66,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     ):
         super().__init__(config)
         config.validate_features()
+        if dataset_meta is not None and dataset_meta.stats:
+            # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
+            dataset_meta.stats.update(usable_statistics(config, dataset_meta.stats))
         pretrained = backbones.pretrained_parts(config)
         located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
         config.backbone_architectures = backbones.architectures(config, located)
@@ -112,13 +117,15 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """Load a saved policy: a folder, or a Hub id. Arguments as in LeRobot.
 
         Raises:
-            ValueError: If the checkpoint is damaged or does not fit its configuration, or a backbone it refers to is
-                missing or another one.
+            ValueError: If the checkpoint is damaged or does not fit its configuration, a backbone it refers to is
+                missing or another one, or one of its pipelines names code to run.
         """
         if str(pretrained_name_or_path) == peft_support.FROM_CONFIG:
             return cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
         peft_support.check_whole(pretrained_name_or_path)
         policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
+        # LeRobot builds the pipelines next, which runs the code that they name.
+        check_pipelines(pretrained_name_or_path, **kwargs)
         policy.name_or_path = str(pretrained_name_or_path)
         return policy
 

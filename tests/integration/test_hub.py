@@ -19,6 +19,7 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load, load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors, slim
+from lerobot_atlasvla.pipeline_files import PipelineError
 from lerobot_atlasvla.pretrained.locate import forget
 from tests.conftest import ACTION_DIM, TASK, dataset_stats, raw_batch
 from tests.hub_upload_server import HubUploadServer
@@ -34,7 +35,7 @@ WORDS = "someone/words"
 POLICY_FILES = {"config.json", "train_config.json", WEIGHTS, "README.md"}
 PROCESSOR_FILES = {
     "policy_preprocessor.json",
-    "policy_preprocessor_step_2.safetensors",
+    "policy_preprocessor_step_2_lerobot_atlasvla_tokenizer.safetensors",
     "policy_preprocessor_step_4_normalizer_processor.safetensors",
     "policy_postprocessor.json",
     "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
@@ -160,7 +161,7 @@ def test_lerobot_train_pushes_everything(pushed):
     weights, local = load(files[WEIGHTS]), load_file(pushed.local / WEIGHTS)
     assert weights.keys() == local.keys()
     assert all(torch.equal(weights[name], local[name]) for name in local)
-    (tokenizer,) = load(files["policy_preprocessor_step_2.safetensors"]).values()
+    (tokenizer,) = load(files["policy_preprocessor_step_2_lerobot_atlasvla_tokenizer.safetensors"]).values()
     assert b"tokenizer" in tokenizer.numpy().tobytes()
 
 
@@ -199,6 +200,15 @@ def test_loaded_from_the_hub_it_acts_as_the_local_one(pushed, monkeypatch, tmp_p
     local = AtlasVLAPolicy.from_pretrained(pushed.local)
     assert torch.equal(actions, actions_of(local, str(pushed.local)))
     assert actions.shape == (3, ACTION_DIM)
+
+
+def test_a_pipeline_on_the_hub_chooses_no_code(published):
+    push(make_policy(published.root, save_full_weights=True))
+    AtlasVLAPolicy.from_pretrained(REPO)
+    hostile = {"steps": [{"class": "subprocess.Popen", "config": {"args": ["false"]}}]}
+    published.hub.publish(REPO, published.hub.files(REPO) | {"policy_postprocessor.json": json.dumps(hostile).encode()})
+    with pytest.raises(PipelineError, match=r"import path 'subprocess\.Popen'"):
+        AtlasVLAPolicy.from_pretrained(REPO)
 
 
 def test_loaded_again_nothing_is_downloaded_again(pushed, monkeypatch, tmp_path):

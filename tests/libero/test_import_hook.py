@@ -12,7 +12,7 @@ from tests.small_checkpoints import save_atlasvla
 
 IMPORTS = """
 import json, multiprocessing.forkserver as forkserver, os, sys
-import lerobot.configs.policies
+import lerobot.configs.policies, lerobot.processor
 
 def tell(**more):
     home, preload = os.listdir(os.environ["HOME"]), forkserver._forkserver._preload_modules

@@ -19,7 +19,7 @@ def test_steps_that_lerobot_overrides_are_there_in_order():
     assert names == [
         "rename_observations_processor",
         "to_batch_processor",
-        "SelfContainedTokenizerStep",
+        "lerobot_atlasvla_tokenizer",
         "device_processor",
         "normalizer_processor",
     ]
@@ -56,16 +56,24 @@ def test_saved_pipelines_need_nothing_but_their_files(tmp_path):
     torch.testing.assert_close(post(expected["action"]), raw_batch()["action"])
 
 
-def test_saved_pipelines_load_before_anything_of_ours_is_imported(tmp_path):
+def test_saved_pipelines_load_wherever_the_plugin_was_imported(tmp_path):
     preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
     preprocessor.save_pretrained(tmp_path)
     code = (
-        "import sys; from lerobot.processor import PolicyProcessorPipeline;"
-        "assert not any(name.startswith('lerobot_atlasvla') for name in sys.modules);"
+        "import sys; from lerobot.processor import PolicyProcessorPipeline;{}"
+        "assert 'lerobot_atlasvla.processor_atlasvla' not in sys.modules;"
         f"print(len(PolicyProcessorPipeline.from_pretrained({str(tmp_path)!r}, 'policy_preprocessor.json').steps))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    def load(first: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", code.format(first)], capture_output=True, text=True, check=False)
+
+    done = load("import lerobot_atlasvla;")
     assert done.stdout.strip() == "5", done.stderr
+    # Without it, LeRobot's message has the name that is to be imported.
+    done = load("")
+    assert done.returncode == 1
+    assert "step 'lerobot_atlasvla_tokenizer' not found" in done.stderr.splitlines()[-1]
 
 
 def test_instructions_of_different_length_are_padded_on_the_right():

@@ -2,14 +2,15 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lerobot.configs.types import NormalizationMode
 
-from lerobot_atlasvla import make_atlasvla_pre_post_processors
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.config_checks import ConfigError
-from tests.conftest import IMAGE, STATE, dataset_stats, tiny_config
+from tests.conftest import IMAGE, STATE, dataset_stats, raw_batch, tiny_config
 
 
 def build(stats: dict, **modes: NormalizationMode) -> None:
@@ -48,3 +49,78 @@ def test_numbers_that_are_not_finite_are_refused():
     stats[STATE]["std"] = torch.full((8,), math.nan)
     with pytest.raises(ConfigError, match=rf"{re.escape(STATE)} have values in std that are not finite"):
         build(stats)
+
+
+MODES = [
+    (NormalizationMode.MEAN_STD, {"mean": 3.0, "std": 0.0}),
+    (NormalizationMode.MEAN_STD, {"mean": 3.0, "std": 1e-5}),
+    (NormalizationMode.MIN_MAX, {"min": 3.0, "max": 3.0}),
+    (NormalizationMode.QUANTILES, {"q01": 3.0, "q99": 3.0 + 1e-5}),
+    (NormalizationMode.QUANTILE10, {"q10": 3.0, "q90": 3.0}),
+]
+
+
+def with_constant(mode: NormalizationMode, constant: dict[str, float], key: str, size: int) -> dict:
+    """The dataset's statistics, dimension 2 of the feature constant."""
+    moving = {"mean": 0.5, "std": 2.0, "min": -1.5, "max": 2.5, "q01": -1.5, "q99": 2.5, "q10": -1.5, "q90": 2.5}
+    values = {name: torch.full((size,), moving[name]) for name in constant}
+    for name, value in constant.items():
+        values[name][2] = value
+    return dataset_stats() | {key: values}
+
+
+@pytest.mark.parametrize(("mode", "constant"), MODES)
+def test_a_state_that_never_moved_is_shifted_but_not_scaled_up(mode, constant, caplog):
+    config = tiny_config()
+    config.normalization_mapping = config.normalization_mapping | {"STATE": mode}
+    preprocess, _ = make_atlasvla_pre_post_processors(config, with_constant(mode, constant, STATE, 8))
+    batch = raw_batch()
+    batch[STATE] = torch.full_like(batch[STATE], 3.25)
+    state = preprocess(batch)[STATE]
+    torch.testing.assert_close(state[:, 2], torch.full_like(state[:, 2], 0.25), atol=2e-5, rtol=0)
+    # The others as always.
+    torch.testing.assert_close(state[:, 1], torch.full_like(state[:, 1], (3.25 - 0.5) / 2))
+    assert caplog.text.count("hardly moves in dimension 2 of the dataset") == 1
+
+
+@pytest.mark.parametrize(("mode", "constant"), [MODES[0], *MODES[2:3], MODES[4]])
+def test_an_action_that_never_moved_is_what_it_was(mode, constant):
+    config = tiny_config()
+    config.normalization_mapping = config.normalization_mapping | {"ACTION": mode}
+    preprocess, postprocess = make_atlasvla_pre_post_processors(config, with_constant(mode, constant, "action", 7))
+    batch = raw_batch()
+    batch["action"][..., 2] = 3.0
+    action = preprocess(batch)["action"]
+    assert (action[..., 2] == 0).all()
+    torch.testing.assert_close(postprocess(action), batch["action"])
+
+
+def test_a_small_action_is_not_taken_for_a_constant(caplog):
+    config = tiny_config()
+    mode = NormalizationMode.MEAN_STD
+    config.normalization_mapping = config.normalization_mapping | {"ACTION": mode}
+    stats = with_constant(mode, {"mean": 0.0, "std": 2e-5}, "action", 7)
+    preprocess, _ = make_atlasvla_pre_post_processors(config, stats)
+    batch = raw_batch()
+    batch["action"][..., 2] = 2e-5
+    torch.testing.assert_close(
+        preprocess(batch)["action"][..., 2], torch.ones_like(batch["action"][..., 2]), rtol=1e-3, atol=0
+    )
+    assert "hardly moves" not in caplog.text
+
+
+def test_integer_statistics_become_floats(tmp_path):
+    stats = dataset_stats()
+    stats[STATE] = {"mean": torch.full((8,), 512), "std": torch.full((8,), 7)}
+    preprocess, _ = make_atlasvla_pre_post_processors(tiny_config(), stats)
+    state = preprocess(raw_batch() | {STATE: torch.full((3, 8), 519)})[STATE]
+    torch.testing.assert_close(state, torch.ones(3, 8))
+
+
+def test_fine_tuning_gets_them_too():
+    """LeRobot hands the metadata's statistics to the pipelines of the checkpoint that it fine-tunes."""
+    stats = dataset_stats()
+    stats[STATE]["std"][4] = 0
+    meta = SimpleNamespace(stats=stats)
+    AtlasVLAPolicy(tiny_config(), dataset_meta=meta)
+    assert meta.stats[STATE]["std"].tolist()[4] == 1

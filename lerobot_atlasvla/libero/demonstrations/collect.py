@@ -15,10 +15,12 @@ import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lerobot_atlasvla.extras import MissingExtraError
+from lerobot_atlasvla.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
 from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE, CollectConfig, CollectionError
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
@@ -302,8 +304,14 @@ def collect(config: CollectConfig) -> Progress:
                 "use_videos": False,
             },
         )
-    except NotOurDatasetError as error:
+    except (NotOurDatasetError, FolderInUseError) as error:
         raise CollectionError(str(error)) from error
+    with closing(store):
+        return _fill(config, store)
+
+
+def _fill(config: CollectConfig, store: DatasetWriter) -> Progress:
+    """Simulate what the store lacks."""
     record = store.record
     if record is not None:
         check_same_settings(record, config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lerobot_atlasvla.extras import MissingExtraError, require
+from lerobot_atlasvla.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError, ConvertConfig, shown
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.hdf5 import (
@@ -267,18 +269,19 @@ def convert(config: ConvertConfig) -> Conversion:
     }
     try:
         store = DatasetWriter(config.root, config.repo_id, RECORD_NAME, create)
-    except NotOurDatasetError as error:
+    except (NotOurDatasetError, FolderInUseError) as error:
         raise ConversionError(str(error)) from error
-    image_size = config.image_size or stored_size
-    record = store.record
-    if record is not None:
-        check_same(record, config, {source.name for source in sources} | {name for name, *_ in skipped})
-        outcome.episodes, image_size = record["episodes"], record["image_size"]
-    resized = f"resized from {stored_size} to {image_size} px (Lanczos, antialiased)"
-    outcome.images = f"{image_size} px as stored" if image_size == stored_size else resized
-    logger.info("images: %s, rotated by 180 degrees", outcome.images)
-    Converter(config, store, sources, image_size, outcome).run()
-    return outcome
+    with closing(store):
+        image_size = config.image_size or stored_size
+        record = store.record
+        if record is not None:
+            check_same(record, config, {source.name for source in sources} | {name for name, *_ in skipped})
+            outcome.episodes, image_size = record["episodes"], record["image_size"]
+        resized = f"resized from {stored_size} to {image_size} px (Lanczos, antialiased)"
+        outcome.images = f"{image_size} px as stored" if image_size == stored_size else resized
+        logger.info("images: %s, rotated by 180 degrees", outcome.images)
+        Converter(config, store, sources, image_size, outcome).run()
+        return outcome
 
 
 def _first_image_size(sources: list[Source], config: ConvertConfig, outcome: Conversion) -> int | None:

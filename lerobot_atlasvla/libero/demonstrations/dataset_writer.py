@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from lerobot_atlasvla.folder_lock import FolderLock
+
 STAGING = ".staging"
 READY = "READY"
 INFO = Path("meta/info.json")
@@ -32,7 +34,8 @@ class WriteError(OSError):
 class DatasetWriter:
     """Crash-safe appending to a LeRobotDataset v3, batch by batch.
 
-    Opening a store finishes or discards what a killed run left in the staging folder; nothing else is touched.
+    Opening a store finishes or discards what a killed run left in the staging folder; nothing else is touched. As long
+    as it is open, no other store can be opened on the same folder.
 
     Args:
         root: The dataset's folder; may not exist yet.
@@ -42,6 +45,7 @@ class DatasetWriter:
 
     Raises:
         NotOurDatasetError: If ``root`` exists and is neither empty nor a dataset with such a record.
+        FolderInUseError: If another process is writing to it.
     """
 
     def __init__(self, root: Path, repo_id: str, record_name: str, create: dict[str, Any]) -> None:
@@ -51,6 +55,13 @@ class DatasetWriter:
         self._create = create
         self._staging = root / STAGING
         self._check_ours()
+        try:
+            self._lock = FolderLock(root, "--root")
+        except OSError as error:
+            raise NotOurDatasetError(
+                f"--root={root} can't be made or opened: {error.strerror}. Choose a folder that you can write to."
+            ) from error
+        self._check_ours()  # as it is now that nobody else writes
         if (self._staging / READY).exists():
             self._publish()
         elif self._staging.exists():
@@ -69,6 +80,10 @@ class DatasetWriter:
                 f"--root={self.root} exists and holds {kind} (there is no {self._record} in it). Nothing was touched; "
                 "choose a folder that does not exist yet."
             )
+
+    def close(self) -> None:
+        """Let others write to the folder, before this object is gone."""
+        self._lock.release()
 
     @property
     def record(self) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from lerobot_atlasvla.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_module
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import READY, STAGING, DatasetWriter, NotOurDatasetError
 
@@ -75,6 +76,7 @@ def test_commits_append(tmp_path):
     store.commit([episode(3)], {"n": 3})
     store.commit([], {"n": 4})
     assert values(root) == [1, 2, 3]
+    store.close()
     assert open_store(root).record == {"n": 4}
     assert not (root / STAGING).exists()
 
@@ -82,6 +84,7 @@ def test_commits_append(tmp_path):
 def test_nothing_is_written_without_a_first_episode(tmp_path):
     store = open_store(tmp_path / "ds")
     store.commit([], {"n": 0})
+    store.close()
     assert not (tmp_path / "ds").exists()
 
 
@@ -97,6 +100,7 @@ def test_crash_at_every_move_is_recovered(tmp_path, crash_after, monkeypatch, ex
             store.commit([episode(2)], {"n": 2})
         except CrashError:
             monkeypatch.undo()
+            store.close()
             if existing:
                 assert values(root) in ([1], [1, 2])  # loads before anything is repaired
             assert open_store(root).record == {"n": 2}
@@ -120,6 +124,7 @@ def test_a_batch_cut_short_while_being_written_is_discarded(tmp_path):
     store.commit([episode(1)], {"n": 1})
     with pytest.raises(CrashError):
         store.commit([episode(5), broken()], {"n": 3})
+    store.close()
     assert (root / STAGING).exists()
     assert not (root / STAGING / READY).exists()
     assert values(root) == [1]
@@ -150,3 +155,22 @@ def test_a_file_as_root_is_refused(tmp_path):
     (tmp_path / "ds").write_text("mine")
     with pytest.raises(NotOurDatasetError, match="is a file"):
         open_store(tmp_path / "ds")
+
+
+def test_a_second_store_on_the_same_folder_is_refused_and_disturbs_nothing(tmp_path):
+    """Three writers at once used to leave a dataset that no longer loads."""
+    root = tmp_path / "ds"
+    first = open_store(root)
+    first.commit([episode(1)], {"n": 1})
+    with pytest.raises(FolderInUseError, match="Another process is writing to --root="):
+        open_store(root)
+    first.commit([episode(2)], {"n": 2})
+    del first
+    assert open_store(root).record == {"n": 2}
+    assert values(root) == [1, 2]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotOurDatasetError, match=r"--root=.*file/ds can't be made or opened: Not a directory"):
+        open_store(tmp_path / "file/ds")

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lerobot_atlasvla.libero.demonstrations.episode import NO_OP, SETTLE_STEPS
+from lerobot_atlasvla.libero.demonstrations.episode import NO_OP
 from lerobot_atlasvla.libero.experts import mishaps
 from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, Mishap
 from lerobot_atlasvla.libero.experts.scripted import CLOSED, OPEN, Phase, ScriptedExpert
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
 from tests.libero.conftest import env_without_cameras
 
 TASK = 1

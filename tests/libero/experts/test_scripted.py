@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lerobot_atlasvla.libero.demonstrations.episode import NO_OP, SETTLE_STEPS, ActionNoise
+from lerobot_atlasvla.libero.demonstrations.episode import NO_OP, ActionNoise
 from lerobot_atlasvla.libero.experts.scripted import GRASPS, Phase, ScriptedExpert
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
 
 MAX_STEPS = 280
 EXTRA_STEPS = 10
