@@ -1,0 +1,125 @@
+"""The Markdown files keep their promises: links, quoted messages, commands and flags exist."""
+
+import ast
+import dataclasses
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from lerobot_atlasvla import AtlasVLAConfig
+
+ROOT = Path(__file__).parents[2]
+SKIPPED = {".venv", "outputs", "build", "dist", "wandb", "node_modules"}
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not SKIPPED.intersection(path.relative_to(ROOT).parts) and not any(part.startswith(".") for part in path.parts)
+)
+# Pages written by hand; reports show the commands of their commit.
+GUIDES = [page for page in PAGES if not {"reports", "results", "checkpoints", "templates"} & set(page.parts)]
+ELLIPSIS = "…"
+# Flags that LeRobot's own parser adds to a policy's.
+LEROBOT_FLAGS = {"type", "path"}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tokens(page: Path):
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
+        yield token
+        yield from token.children or ()
+
+
+def links(page: Path) -> list[str]:
+    found = [token.attrs.get("href") or token.attrs.get("src") for token in tokens(page)]
+    return [link for link in found if link and "://" not in link and not link.startswith("mailto:")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Names that GitHub gives to the headings."""
+    everything = list(tokens(page))
+    titles = [
+        after.content for token, after in zip(everything, everything[1:], strict=False) if token.type == "heading_open"
+    ]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_lead_somewhere(page):
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = page if not name else (page.parent / name).resolve()
+        assert target.exists(), f"{link} leads nowhere"
+        assert target.is_relative_to(ROOT), f"{link} leaves the repository"
+        if anchor:
+            assert anchor in anchors(target), f"{relative(target)} has no heading #{anchor}"
+
+
+def strings_of_the_code() -> list[str]:
+    """Every text in the package and in eval, with the ellipsis where a value is put in."""
+    found = [(ROOT / "scripts/setup.sh").read_text()]
+    for file in [*ROOT.glob("lerobot_atlasvla/**/*.py"), *ROOT.glob("eval/**/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(p.value) if isinstance(p, ast.Constant) else ELLIPSIS for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def quoted_messages(page: Path) -> list[str]:
+    """Code in the first column of the tables whose first heading is "message"."""
+    rows = [line.split("|")[1].strip() for line in page.read_text().splitlines() if line.startswith("|")]
+    messages, wanted = [], False
+    for cell in rows:
+        if not set(cell) <= set("-"):
+            wanted = cell == "message" or (wanted and cell.startswith("`"))
+            if wanted and cell != "message":
+                messages.append(cell.strip("`"))
+    return messages
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/troubleshooting.md"], ids=relative)
+def test_quoted_messages_are_those_of_the_code(page):
+    messages = quoted_messages(page)
+    assert len(messages) >= 3
+    texts = [re.sub(r"%[sd]|%\.?\d*[a-z]", ELLIPSIS, text) for text in strings_of_the_code()]
+    for message in messages:
+        # In the same text, in this order; what varies is "..." on both sides.
+        fragments = [re.escape(part.strip()) for part in re.split(rf"'?{ELLIPSIS}'?", message) if part.strip(" ;:.,")]
+        pattern = re.compile(".*".join(fragments), re.DOTALL)
+        assert any(pattern.search(text) for text in texts), f"no such message in the code: {message}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=relative)
+def test_commands_and_flags_exist(page):
+    text = page.read_text(encoding="utf-8")
+    fields = {field.name for field in dataclasses.fields(AtlasVLAConfig)} | LEROBOT_FLAGS
+    assert set(re.findall(r"--policy\.(\w+)", text)) <= fields
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].keys()
+    assert set(re.findall(r"\batlasvla-(?:cache|check|collect|convert|\w+)(?= --| -|`)", text)) <= scripts
+    for module in re.findall(r"python -m ((?:eval|lerobot_atlasvla)\.[a-z_.]*[a-z_])", text):
+        assert importlib.util.find_spec(module), f"no module {module}"
+
+
+def test_the_two_commands_stay_at_the_top():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert [line.split("#")[0].strip() for line in blocks[0].splitlines()] == ["make demo", "make test"]
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_a_wrong_link_and_a_wrong_message_are_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A heading\n\n[x](nowhere.md) [y](#a-heading)\n\n| message | x |\n|---|---|\n| `no such …` | y |\n"
+    )
+    assert links(page) == ["nowhere.md", "#a-heading"]
+    assert anchors(page) == {"a-heading"}
+    assert quoted_messages(page) == ["no such …"]
