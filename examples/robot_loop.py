@@ -2,7 +2,7 @@
 
 python examples/robot_loop.py --checkpoint=outputs/train/my_robot/checkpoints/last/pretrained_model \
   --task="put the cube into the box" --robot.type=so101_follower --robot.port=/dev/ttyACM0 \
-  --robot.cameras='{front: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}'
+  --robot.cameras='{"front": {"type": "opencv", "index_or_path": 0, "width": 640, "height": 480, "fps": 30}}'
 
 ``lerobot-rollout`` does the same and more (recording, real-time chunking, interventions).
 """
@@ -66,7 +66,14 @@ def run(robot: Robot, checkpoint: str | Path, task: str, fps: float, duration: f
         started = time.perf_counter()
         frame = build_dataset_frame(features, robot.get_observation(), "observation")
         action = predict_action(
-            frame, policy, torch.device(device), preprocess, postprocess, use_amp=False, task=task, robot_type=robot.name
+            frame,
+            policy,
+            torch.device(device),
+            preprocess,
+            postprocess,
+            use_amp=False,
+            task=task,
+            robot_type=robot.name,
         )
         robot.send_action(make_robot_action(action, features))
         precise_sleep(max(0.0, 1 / fps - (time.perf_counter() - started)))
