@@ -92,6 +92,7 @@ def test_from_a_recording_to_the_arm(tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     smaller = [
         "--steps=2",
+        "--policy.image_size=[16,16]",
         "--batch_size=4",
         "--num_workers=0",
         "--policy.device=cpu",
@@ -100,7 +101,7 @@ def test_from_a_recording_to_the_arm(tmp_path):
     log = succeed(
         program("lerobot-train"), *without(train, "--steps=", "--dataset.eval_split="), *smaller, cwd=tmp_path
     )
-    assert "l1_loss" in log
+    assert "End of training" in log
 
     (rollout,) = commands("lerobot-rollout")
     (checkpoint,) = (word.partition("=")[2] for word in rollout if word.startswith("--policy.path="))

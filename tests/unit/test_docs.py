@@ -109,6 +109,14 @@ def test_commands_and_flags_exist(page):
     assert set(re.findall(r"\batlasvla-(?:cache|check|collect|convert|\w+)(?= --| -|`)", text)) <= scripts
     for module in re.findall(r"python -m ((?:eval|lerobot_atlasvla)\.[a-z_.]*[a-z_])", text):
         assert importlib.util.find_spec(module), f"no module {module}"
+    variables = set(re.findall(r"\bATLASVLA_[A-Z_]+", text))
+    assert variables <= {text for text in strings_of_the_code() if text.startswith("ATLASVLA_")}
+
+
+def test_the_tests_of_the_feature_table_exist():
+    names = set(re.findall(r"`(test_\w+\.py)`", (ROOT / "docs/training.md").read_text()))
+    assert len(names) > 10
+    assert names <= {path.name for path in ROOT.glob("tests/**/test_*.py")}
 
 
 def test_the_two_commands_stay_at_the_top():
