@@ -15,14 +15,11 @@ from markdown_it import MarkdownIt
 from lerobot_atlasvla import AtlasVLAConfig
 
 ROOT = Path(__file__).parents[2]
-SKIPPED = {".venv", "outputs", "build", "dist", "wandb", "node_modules"}
-PAGES = sorted(
-    path
-    for path in ROOT.rglob("*.md")
-    if not SKIPPED.intersection(path.relative_to(ROOT).parts) and not any(part.startswith(".") for part in path.parts)
-)
+FOLDERS = ("checkpoints", "configs", "docs", "eval", "examples", "lerobot_atlasvla", "scripts", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 # Pages written by hand; reports show the commands of their commit.
-GUIDES = [page for page in PAGES if not {"reports", "results", "checkpoints", "templates"} & set(page.parts)]
+GENERATED = {"reports", "results", "checkpoints", "templates"}
+GUIDES = [page for page in PAGES if not GENERATED.intersection(page.relative_to(ROOT).parts)]
 ELLIPSIS = "…"
 # Flags that LeRobot's own parser adds to a policy's.
 LEROBOT_FLAGS = {"type", "path"}
