@@ -399,7 +399,7 @@ def test_a_killed_collection_loads_and_continues(tmp_path):
         "--recovery_share=0",
         "--workers=1",
     ]
-    killed = subprocess.run([sys.executable, script, *args], capture_output=True, text=True, timeout=300)
+    killed = subprocess.run([sys.executable, script, *args], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert LeRobotDataset(REPO_ID, root=root).num_episodes == 1
 
@@ -435,12 +435,12 @@ def test_workers_end_with_their_parent(tmp_path):
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    parent = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, timeout=120)
+    parent = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True)
     worker = int(parent.stdout)
-    for _ in range(100):
+    for _ in range(3000):
         try:
             os.kill(worker, 0)
         except ProcessLookupError:
             return
-        time.sleep(0.1)
+        time.sleep(0.02)
     pytest.fail("the worker outlived its parent")

@@ -220,7 +220,7 @@ def test_a_killed_conversion_loads_and_continues(tmp_path, source, move):
     script = tmp_path / "killed.py"
     script.write_text(KILLED_IN_THE_SECOND_COMMIT)
     flags = [f"--root={root}", f"--repo_id={REPO_ID}", f"--folder={source}", "--save_every=1"]
-    killed = subprocess.run([sys.executable, script, move, *flags], capture_output=True, text=True, timeout=300)
+    killed = subprocess.run([sys.executable, script, move, *flags], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert first_actions(root) == expected_first_actions(0)
     assert main(flags) == 0
