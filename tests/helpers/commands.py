@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ _WARM = (
 def run_command(
     command: str, *arguments: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run an installed console command to its end, with ``environment`` on top of this process's own.
+    """Run an installed console command or a script (``*.py``) with ``environment`` on top of this process's own.
 
     Raises:
         ValueError: If ``environment`` holds a variable that the server has already read.
@@ -118,8 +119,11 @@ def _execute(request: dict) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    (script,) = entry_points(group="console_scripts", name=request["command"])
     sys.argv = [request["command"], *request["arguments"]]
+    if request["command"].endswith(".py"):
+        runpy.run_path(request["command"], run_name="__main__")
+        sys.exit()
+    (script,) = entry_points(group="console_scripts", name=request["command"])
     sys.exit(script.load()())
 
 
