@@ -1,16 +1,25 @@
-"""Shared fixtures: a tiny configuration, a batch, an environment without the Hub."""
+"""Shared fixtures: a tiny configuration, a batch, weights and data made once, an environment without the Hub."""
 
 import os
 
 # Before any test imports huggingface_hub or transformers: no test may depend on the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# Before PyTorch is imported, and for the processes that tests start: one thread each. Tests run side by side, threads
+# that wait for each other are slow on a busy machine, and results must not depend on the number of cores.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+import psutil
 import pytest
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAConfig
+
+torch.set_num_threads(1)
+
+#: Memory of one pytest worker with LIBERO, and the command server and simulations it starts, GiB.
+WORKER_GIB = 3
 
 IMAGE = "observation.images.image"
 WRIST = "observation.images.wrist_image"
@@ -96,3 +105,37 @@ def batch():
 
     preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
     return preprocessor(raw_batch())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers of ``pytest -n auto``: one per core, as far as the free memory goes."""
+    memory = psutil.virtual_memory().available // (WORKER_GIB * 2**30)
+    return max(1, min(len(os.sched_getaffinity(0)), memory))
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    """Tiny weights in the released formats (``vggt``, ``qwen3``, ``dinov2``), made once per run; for reading only."""
+    from tests.helpers.shared import made_once
+    from tests.released import write_all
+
+    return made_once(tmp_path_factory, "released", write_all)
+
+
+@pytest.fixture(scope="session")
+def dataset_root(tmp_path_factory):
+    """Two episodes of twelve frames with the published schema, made once per run; for reading only."""
+    from tests.helpers.shared import made_once
+    from tests.random_dataset import write_dataset
+
+    return made_once(tmp_path_factory, "dataset", write_dataset)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A tiny untrained policy as ``lerobot-train`` saves it, made once per run; for reading only."""
+    from tests.helpers.shared import made_once
+    from tests.released import save_checkpoint
+
+    return made_once(tmp_path_factory, "checkpoint", save_checkpoint)

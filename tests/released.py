@@ -20,6 +20,7 @@ from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, make_atlasvla_pre_p
 from lerobot_atlasvla.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
 from lerobot_atlasvla.model.tokens import PolicyInputs
 from lerobot_atlasvla.model.vggt import Aggregator
+from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.observations import read_observations
 from tests.conftest import dataset_stats, raw_batch, tiny_config
 
@@ -95,6 +96,23 @@ def write_dinov2(folder: Path, *, seed: int = 4) -> Path:
     torch.manual_seed(seed)
     Dinov2Model(Dinov2Config(**DINOV2_SIZES)).save_pretrained(folder)
     return folder
+
+
+def write_with_heads(root: Path) -> Path:
+    """:func:`write_all` with a VGGT four pairs deep and its camera and depth heads."""
+    write_all(root)
+    write_vggt(root / "vggt", depth=4)
+    torch.manual_seed(5)
+    heads = {
+        "camera_head": CameraHead(2 * WIDTH),
+        "depth_head": DepthHead(2 * WIDTH, patch_size=8, layers=range(4), features=8, out_channels=(4, 8, 8, 8)),
+    }
+    file = root / "vggt" / WEIGHTS
+    tensors = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("camera_head.")}
+    for name, head in heads.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+    save_file(tensors, file)
+    return root
 
 
 def write_all(root: Path) -> Path:

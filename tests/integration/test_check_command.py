@@ -7,20 +7,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.commands import ROOT, run_command
+
+STAND_IN = {"ATLASVLA_LIBERO_ASSETS": "stand-in"}
 
 
 def atlasvla_check(*arguments: str, **environment: str) -> tuple[int, list[str], str]:
     """Exit status, lines and errors; never a traceback."""
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("atlasvla-check")), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run_command("atlasvla-check", *arguments, environment=environment)
     assert "Traceback" not in done.stdout + done.stderr
     return done.returncode, done.stdout.splitlines(), done.stderr
 
@@ -32,7 +26,7 @@ def crosses(lines: list[str]) -> dict[str, str]:
 
 def test_the_tiny_preset_is_ready_without_the_hub():
     status, lines, errors = atlasvla_check(
-        "--config_path=configs/policy/atlasvla_tiny.yaml", "--policy.device=cpu", ATLASVLA_LIBERO_ASSETS="stand-in"
+        "--config_path=configs/policy/atlasvla_tiny.yaml", "--policy.device=cpu", **STAND_IN
     )
     assert crosses(lines) == {}
     assert lines[-1] == "ready"
@@ -66,10 +60,23 @@ def test_the_tiny_preset_is_ready_without_the_hub():
 
 
 def test_pretrained_weights_that_cannot_be_had_name_the_ways_out(tmp_path):
-    status, lines, _ = atlasvla_check(
-        "--config_path=configs/policy/atlasvla_libero.yaml", "--policy.device=cpu", HF_HUB_CACHE=str(tmp_path)
+    # A fresh interpreter, since huggingface_hub reads its variables once.
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("atlasvla-check")),
+            "--config_path=configs/policy/atlasvla_libero.yaml",
+            "--policy.device=cpu",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | STAND_IN | {"HF_HUB_CACHE": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
     )
-    assert status == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
     failed = crosses(lines)
     assert "`hf download facebook/VGGT-1B`" in failed["VGGT weights"]
     assert "--policy.vggt_model" in failed["VGGT weights"]
@@ -95,7 +102,7 @@ def test_a_dataset_that_is_not_there_is_a_cross(tmp_path):
         "--policy.device=cpu",
         "--dataset.repo_id=local/test",
         f"--dataset.root={tmp_path / 'data'}",
-        ATLASVLA_LIBERO_ASSETS="stand-in",
+        **STAND_IN,
     )
     assert status == 1
     failed = crosses(lines)

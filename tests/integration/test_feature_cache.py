@@ -8,27 +8,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.commands import run_command, succeed
 from tests.integration.test_peft import pretrained_flags
-from tests.integration.test_train_and_eval import TINY, lerobot, succeed
+from tests.integration.test_train_and_eval import TINY
 from tests.integration.test_training_surfaces import curves
-from tests.random_dataset import write_dataset
-from tests.released import write_all
 
 STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory):
-    root = tmp_path_factory.mktemp("feature_cache")
-    data = write_dataset(root / "data")
-    released = write_all(root / "released")
+def flags(root, dataset_root):
     return [
         *TINY,
-        *pretrained_flags(released),
+        *pretrained_flags(root),
         "--policy.random_shift=0",
         "--policy.scheduler_warmup_steps=0",
         "--policy.optimizer_lr=0.01",
-        f"--dataset.root={data}",
+        f"--dataset.root={dataset_root}",
         "--dataset.eval_split=0.5",
         "--eval_steps=2",
         f"--steps={STEPS}",
@@ -96,7 +92,7 @@ def test_a_resumed_run_goes_on_with_the_cache_or_without_it(cached, tmp_path):
 
 
 def test_training_refuses_a_cache_that_is_not_there(flags, tmp_path):
-    done = lerobot(
+    done = run_command(
         "lerobot-train", *flags, f"--policy.feature_cache={tmp_path / 'none'}", f"--output_dir={tmp_path / 'run'}"
     )
     assert done.returncode != 0
@@ -105,7 +101,7 @@ def test_training_refuses_a_cache_that_is_not_there(flags, tmp_path):
 
 
 def test_the_command_explains_what_it_cannot_do(flags):
-    done = lerobot("atlasvla-cache", *flags)
+    done = run_command("atlasvla-cache", *flags)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "atlasvla-cache: Name the folder of the cache: --policy.feature_cache=FOLDER."

@@ -22,11 +22,10 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors, 
 from lerobot_atlasvla.pipeline_files import PipelineError
 from lerobot_atlasvla.pretrained.locate import forget
 from tests.conftest import ACTION_DIM, TASK, dataset_stats, raw_batch
+from tests.helpers.commands import ROOT
 from tests.hub_upload_server import HubUploadServer
-from tests.integration.test_train_and_eval import ROOT, TINY, dataset_root
+from tests.integration.test_train_and_eval import TINY
 from tests.released import WEIGHTS, files_of, preprocessed, released_policy, write_all
-
-__all__ = ["dataset_root"]
 
 REPO = "user/repo"
 EYES = "facebook/VGGT-1B"
@@ -72,11 +71,6 @@ def _forgetful():
     forget()
     yield
     forget()
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 def publish(hub: HubUploadServer, root: Path) -> Published:

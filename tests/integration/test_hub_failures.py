@@ -25,17 +25,15 @@ from tests.integration.test_hub import (
     PROCESSOR_FILES,
     REPO,
     actions_of,
-    dataset_root,
     make_policy,
     publish,
     published,
     push,
-    root,
     train,
 )
 from tests.released import WEIGHTS
 
-__all__ = ["dataset_root", "published", "root"]
+__all__ = ["published"]
 
 
 @pytest.fixture(autouse=True)

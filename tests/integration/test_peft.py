@@ -13,41 +13,33 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import raw_batch
-from tests.integration.test_train_and_eval import TINY, dataset_root, lerobot, succeed
+from tests.helpers.commands import run_command, succeed
+from tests.integration.test_train_and_eval import TINY
 from tests.integration.test_training_surfaces import LIBERO
-from tests.released import write_all
-
-__all__ = ["dataset_root"]
 
 ADAPTER = "adapter_model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    """Weights with far more in them than the new layers have, as it is with the real ones."""
-    return write_all(tmp_path_factory.mktemp("released"))
-
-
-def pretrained_flags(released: Path) -> list[str]:
+def pretrained_flags(root: Path) -> list[str]:
     return [
         "--policy.vggt_init=pretrained",
-        f"--policy.vggt_model={released / 'vggt'}",
+        f"--policy.vggt_model={root / 'vggt'}",
         "--policy.vggt_patch_embed=conv",
         "--policy.vggt_num_heads=2",
         "--policy.vggt_depth=2",
         "--policy.vggt_output_layers=[0,1]",
         "--policy.language_init=pretrained",
-        f"--policy.language_model={released / 'qwen3'}",
+        f"--policy.language_model={root / 'qwen3'}",
     ]
 
 
 @pytest.fixture(scope="module")
-def trained(released, dataset_root, tmp_path_factory):
+def trained(root, dataset_root, tmp_path_factory):
     output = tmp_path_factory.mktemp("peft") / "run"
     succeed(
         "lerobot-train",
         *TINY,
-        *pretrained_flags(released),
+        *pretrained_flags(root),
         "--peft.method_type=LORA",
         "--peft.r=4",
         "--policy.peft_language=true",
@@ -109,7 +101,7 @@ def test_adapt_resume_reload_merge(trained, dataset_root, tmp_path):
 
 @pytest.mark.slow
 def test_a_random_backbone_is_refused_with_the_flags_to_set(dataset_root, tmp_path):
-    done = lerobot(
+    done = run_command(
         "lerobot-train",
         *TINY,
         "--peft.method_type=LORA",

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,9 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
-from tests.random_dataset import PIXELS, REPO_ID, write_dataset
+from tests.helpers.commands import ROOT, run_command, succeed
+from tests.random_dataset import PIXELS, REPO_ID
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     "--config_path=configs/policy/atlasvla_tiny.yaml",
     f"--policy.image_size=[{PIXELS},{PIXELS}]",
@@ -26,29 +24,6 @@ TINY = [
     "--num_workers=0",
     "--log_freq=1",
 ]
-
-
-def lerobot(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).with_name(command)), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def succeed(command: str, *arguments: str) -> str:
-    done = lerobot(command, *arguments)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def dataset_root(tmp_path_factory):
-    """Two short episodes with the published schema and random content."""
-    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +114,7 @@ def test_the_robot_loop_of_the_readme(trained, tmp_path, trained_on):
 
 
 def test_a_bad_flag_is_explained_before_anything_is_written(tmp_path):
-    done = lerobot("lerobot-train", *TINY, "--policy.chunk_size=5", f"--output_dir={tmp_path / 'out'}")
+    done = run_command("lerobot-train", *TINY, "--policy.chunk_size=5", f"--output_dir={tmp_path / 'out'}")
     assert done.returncode != 0
     assert "n_action_steps must lie in 1 .. chunk_size = 5, got 10 (--policy.n_action_steps" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -147,7 +122,7 @@ def test_a_bad_flag_is_explained_before_anything_is_written(tmp_path):
 
 def test_another_camera_name_is_explained(trained, tmp_path):
     output, _ = trained
-    done = lerobot(
+    done = run_command(
         "lerobot-eval",
         f"--policy.path={output}/checkpoints/000002/pretrained_model",
         "--policy.device=cpu",

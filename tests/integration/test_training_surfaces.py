@@ -15,9 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, raw_batch
-from tests.integration.test_train_and_eval import PIXELS, TINY, dataset_root, succeed
-
-__all__ = ["dataset_root"]
+from tests.helpers.commands import succeed
+from tests.integration.test_train_and_eval import PIXELS, TINY
 
 LIBERO = [
     "--env.type=libero",

@@ -29,9 +29,10 @@ def wheel_python(tmp_path_factory):
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not entry.name.startswith(OURS) and entry.suffix != ".pth":
             (dependencies / entry.name).symlink_to(entry)
-    venv.create(folder / "venv", with_pip=True, system_site_packages=False)
+    venv.create(folder / "venv", system_site_packages=False)
     python = folder / "venv/bin/python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True, capture_output=True)
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
     (site,) = (folder / "venv/lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(str(dependencies))
     return python

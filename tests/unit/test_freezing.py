@@ -13,17 +13,11 @@ from tests.released import (
     preprocessed,
     released_config,
     released_policy,
-    write_all,
 )
 
 PARTS = ("vggt", "language", "vision_tower")
 ALL = list(itertools.product(("vggt", "patch", "dinov2"), ("late", "early")))
 LEARNS_ALL = {f"freeze_{part}": False for part in PARTS}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 @pytest.fixture(autouse=True)

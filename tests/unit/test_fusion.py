@@ -16,7 +16,6 @@ from tests.released import (
     preprocessed,
     released_config,
     released_policy,
-    write_all,
     write_vggt,
 )
 
@@ -24,11 +23,6 @@ TOKENS, MASK = "observation.language.tokens", "observation.language.attention_ma
 BOTH = ["late", "early"]
 ALL = list(itertools.product(("vggt", "patch", "dinov2"), BOTH))
 THIRD = "observation.images.third"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 def opened(policy: AtlasVLAPolicy) -> AtlasVLAPolicy:
@@ -63,8 +57,8 @@ def prefix(policy: AtlasVLAPolicy, batch: dict):
     ],
 )
 @pytest.mark.parametrize("fusion", BOTH)
-def test_each_view_gives_one_token_per_patch(root, overrides, patches, fusion):
-    vggt = write_vggt(root / "vggt14", patch_size=overrides.get("vggt_patch_size", 8))
+def test_each_view_gives_one_token_per_patch(root, tmp_path, overrides, patches, fusion):
+    vggt = write_vggt(tmp_path / "vggt14", patch_size=overrides.get("vggt_patch_size", 8))
     policy = released_policy(root, vggt_model=str(vggt), image_size=(224, 224), fusion=fusion, **overrides)
     batch = preprocessed(policy.config, "abcde", "ab")
     found = prefix(policy, batch)

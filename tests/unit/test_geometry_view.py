@@ -1,11 +1,9 @@
 """Depth and camera heads: read from the policy's own VGGT when asked for, and run on its aggregator."""
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lerobot_atlasvla.geometry_view import GeometryReader
-from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from tests import released
 
 SIZES = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4, 8, 8, 8)}
@@ -13,22 +11,7 @@ SIZES = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A released-style VGGT, four pairs deep, with its two heads."""
-    root = tmp_path_factory.mktemp("released")
-    released.write_all(root)
-    released.write_vggt(root / "vggt", depth=4, patch_size=8)
-    torch.manual_seed(5)
-    width = 2 * released.WIDTH
-    heads = {
-        "camera_head": CameraHead(width),
-        "depth_head": DepthHead(width, patch_size=8, layers=range(4), features=8, out_channels=(4, 8, 8, 8)),
-    }
-    file = root / "vggt" / released.WEIGHTS
-    tensors = {name: t for name, t in load_file(file).items() if not name.startswith("camera_head.")}
-    for name, head in heads.items():
-        tensors |= {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
-    save_file(tensors, file)
-    return root
+    return released.write_with_heads(tmp_path_factory.mktemp("released"))
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from matplotlib import image as png
-from safetensors.torch import load_file, save_file
 
 from eval import geometry_view
 from eval.geometry_view import GeometryViewConfig, load_policy, main, show_frames
@@ -17,7 +16,6 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.attention_view import AttentionRecorder
 from lerobot_atlasvla.geometry_view import GeometryReader
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
-from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from tests import released
 from tests.conftest import IMAGE, STATE, TASK, WRIST, dataset_stats
 
@@ -55,27 +53,9 @@ def dataset_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return released.save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
 def with_depth(tmp_path_factory):
     """A checkpoint whose eyes come from a released-style VGGT with its heads."""
-    root = tmp_path_factory.mktemp("released")
-    released.write_all(root)
-    released.write_vggt(root / "vggt", depth=4)
-    torch.manual_seed(5)
-    width = 2 * released.WIDTH
-    heads = {
-        "camera_head": CameraHead(width),
-        "depth_head": DepthHead(width, patch_size=8, layers=range(4), features=8, out_channels=(4, 8, 8, 8)),
-    }
-    file = root / "vggt" / released.WEIGHTS
-    tensors = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("camera_head.")}
-    for name, head in heads.items():
-        tensors |= {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
-    save_file(tensors, file)
+    root = released.write_with_heads(tmp_path_factory.mktemp("released"))
     policy = released.released_policy(root, vggt_depth=4, vggt_output_layers=(1, 3))
     folder = root / "checkpoint"
     policy.save_pretrained(folder)

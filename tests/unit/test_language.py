@@ -7,15 +7,10 @@ import torch
 from transformers import Qwen2Model, Qwen3Model
 
 from lerobot_atlasvla.model.language import LanguageEncoder, small_qwen3
-from tests.released import open_gates, preprocessed, released_policy, write_all, write_qwen2
+from tests.released import open_gates, preprocessed, released_policy, write_qwen2
 
 MASK = "observation.language.attention_mask"
 ROWS = ([5, 6, 7, 8], [9, 10], [11], [])
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 def make_encoder(*, frozen: bool = True, cache_size: int = 16) -> LanguageEncoder:

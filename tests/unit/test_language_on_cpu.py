@@ -10,14 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from lerobot_atlasvla.config_checks import ConfigError
 from lerobot_atlasvla.model.language import LanguageEncoder, small_qwen3
 from tests.conftest import tiny_config
-from tests.released import preprocessed, released_config, released_policy, write_all
+from tests.released import preprocessed, released_config, released_policy
 
 ON_CPU = {"language_on_cpu": True}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 def devices(module: torch.nn.Module) -> set[str]:

@@ -15,17 +15,12 @@ from huggingface_hub import ModelCard
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
 from tests.hub_server import HubServer
-from tests.released import files_of, released_policy, write_all, write_qwen2
+from tests.released import files_of, released_policy, write_qwen2
 
 ROOT = Path(__file__).parents[2]
 DATASET = "lerobot/libero_spatial_image"
 EYES = "facebook/VGGT-1B"
 WORDS = "Qwen/Qwen3-0.6B-Base"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tests.released import (
     open_gates,
     preprocessed,
     released_policy,
-    write_all,
     write_vggt,
 )
 
@@ -26,11 +25,6 @@ OTHER_TASK = "open the drawer"
 
 # Counts steps, whatever learns.
 STEPS = "randomness.state"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("released"))
 
 
 def wrapped(policy, **overrides) -> PeftModel:

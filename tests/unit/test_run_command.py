@@ -166,7 +166,9 @@ def test_what_was_finished_before_an_error_is_kept(checkpoint, simulated, monkey
 
     def broken(job: Job) -> Outcome:
         if job.key[1:] == (1, 1000, 2):
-            time.sleep(0.2)
+            # Whatever the order of the threads: the rollouts that come before this one are in the log.
+            while Path("out/rollouts.jsonl").read_bytes().count(b"\n") < 6:
+                time.sleep(0.01)
             raise BrokenProcessPool("gone")
         return real(job)
 
@@ -201,10 +203,16 @@ def test_an_interrupt_keeps_what_is_finished(checkpoint, simulated, monkeypatch,
     def interrupted(job: Job) -> Outcome:
         if job.key[1:] == (0, 1000, 2):
             os.kill(os.getpid(), number)
-            released.wait(1)
+            released.wait(60)
         return real(job)
 
+    def shutdown(pool, **options):
+        """The run has noticed: the rollout it gave up may end."""
+        released.set()
+        ThreadPoolExecutor.shutdown(pool, **options)
+
     monkeypatch.setattr(crew, "run_job", interrupted)
+    monkeypatch.setattr(FakePool, "shutdown", shutdown)
     before = signal.getsignal(number)
     assert main([*BASE, "--workers=1"]) == 130
     assert "interrupted. Everything finished is kept; run the same command again" in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """atlasvla-convert: damaged input, wrong settings, and runs that stop half way."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -25,6 +23,7 @@ from tests.hdf5_files import (
     make_demo,
     write_file,
 )
+from tests.helpers.commands import run_command
 
 
 @pytest.fixture
@@ -220,7 +219,7 @@ def test_a_killed_conversion_loads_and_continues(tmp_path, source, move):
     script = tmp_path / "killed.py"
     script.write_text(KILLED_IN_THE_SECOND_COMMIT)
     flags = [f"--root={root}", f"--repo_id={REPO_ID}", f"--folder={source}", "--save_every=1"]
-    killed = subprocess.run([sys.executable, script, move, *flags], capture_output=True, text=True, timeout=300)
+    killed = run_command(str(script), move, *flags)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert first_actions(root) == expected_first_actions(0)
     assert main(flags) == 0
