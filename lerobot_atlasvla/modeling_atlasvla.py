@@ -8,26 +8,26 @@ from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import ModelCard
-from lerobot.policies.common.flow_matching import euler_integrate, sample_noise, sample_time_beta
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from . import backbones, model_card, peft_support, rtc, training_curves
 from .action_queue import ActionQueues
-from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
+from .inputs import prepare
+from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .observations import read_observations
 from .source_marks import SourceMarks
-from .step_randomness import StepRandomness
-from .training_data import TrainingData
+from .training.action_chunks import ActionChunks
+from .training.feature_cache.reader import FeatureCache
+from .training.step_rng import StepRng
 
 logger = logging.getLogger(__name__)
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
-    """LeRobot policy around :class:`~.model.atlas.AtlasVLA`.
+    """LeRobot policy around :class:`~.model.atlasvla.AtlasVLA`.
 
     Args:
         config: The configuration, with ``input_features`` and ``output_features`` filled in. What the backbones were
@@ -67,14 +67,16 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         pretrained = backbones.pretrained_parts(config)
         located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
         config.backbone_architectures = backbones.architectures(config, located)
-        self.model = build_model(config, without_weights=pretrained)
-        self.randomness = StepRandomness()
+        self.model = AtlasVLA(config, without_weights=pretrained)
+        # Saved weights hold its name.
+        self.randomness = StepRng()
         self._sources = SourceMarks(config, self.model)
         for part, where in located.items():
             report, mark = backbones.read(config, part, self.model.backbones()[part], where)
             backbones.record(config, part, where, report)
             self._sources.remember(part, mark)
-        self.training_data = TrainingData(config, dataset_meta)
+        self.action_chunks = ActionChunks(config, dataset_meta)
+        self.feature_cache: FeatureCache | None = None
         if not from_checkpoint:
             backbones.announce_random(config)
             self._finish()
@@ -104,7 +106,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
-        self.training_data.open_feature_cache(self.model, self._sources)
+        meta = self.action_chunks.meta
+        if self.config.feature_cache and meta is not None:
+            self.feature_cache = FeatureCache.of(self.config, self.model, meta=meta, vggt=self._sources.of("vggt"))
         self.eval()
 
     @classmethod
@@ -238,7 +242,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """Loss on a batch of demonstrations.
 
         Args:
-            batch: Preprocessed observations; ``action`` (B, chunk_size, A), normalised; ``action_is_pad``
+            batch: Preprocessed observations; ``action`` (B, chunk_size, A), normalized; ``action_is_pad``
                 (B, chunk_size), True = past the end of the episode. With ``actions_in_memory``: ``action`` (B, A) and
                 ``index`` (B,).
             noise: Flow head: standard normal, (B, chunk_size, A); drawn if not given. The l1 head uses none.
@@ -253,18 +257,13 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
-        actions_BTA, valid_BT = self.training_data.actions(batch)
-        device = actions_BTA.device
-        with self.randomness.step(device, training=self.training):
-            seen = self.training_data.features(batch, self.model, training=self.training)
-            inputs = read_observations(self.config, batch, training=self.training, seen=seen)
-            if self.config.head == "flow":
-                noise = sample_noise(actions_BTA.shape, device) if noise is None else noise
-                if time is None:
-                    # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
-                    time = sample_time_beta(len(noise), device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
-        with self._autocast():
-            loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
+        actions_BTA, valid_BT = self.action_chunks.of(batch)
+        inputs = prepare(self.config, batch, training=self.training)
+        encode_views = (self.feature_cache or self.model).encode_views
+        with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():
+            geometry = encode_views(inputs.views)
+            prefix = self.model.fuse(geometry, self.model.encode_language(inputs), inputs.state_BN)
+            loss_B = self.model.head.loss(self.model.decode(prefix), actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B
         return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
 
@@ -281,13 +280,13 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         execution_horizon: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Predict normalised actions (B, chunk_size, A), float32, from preprocessed observations.
+        """Predict normalized actions (B, chunk_size, A), float32, from preprocessed observations.
 
         Args:
             batch: Preprocessed observations.
             noise: Where the flow head starts, (B, chunk_size, A); drawn if not given. The l1 head uses none.
             inference_delay: Real-time chunking: steps of the previous chunk that will be executed meanwhile.
-            prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalised, (T', A).
+            prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalized, (T', A).
             execution_horizon: Real-time chunking: steps over which the old chunk fades out; by default rtc_config's.
             **kwargs: Ignored.
 
@@ -296,40 +295,32 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if self.training:  # Setting a mode walks through all modules.
             self.eval()
-        inputs = read_observations(self.config, batch, training=False)
-        head = self.model.head
+        if prev_chunk_left_over is not None:
+            if not self.model.head.can_be_guided:
+                raise ValueError(rtc.NEEDS_FLOW)
+            # LeRobot fills it up to the execution horizon, which may be longer than a chunk.
+            prev_chunk_left_over = prev_chunk_left_over[..., : self.config.chunk_size, :]
+        guidance = {
+            "rtc_processor": self.rtc_processor,
+            "rtc_enabled": self._rtc_enabled(),
+            "inference_delay": inference_delay or 0,
+            "prev_chunk_left_over": prev_chunk_left_over,
+            "execution_horizon": execution_horizon,
+        }
+        inputs = prepare(self.config, batch, training=False)
         with self._autocast():
             words = self.model.encode_language(inputs)
             if self.config.compile_model:
                 # One shape for all instructions: a longer one must not compile everything again.
                 words = words.padded_to(self.config.tokenizer_max_length)
-            decoded_BTD = self.model(inputs.views, inputs.present, inputs.state_BN, words)
-            if self.config.head == "l1":
-                if prev_chunk_left_over is not None:
-                    raise ValueError(rtc.NEEDS_FLOW)
-                return head(decoded_BTD).float()
-            if noise is None:
-                shape = (len(decoded_BTD), self.config.chunk_size, self.config.action_dim)
-                noise = sample_noise(shape, decoded_BTD.device)
-            if prev_chunk_left_over is not None:
-                # LeRobot fills it up to the execution horizon, which may be longer than a chunk.
-                prev_chunk_left_over = prev_chunk_left_over[..., : self.config.chunk_size, :]
-            return euler_integrate(
-                lambda x_BTA, time_B: head.velocity(decoded_BTD, x_BTA, time_B),
-                noise,
-                self.config.flow_num_steps,
-                rtc_processor=self.rtc_processor,
-                rtc_enabled=self._rtc_enabled(),
-                inference_delay=inference_delay or 0,
-                prev_chunk_left_over=prev_chunk_left_over,
-                execution_horizon=execution_horizon,
-            )
+            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words)
+            return self.model.head.sample(decoded_BTD, noise, guidance=guidance)
 
     def supports_rtc(self) -> bool:
-        """Whether real-time chunking works with this policy's head; says which one does, if not."""
-        if self.config.head != "flow":
+        """Return whether real-time chunking works with this policy's head; if not, log which one it needs."""
+        if not self.model.head.can_be_guided:
             logger.error(rtc.NEEDS_FLOW)
-        return self.config.head == "flow"
+        return self.model.head.can_be_guided
 
     def init_rtc_processor(self) -> None:
         """Read ``config.rtc_config`` (again); LeRobot's rollout calls this after it has set it.
@@ -344,7 +335,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Next normalised action (B, A); predicts a new chunk every ``n_action_steps`` calls.
+        """Next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
 
         Raises:
             ValueError: For an unreadable batch, or while real-time chunking is on.

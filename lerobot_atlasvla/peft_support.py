@@ -15,7 +15,7 @@ from torch import nn
 
 from . import backbones, slim
 from .configuration_atlasvla import AtlasVLAConfig
-from .model.atlas import AtlasVLA
+from .model.atlasvla import AtlasVLA
 
 # No valid Hub id on purpose: nobody can publish under this name, and PEFT looks nothing up for it.
 FROM_CONFIG = "atlasvla:from-config"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import backbones, slim
 from .configuration_atlasvla import AtlasVLAConfig
-from .model.atlas import AtlasVLA
+from .model.atlasvla import AtlasVLA
 
 logger = logging.getLogger(__name__)
 

@@ -51,7 +51,7 @@ class FramePairs(Protocol):
 
 @dataclass(frozen=True)
 class PartReliance:
-    """What changes when one part is replaced.
+    """Change of actions and loss when one part is replaced.
 
     Attributes:
         name: ``images`` (all of them), the key of one view, ``state``, ``instruction``, ``everything`` (the three

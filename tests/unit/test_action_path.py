@@ -9,9 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.model import vggt
-from lerobot_atlasvla.model.frozen import freeze, is_frozen, running
+from lerobot_atlasvla.model.frozen import freeze, frozen_forward, is_frozen, parameters_of
 from lerobot_atlasvla.model.layers import apply_rope, rope_2d_tables
-from lerobot_atlasvla.model.parameter_list import parameters_of
 from tests.conftest import tiny_config
 from tests.released import open_gates, preprocessed, released_policy, write_all, write_vggt
 
@@ -152,10 +151,10 @@ def test_autocast_stays_off_in_a_frozen_part_without_a_graph_too():
     module = torch.nn.Linear(2, 2)
     x = torch.ones(1, 2)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        with running(module, x):
+        with frozen_forward(module, x):
             assert module(x).dtype == torch.bfloat16
         freeze(module)
-        with running(module, x):
+        with frozen_forward(module, x):
             assert module(x).dtype == torch.float32
 
 

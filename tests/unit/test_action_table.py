@@ -10,8 +10,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetad
 from lerobot.policies.factory import make_policy
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.action_table import ActionTable
 from lerobot_atlasvla.data.schema import FPS, libero_features
+from lerobot_atlasvla.training.action_chunks import InMemoryActions
 from tests.conftest import CHUNK, tiny_config
 from tests.random_dataset import REPO_ID, write_dataset
 
@@ -49,7 +49,7 @@ def test_the_chunks_are_those_of_lerobots_reader_bit_by_bit(data, meta, mode):
     assert read["action"].shape == (EPISODES * FRAMES, CHUNK, 7)
     assert single["action"].shape == (EPISODES * FRAMES, 7)
     assert "action_is_pad" not in single
-    chunks, valid = ActionTable.read(tiny_config(**overrides), meta).chunks(single)
+    chunks, valid = InMemoryActions.read(tiny_config(**overrides), meta).chunks(single)
     assert torch.equal(chunks, read["action"])
     assert torch.equal(valid, ~read["action_is_pad"])
     # Every episode but its first three frames reaches past its end.
@@ -59,14 +59,14 @@ def test_the_chunks_are_those_of_lerobots_reader_bit_by_bit(data, meta, mode):
 def test_some_of_the_episodes_are_enough(data, meta):
     read, single = batches(data, meta, range(FRAMES), episodes=[1])
     assert single["index"].tolist() == list(range(FRAMES, 2 * FRAMES))
-    chunks, valid = ActionTable.read(tiny_config(), meta).chunks(single)
+    chunks, valid = InMemoryActions.read(tiny_config(), meta).chunks(single)
     assert torch.equal(chunks, read["action"])
     assert torch.equal(valid, ~read["action_is_pad"])
 
 
 def test_actions_that_are_not_the_datasets_are_refused(data, meta):
     _, single = batches(data, meta, [0, 5])
-    table = ActionTable.read(tiny_config(), meta)
+    table = InMemoryActions.read(tiny_config(), meta)
     with pytest.raises(ValueError, match=r"up to 0\.5 apart.*--policy\.actions_in_memory=false"):
         table.chunks(single | {"action": single["action"] + torch.tensor([[0.0], [0.5]])})
     with pytest.raises(ValueError, match="are not those of the dataset's files"):
@@ -83,7 +83,7 @@ def test_rows_that_are_not_on_disk_are_refused(data, meta, tmp_path):
     parquet.write_table(rows.slice(0, FRAMES - 1), here / file.name)
     partial = copy.copy(meta)
     partial.root = tmp_path
-    table = ActionTable.read(tiny_config(), partial)
+    table = InMemoryActions.read(tiny_config(), partial)
     first = {key: single[key][:1] for key in ("action", "index")}
     assert torch.isfinite(table.chunks(first)[0]).all()
     for sample in (1, 2):
@@ -95,7 +95,7 @@ def test_rows_that_are_not_on_disk_are_refused(data, meta, tmp_path):
 def test_data_that_are_not_on_disk_are_explained(tmp_path):
     streamed = SimpleNamespace(root=tmp_path, repo_id="user/streamed")
     with pytest.raises(ValueError, match=r"user/streamed.*--dataset\.streaming.*--policy\.actions_in_memory=false"):
-        ActionTable.read(tiny_config(), streamed)
+        InMemoryActions.read(tiny_config(), streamed)
 
 
 @pytest.mark.parametrize("head", ["l1", "flow"])

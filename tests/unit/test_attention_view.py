@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.attention_view import AttentionRecorder, attention_weights, draw_attention
+from lerobot_atlasvla.inspection.attention import AttentionRecorder, attention_weights, draw_attention
 from lerobot_atlasvla.model.layers import CrossAttention
-from lerobot_atlasvla.model.tokens import TokenGroup
+from lerobot_atlasvla.model.types import TokenGroup
 from tests import released
 from tests.conftest import IMAGE, WRIST, tiny_config
 
@@ -117,7 +117,7 @@ def test_attention_peaks_at_the_patch_that_shines(fusion, order, key, row, colum
     attention = policy.model.decoder.blocks[0].geometry_attention
     keys = []
     for image in (black, black + 1):
-        prefix = policy.model.embed_prefix(released.inputs_of(policy, views(image, image)))
+        prefix = released.prefix_of(policy, views(image, image))
         keys.append(attention.key_value(prefix.geometry.tokens_BSD[0, -1]).chunk(2)[0])
     with torch.no_grad():
         attention.query.weight.zero_()

@@ -5,7 +5,7 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
-from lerobot_atlasvla.model.augment import same_crop_and_colour
+from lerobot_atlasvla.inputs import random_crop_and_jitter
 from tests.conftest import tiny_config
 from tests.released import open_gates, preprocessed
 
@@ -31,14 +31,14 @@ def coordinates(samples: int, height: int = SIZE, width: int = SIZE) -> torch.Te
 @pytest.mark.parametrize(("crop", "colour"), BOTH)
 def test_all_views_of_a_sample_are_changed_alike(crop, colour):
     views = pictures(4, 1).expand(4, 3, 3, SIZE, SIZE)
-    changed = same_crop_and_colour(views, crop, colour)
+    changed = random_crop_and_jitter(views, crop, colour)
     torch.testing.assert_close(changed[:, 1:], changed[:, :1].expand_as(changed[:, 1:]))
     assert (changed - views).abs().amax((1, 2, 3, 4)).min() > 0.01
 
 
 @pytest.mark.parametrize(("crop", "colour"), BOTH)
 def test_samples_are_changed_differently(crop, colour):
-    changed = same_crop_and_colour(pictures(1, 2).expand(6, 2, 3, SIZE, SIZE), crop, colour)
+    changed = random_crop_and_jitter(pictures(1, 2).expand(6, 2, 3, SIZE, SIZE), crop, colour)
     for one in range(6):
         for other in range(one):
             assert (changed[one] - changed[other]).abs().max() > 0.01
@@ -48,7 +48,7 @@ def test_samples_are_changed_differently(crop, colour):
 def test_values_and_shape_stay_as_they_were(crop, colour):
     views = pictures(5, 2)
     before = views.clone()
-    changed = same_crop_and_colour(views, crop, colour)
+    changed = random_crop_and_jitter(views, crop, colour)
     assert changed.shape == views.shape
     assert changed.dtype == torch.float32
     assert changed.isfinite().all()
@@ -58,8 +58,8 @@ def test_values_and_shape_stay_as_they_were(crop, colour):
 
 def test_small_strengths_change_little():
     views = pictures(4, 2)
-    assert torch.equal(same_crop_and_colour(views, 1e-4, 0.0), views)
-    torch.testing.assert_close(same_crop_and_colour(views, 0.0, 1e-4), views, rtol=0, atol=1e-3)
+    assert torch.equal(random_crop_and_jitter(views, 1e-4, 0.0), views)
+    torch.testing.assert_close(random_crop_and_jitter(views, 0.0, 1e-4), views, rtol=0, atol=1e-3)
 
 
 def test_calls_differ_and_a_seed_repeats_them():
@@ -67,16 +67,16 @@ def test_calls_differ_and_a_seed_repeats_them():
     results = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        results.append(same_crop_and_colour(views, 0.3, 0.4))
+        results.append(random_crop_and_jitter(views, 0.3, 0.4))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
-    assert not torch.equal(same_crop_and_colour(views, 0.3, 0.4), results[2])
+    assert not torch.equal(random_crop_and_jitter(views, 0.3, 0.4), results[2])
 
 
 @pytest.mark.parametrize(("height", "width"), [(SIZE, SIZE), (28, 56)])
 def test_a_window_keeps_the_shape_of_the_picture_and_lies_anywhere(height, width):
     crop = 0.4
-    changed = same_crop_and_colour(coordinates(300, height, width), crop, 0.0)[:, 0]
+    changed = random_crop_and_jitter(coordinates(300, height, width), crop, 0.0)[:, 0]
     low, high = changed[:, :2].amin((-2, -1)), changed[:, :2].amax((-2, -1))
     extent = high - low
     assert extent.min() > 1 - crop - 2 / height
@@ -95,7 +95,7 @@ def test_a_window_keeps_the_shape_of_the_picture_and_lies_anywhere(height, width
 def test_brightness_changes_up_to_the_strength_and_is_fair():
     """A grey picture keeps its colour and has no contrast, so what is left is the brightness."""
     grey = torch.full((400, 1, 3, 4, 4), 0.5)
-    factors = same_crop_and_colour(grey, 0.0, 0.4).mean((1, 2, 3, 4)) / 0.5
+    factors = random_crop_and_jitter(grey, 0.0, 0.4).mean((1, 2, 3, 4)) / 0.5
     assert 0.6 - 1e-3 <= factors.min() < 0.65
     assert 1.35 < factors.max() <= 1.4 + 1e-3
     assert factors.mean() == pytest.approx(1, abs=0.04)
@@ -104,7 +104,7 @@ def test_brightness_changes_up_to_the_strength_and_is_fair():
 def test_the_hue_changes_by_a_tenth_of_the_strength():
     # Dull, so that no other change clips a channel, which would move the hue too.
     red = torch.tensor([0.5, 0.4, 0.4])[:, None, None].expand(300, 1, 3, 4, 4)
-    changed = same_crop_and_colour(red, 0.0, 0.4)[:, 0, :, 0, 0]
+    changed = random_crop_and_jitter(red, 0.0, 0.4)[:, 0, :, 0, 0]
     spread = changed.amax(1) - changed.amin(1)
     # Near red, a hue of h turns puts the middle channel 6 h of the way from the smallest to the largest.
     turns = (changed[:, 1] - changed[:, 2]) / spread / 6

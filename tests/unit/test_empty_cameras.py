@@ -25,13 +25,11 @@ def test_an_empty_camera_is_a_view_of_the_policy(policy):
 
 def test_absent_it_has_no_tokens_present_it_is_seen(policy):
     batch = released.preprocessed(policy.config)
-    absent = released.inputs_of(policy, batch)
-    assert absent.present == (0, 1)
+    assert released.inputs_of(policy, batch).views.present == (0, 1)
     with_it = batch | {EMPTY: torch.rand(3, 3, PIXELS, PIXELS)}
-    there = released.inputs_of(policy, with_it)
-    assert there.present == (0, 1, 2)
+    assert released.inputs_of(policy, with_it).views.present == (0, 1, 2)
     patches = policy.model.grid[0] * policy.model.grid[1] + (policy.config.fusion == "late")
-    tokens = [policy.model.embed_prefix(inputs).geometry.tokens_BSD.shape[1] for inputs in (absent, there)]
+    tokens = [released.prefix_of(policy, one).geometry.tokens_BSD.shape[1] for one in (batch, with_it)]
     assert tokens == [2 * patches, 3 * patches]
     difference = policy.predict_action_chunk(with_it) - policy.predict_action_chunk(batch)
     assert difference.abs().max() > 1e-5
@@ -60,7 +58,7 @@ def test_the_place_of_an_absent_view_stays_free():
     policy = AtlasVLAPolicy(tiny_config(empty_cameras=1, views=(EMPTY, IMAGE)))
     released.open_gates(policy)
     batch = released.preprocessed(policy.config)
-    assert released.inputs_of(policy, batch).present == (1,)
+    assert released.inputs_of(policy, batch).views.present == (1,)
     before = policy.predict_action_chunk(batch)
     with torch.no_grad():
         policy.model.fusion.geometry_projector.view_embed[:, 0] += 1

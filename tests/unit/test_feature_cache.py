@@ -16,13 +16,14 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.commands import cache_features as build_module
+from lerobot_atlasvla.commands.cache_features import build
 from lerobot_atlasvla.config_checks import ConfigError
 from lerobot_atlasvla.data.schema import FPS
-from lerobot_atlasvla.feature_cache import build as build_module
-from lerobot_atlasvla.feature_cache import files
-from lerobot_atlasvla.feature_cache.build import build
-from lerobot_atlasvla.feature_cache.key import FeatureCacheError
-from lerobot_atlasvla.model.tokens import GeometryTokens
+from lerobot_atlasvla.inputs import prepare_views
+from lerobot_atlasvla.model.types import GeometryTokens
+from lerobot_atlasvla.training.feature_cache import files
+from lerobot_atlasvla.training.feature_cache.key import FeatureCacheError
 from tests.conftest import CHUNK, IMAGE, WRIST, dataset_stats, tiny_config
 from tests.random_dataset import REPO_ID, write_dataset
 from tests.released import open_gates, released_config, write_all, write_vggt
@@ -70,7 +71,7 @@ def cache(data, released, tmp_path_factory):
 
 
 def features_of(policy: AtlasVLAPolicy, batch: dict) -> GeometryTokens:
-    return policy.training_data.features(batch, policy.model, training=True)
+    return policy.feature_cache.encode_views(prepare_views(policy.config, batch, training=True))
 
 
 def without_vggt(policy: AtlasVLAPolicy, monkeypatch) -> None:
@@ -103,11 +104,11 @@ def test_the_rows_are_what_vggt_gives(data, released, cache):
     batch = batch_of(policy, data, [3, 20])
     views = torch.stack([batch[IMAGE], batch[WRIST]], dim=1)
     with torch.no_grad():
-        expected = policy.model.encode_views(views)
+        expected = policy.model.encode_views(prepare_views(policy.config, batch, training=False))
         reference = policy.model.aggregator(views, policy.config.vggt_output_layers)
     found = features_of(policy, batch)
-    assert len(found.layers_BVPC) == 2
-    for mine, other, whole in zip(found.layers_BVPC, expected.layers_BVPC, reference.layers, strict=True):
+    assert len(found.layers) == 2
+    for mine, other, whole in zip(found.layers, expected.layers, reference.layers, strict=True):
         torch.testing.assert_close(mine, other)
         # The camera token and the patches; four registers lie between them.
         torch.testing.assert_close(mine[:, :, 0], whole[:, :, 0])
@@ -121,10 +122,10 @@ def test_bfloat16_features_come_back_bit_by_bit(data, released, tmp_path):
     # The batches in which they were computed.
     batch = batch_of(policy, data, [5, 6, 7, 8, 9])
     with torch.no_grad():
-        expected = policy.model.encode_views(torch.stack([batch[IMAGE], batch[WRIST]], dim=1))
+        expected = policy.model.encode_views(prepare_views(policy.config, batch, training=False))
     found = features_of(policy, batch)
-    assert found.layers_BVPC[0].dtype == torch.bfloat16
-    assert all(map(torch.equal, found.layers_BVPC, expected.layers_BVPC))
+    assert found.layers[0].dtype == torch.bfloat16
+    assert all(map(torch.equal, found.layers, expected.layers))
     loss, _ = policy(batch)
     assert loss.isfinite()
 
@@ -134,7 +135,7 @@ def test_copies_are_different_augmentations_and_all_get_used(data, released, tmp
     build(cfg)
     policy = make_policy(cfg, data)
     batch = batch_of(policy, data, [4])
-    drawn = [features_of(policy, batch).layers_BVPC[0] for _ in range(60)]
+    drawn = [features_of(policy, batch).layers[0] for _ in range(60)]
     kinds = {tensor.numpy().tobytes() for tensor in drawn}
     assert len(kinds) == 3
     # A held-out loss is for the pictures as they are.
@@ -342,7 +343,7 @@ def test_a_checkpoint_knows_nothing_of_the_cache(data, released, cache, tmp_path
     assert loaded.config.feature_cache is None
     # For acting nobody needs the cache, wherever the policy comes from.
     config = released_config(released, feature_cache=str(tmp_path / "gone"))
-    assert AtlasVLAPolicy(config).training_data.feature_cache is None
+    assert AtlasVLAPolicy(config).feature_cache is None
 
 
 def test_a_checkpoint_trains_on_with_the_cache(data, released, cache, tmp_path, monkeypatch):
@@ -363,7 +364,7 @@ def test_copies_and_pickles_of_a_policy_read_the_same_files(data, released, cach
     expected = policy(batch)[0]
     for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
         # Not a copy in memory of files that may have hundreds of gigabytes.
-        assert isinstance(other.training_data.feature_cache._reader._features, np.memmap)
+        assert isinstance(other.feature_cache._reader._features, np.memmap)
         without_vggt(other, monkeypatch)
         assert torch.equal(other(batch)[0], expected)
 

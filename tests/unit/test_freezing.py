@@ -8,8 +8,8 @@ import torch
 from lerobot_atlasvla import backbones
 from tests.released import (
     SMALL_DINOV2,
-    inputs_of,
     open_gates,
+    prefix_of,
     preprocessed,
     released_config,
     released_policy,
@@ -161,14 +161,14 @@ def test_before_the_adapters_a_frozen_part_saves_nothing_for_the_backward_pass(r
     policy.train()
     model = policy.model
     saved = []
-    inputs = inputs_of(policy, preprocessed(policy.config))
+    batch = preprocessed(policy.config)
     tower = model.aggregator.patch_embed if vision == "vggt" else model.vision_tower
     outputs = []
     for module in (tower, model.language):
         module.register_forward_pre_hook(lambda m, a: saved.clear())
         module.register_forward_hook(lambda m, a, out: outputs.append(len(saved)))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        model.embed_prefix(inputs)
+        prefix_of(policy, batch)
     assert outputs == [0, 0]
     assert saved
 
@@ -272,15 +272,15 @@ def test_bfloat16_backbones_give_nearly_the_same_actions_and_gradients(root, vis
 @pytest.mark.parametrize("backbone_dtype", ["float32", "bfloat16"])
 def test_autocast_around_a_frozen_part_changes_nothing_in_it(root, backbone_dtype):
     policy = released_policy(root, backbone_dtype=backbone_dtype)
-    inputs = inputs_of(policy, preprocessed(released_config(root)))
+    batch = preprocessed(released_config(root))
     outputs = []
     model = policy.model
     for module in (model.aggregator.patch_embed, model.aggregator.global_blocks[-1], model.language):
         module.register_forward_hook(lambda m, a, out: outputs.append(getattr(out, "tokens_BSD", out)))
-    model.embed_prefix(inputs)
+    prefix_of(policy, batch)
     model.language._cache.clear()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        model.embed_prefix(inputs)
+        prefix_of(policy, batch)
     for plain, autocast in zip(outputs[:3], outputs[3:], strict=True):
         assert plain.dtype == autocast.dtype
         assert torch.equal(plain, autocast)

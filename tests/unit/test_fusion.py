@@ -13,6 +13,7 @@ from tests.released import (
     SPECIAL,
     inputs_of,
     open_gates,
+    prefix_of,
     preprocessed,
     released_config,
     released_policy,
@@ -48,7 +49,7 @@ def only_tensors(batch: dict) -> dict:
 
 def prefix(policy: AtlasVLAPolicy, batch: dict):
     with torch.no_grad():
-        return policy.model.embed_prefix(inputs_of(policy, batch))
+        return prefix_of(policy, batch)
 
 
 # --- how many tokens ---
@@ -204,7 +205,7 @@ def test_views_picks_cameras_by_name_in_that_order(root, views):
     assert set(policy.config.input_features) == {*views, STATE}
     batch = {k: v for k, v in preprocessed(released_config(root)).items() if k not in (IMAGE, WRIST)}
     images = {key: torch.rand(3, 3, 32, 32) for key in views}
-    seen = inputs_of(policy, batch | images).views
+    seen = inputs_of(policy, batch | images).views.images()
     assert all(torch.equal(seen[:, index], images[key]) for index, key in enumerate(views))
     assert act(policy, batch | images).shape == (3, CHUNK, ACTION_DIM)
 

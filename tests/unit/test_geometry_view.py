@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lerobot_atlasvla.geometry_view import GeometryReader
+from lerobot_atlasvla.inspection.depth import GeometryReader
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from tests import released
 

@@ -5,9 +5,9 @@ import torch
 from lerobot.policies.common.flow_matching import euler_integrate
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.model.heads import FlowHead
+from lerobot_atlasvla.model.action_heads import FlowHead
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, tiny_config
-from tests.released import inputs_of, open_gates, preprocessed
+from tests.released import open_gates, prefix_of, preprocessed
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def make_policy(**overrides) -> AtlasVLAPolicy:
 
 def make_head() -> FlowHead:
     torch.manual_seed(0)
-    head = FlowHead(16, 3, num_layers=2, num_heads=2)
+    head = FlowHead(16, 3, num_layers=2, num_heads=2, num_steps=10)
     for block in head.blocks:
         torch.nn.init.normal_(block.modulation.weight, std=0.2)
     return head
@@ -77,7 +77,7 @@ def test_a_chunk_is_lerobots_euler_integral_of_the_velocity(batch, steps):
     # The scene is read once; only the small denoiser runs again.
     assert runs == {"decoder": 1, "velocity": steps}
     with torch.no_grad():
-        decoded = policy.model.decode(policy.model.embed_prefix(inputs_of(policy, batch)))
+        decoded = policy.model.decode(prefix_of(policy, batch))
         x = noise()
         for step in range(steps):
             x = x - policy.model.head.velocity(decoded, x, torch.full((3,), 1 - step / steps)) / steps
@@ -195,8 +195,8 @@ def test_the_loss_is_decided_by_noise_and_time_given(policy, batch):
 
 def test_times_lie_in_the_unit_interval_and_differ_within_a_batch(policy, batch, monkeypatch):
     seen = []
-    real = policy.model.loss
-    monkeypatch.setattr(policy.model, "loss", lambda *args: seen.append(args[-1]) or real(*args))
+    real = policy.model.head.velocity
+    monkeypatch.setattr(policy.model.head, "velocity", lambda *args: seen.append(args[-1]) or real(*args))
     policy.train()
     for _ in range(50):
         policy(batch)

@@ -8,8 +8,8 @@ import yaml
 from lerobot.configs.train import TrainPipelineConfig
 
 from eval.full_size_weights import dinov2_config, qwen3_config
-from lerobot_atlasvla.build import build_model
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from tests.conftest import IMAGE, WRIST, tiny_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "policy"
@@ -30,7 +30,7 @@ def full_size(name: str):
     config.input_features, config.output_features = features.input_features, features.output_features
     config.validate_features()
     config.backbone_architectures = {"language": qwen3_config().to_dict(), "vision_tower": dinov2_config().to_dict()}
-    model = build_model(config, without_weights=["vggt", "language", "vision_tower"])
+    model = AtlasVLA(config, without_weights=["vggt", "language", "vision_tower"])
     for part, module in model.backbones().items():
         module.requires_grad_(not config.is_frozen(part))
     return model

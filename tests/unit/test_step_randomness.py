@@ -4,21 +4,21 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.step_randomness import StepRandomness
+from lerobot_atlasvla.training.step_rng import StepRng
 from tests import released
 from tests.conftest import tiny_config
 
 CPU = torch.device("cpu")
 
 
-def draw(randomness: StepRandomness, *, training: bool = True) -> torch.Tensor:
+def draw(randomness: StepRng, *, training: bool = True) -> torch.Tensor:
     with randomness.step(CPU, training=training):
         return torch.rand(4)
 
 
-def make(seed: int = 0) -> StepRandomness:
+def make(seed: int = 0) -> StepRng:
     torch.manual_seed(seed)
-    return StepRandomness()
+    return StepRng()
 
 
 def test_steps_differ_runs_with_one_seed_do_not():

@@ -1,4 +1,4 @@
-"""What makes two feature caches interchangeable: everything that VGGT's output on a frame depends on."""
+"""Key of a feature cache: everything that VGGT's output on a frame depends on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Self
 import torch
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.model.spec import AtlasSpec
 
 # 1 held patch tokens from before the frame and global blocks as well (up to commit b6cd926).
 FORMAT = 2
@@ -56,7 +55,6 @@ class CacheKey:
     def of(
         cls,
         config: AtlasVLAConfig,
-        spec: AtlasSpec,
         *,
         dataset: str,
         frames: int,
@@ -64,7 +62,7 @@ class CacheKey:
         dtype: torch.dtype,
     ) -> Self:
         """The key of a policy's cache of one dataset; arguments as the attributes of those names."""
-        views, patches, width = spec.views, prod(spec.grid), spec.geometry.embed_dim
+        patches = prod(side // config.patch_size for side in config.image_size)
         return cls(
             dataset=dataset,
             frames=frames,
@@ -73,9 +71,9 @@ class CacheKey:
             augmentation=augmentation(config),
             copies=config.feature_cache_copies,
             vggt=vggt,
-            output_layers=tuple(spec.geometry.output_layers),
+            output_layers=tuple(config.vggt_output_layers),
             dtype=str(dtype).removeprefix("torch."),
-            layer=(views, 1 + patches, 2 * width),
+            layer=(len(config.view_keys), 1 + patches, 2 * config.vggt_embed_dim),
         )
 
     @classmethod
@@ -100,12 +98,12 @@ class CacheKey:
         return len(self.output_layers) * prod(self.layer) * self.torch_dtype.itemsize
 
     def differences(self, other: CacheKey) -> list[str]:
-        """What ``other`` has otherwise: ``name: this, not that``."""
+        """List what differs in ``other``: ``name: this, not that``."""
         mine, theirs = self.to_json(), other.to_json()
         return [f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
 def augmentation(config: AtlasVLAConfig) -> dict[str, float]:
-    """The settings that change pictures in training; empty if none of them does."""
+    """Return the settings that change images in training; empty if none of them does."""
     names = ("random_shift", "random_crop", "color_jitter")
     return {name: getattr(config, name) for name in names if getattr(config, name)}

@@ -1,9 +1,10 @@
-"""Where a policy's action queries look: their attention over the image patches, recorded while it predicts, and drawn.
+"""Record a policy's attention over the image patches while it predicts, and draw it over the images.
 
 Shape suffixes: B batch, N heads, K head size, Q action queries, S scene tokens, D decoder width, V view, H rows,
-W columns, C colour channels.
+W columns, C color channels.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,12 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from .model.layers import CrossAttention
-from .model.tokens import TokenGroup
-from .modeling_atlasvla import AtlasVLAPolicy
-from .peft_support import without_adapter
+from lerobot_atlasvla.model.layers import CrossAttention
+from lerobot_atlasvla.model.types import TokenGroup
+from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.peft_support import without_adapter
 
 COLORMAP = "turbo"
 OPACITY = 0.7
@@ -47,8 +47,8 @@ class AttentionRecorder:
     """Records where the action queries look, in a ``with`` block; outside of it the policy is as it was.
 
     Hooks compute the attention a second time from the inputs of the attention layers, so that the policy keeps its
-    fused attention and its actions. Inside the block a compiled policy runs uncompiled: compiled code calls no hooks.
-    Not for several threads at once.
+    fused attention and its actions. Inside the block whatever is compiled runs uncompiled: compiled code calls no
+    hooks. Not for several threads at once.
 
     Args:
         policy: The policy, with or without an adapter (PEFT) around it.
@@ -73,8 +73,7 @@ class AttentionRecorder:
             raise ValueError("A blind policy (--policy.views=none) has no image patches to attend to.")
         self.policy = whole
         self.chunks: list[ChunkAttention] = []
-        self._hooks: list[RemovableHandle] = []
-        self._compiled: Any = None
+        self._stack = ExitStack()
         self._present: tuple[int, ...] = ()
         self._layers: list[Tensor] = []
 
@@ -85,21 +84,21 @@ class AttentionRecorder:
     def __enter__(self) -> Self:
         model = self.policy.model
         blocks: Any = model.decoder.blocks
-        self._hooks = [
+        hooks = [
             model.fusion.register_forward_hook(self._note_views),
             *(block.geometry_attention.register_forward_hook(self._note_layer) for block in blocks),
             model.decoder.register_forward_hook(self._finish_chunk),
         ]
-        self._compiled, model._compiled_call_impl = model._compiled_call_impl, None
+        for hook in hooks:
+            self._stack.callback(hook.remove)
+        self._stack.enter_context(torch.compiler.set_stance("force_eager"))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self.policy.model._compiled_call_impl = self._compiled
+        self._stack.close()
 
     def _note_views(self, fusion: Any, arguments: tuple[Any, ...], fused: Any) -> None:
-        self._present = tuple(arguments[-1])
+        self._present = arguments[0].present
         self._layers.clear()
 
     def _note_layer(self, attention: CrossAttention, arguments: tuple[Tensor, TokenGroup], out_BQD: Tensor) -> None:
@@ -123,7 +122,7 @@ class AttentionRecorder:
 
 @torch.no_grad()
 def attention_weights(attention: CrossAttention, x_BQD: Tensor, group: TokenGroup) -> Tensor:
-    """What a cross-attention layer multiplies its values with, ``(B, N, Q, S)``, float32; sums to 1 over S.
+    """Return the weights of a cross-attention layer, ``(B, N, Q, S)``, float32; they sum to 1 over S.
 
     Args:
         attention: The layer.
@@ -145,7 +144,7 @@ def draw_attention(image_HWC: np.ndarray, attention_HW: np.ndarray, *, maximum: 
     Args:
         image_HWC: The view, RGB, uint8, of any size.
         attention_HW: Attention per patch, (patch rows, patch columns), at least 0; stretched over the whole image.
-        maximum: Attention that gets the strongest colour, so that several maps can be compared; by default the
+        maximum: Attention that gets the strongest color, so that several maps can be compared; by default the
             map's own maximum.
 
     Returns:
@@ -170,6 +169,6 @@ def draw_attention(image_HWC: np.ndarray, attention_HW: np.ndarray, *, maximum: 
         return image_HWC.copy()
     heat_11HW = torch.from_numpy(np.clip(attention_HW / largest, 0, 1).astype(np.float32))[None, None]
     heat_HW = F.interpolate(heat_11HW, image_HWC.shape[:2], mode="bilinear", align_corners=False)[0, 0].numpy()
-    colour_HWC = colormaps[COLORMAP](heat_HW)[..., :3] * 255
+    color_HWC = colormaps[COLORMAP](heat_HW)[..., :3] * 255
     opacity_HW1 = OPACITY * heat_HW[..., None]
-    return (image_HWC * (1 - opacity_HW1) + colour_HWC * opacity_HW1).round().astype(np.uint8)
+    return (image_HWC * (1 - opacity_HW1) + color_HWC * opacity_HW1).round().astype(np.uint8)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_atlasvla.model.tokens import GeometryTokens
+from lerobot_atlasvla.model.types import GeometryTokens
 
 from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError
 
@@ -43,7 +43,7 @@ def _sizes(key: CacheKey) -> dict[str, int]:
 
 
 def read_key(folder: Path) -> CacheKey:
-    """What the cache in a folder was made of.
+    """Read the key of the cache in a folder.
 
     Raises:
         FeatureCacheError: If there is none, or one that can't be read.
@@ -71,7 +71,7 @@ def read_key(folder: Path) -> CacheKey:
 
 
 def open_done(folder: Path, key: CacheKey) -> np.ndarray:
-    """Which frames are there, (frames,), 0 or 1; follows the file while it is being built.
+    """Map the marks of the frames that are there, (frames,), 0 or 1; they follow the file while it is being built.
 
     Raises:
         FeatureCacheError: If a file is missing or has another size than it must have.
@@ -87,7 +87,7 @@ def open_done(folder: Path, key: CacheKey) -> np.ndarray:
 
 
 def done_before(folder: Path, key: CacheKey) -> np.ndarray:
-    """Which frames need not be computed any more, (frames,), 0 or 1; changes nothing.
+    """Return the marks of the frames that need not be computed any more, (frames,), 0 or 1; change nothing.
 
     Raises:
         FeatureCacheError: If the folder holds another cache, a damaged one, or other files.
@@ -128,7 +128,7 @@ class CacheReader:
         self._pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=(key.frames, pixel_bytes(key)))
 
     def features(self, frames: np.ndarray, copies: np.ndarray, device: torch.device) -> GeometryTokens:
-        """What VGGT made of the frames.
+        """Read the features of some frames.
 
         Args:
             frames: Indices of B frames that are there.
@@ -141,7 +141,7 @@ class CacheReader:
             rows = rows.pin_memory()
         values_BN = rows.to(device, non_blocking=True).view(key.torch_dtype)
         layers = values_BN.unflatten(1, (len(key.output_layers), *key.layer)).unbind(1)
-        return GeometryTokens(tuple(layers))
+        return GeometryTokens(tuple(layers), tuple(range(len(key.views))))
 
     def pixels(self, frames: np.ndarray) -> Tensor:
         """The remembered pixels, (B, V, 3, grid, grid), uint8."""
@@ -213,9 +213,9 @@ class CacheWriter:
             os.pwrite(self._done, b"\x01", frame)
 
 
-def _flat(seen: GeometryTokens) -> Tensor:
+def _flat(geometry: GeometryTokens) -> Tensor:
     """One copy's bytes, (B, bytes)."""
-    parts = [layer.flatten(1) for layer in seen.layers_BVPC]
+    parts = [layer.flatten(1) for layer in geometry.layers]
     return torch.cat(parts, dim=1).cpu().contiguous().view(torch.uint8)
 
 

@@ -27,12 +27,11 @@ from tqdm import tqdm
 
 from lerobot_atlasvla import backbones
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.inputs import INDEX, prepare_views
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.observations import read_views
-
-from .files import CacheWriter, done_before, pixel_bytes
-from .key import FLAG, CacheKey, FeatureCacheError, augmentation
-from .reader import INDEX, sample_pixels
+from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, pixel_bytes
+from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
+from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,6 @@ def build(cfg: TrainPipelineConfig) -> Path:
     vggt = policy.model.backbones()["vggt"]
     key = CacheKey.of(
         config,
-        policy.model.spec,
         dataset=cfg.dataset.repo_id,
         frames=dataset.meta.total_frames,
         vggt=backbones.fingerprint("vggt", vggt),
@@ -108,7 +106,7 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
         raise FeatureCacheError(f"Name the folder of the cache: {FLAG}=FOLDER.")
     if cfg.dataset.image_transforms.enable or cfg.dataset.streaming:
         raise FeatureCacheError(
-            "A feature cache needs a dataset on disk and pictures as they are stored there; leave out "
+            "A feature cache needs a dataset on disk and images as they are stored there; leave out "
             "--dataset.streaming and --dataset.image_transforms.enable, and augment with --policy.random_shift, "
             "--policy.random_crop and --policy.color_jitter."
         )
@@ -145,7 +143,7 @@ def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
         raise FeatureCacheError(
             f"{frames} frames need {needed / GIGABYTE:.2f} GB, and {folder} has {free / GIGABYTE:.2f} GB left. Choose "
             f"another disk ({FLAG}), or cache less: fewer copies (--policy.feature_cache_copies), fewer layers "
-            "(--policy.vggt_output_layers), smaller pictures (--policy.image_size), some of the episodes "
+            "(--policy.vggt_output_layers), smaller images (--policy.image_size), some of the episodes "
             "(--dataset.episodes; training runs VGGT for the frames of the others)."
         )
 
@@ -165,7 +163,7 @@ def _batches(cfg: TrainPipelineConfig, dataset: LeRobotDataset, places: np.ndarr
 
 
 def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) -> dict[str, Tensor]:
-    """Pictures and frame indices on the policy's device, under the policy's names."""
+    """Return images and frame indices on the policy's device, under the policy's names."""
     return {
         rename.get(name, name): value.to(device)
         for name, value in batch.items()
@@ -176,11 +174,9 @@ def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) 
 @torch.no_grad()
 def _add(writer: CacheWriter, policy: AtlasVLAPolicy, config: AtlasVLAConfig, batch: dict[str, Tensor]) -> None:
     augmented = bool(augmentation(config))
-    copies = [
-        policy.model.encode_views(read_views(config, batch, training=augmented))
-        for _ in range(config.feature_cache_copies)
-    ]
-    pixels = sample_pixels(batch, tuple(config.view_keys)).flatten(1).cpu()
+    views = prepare_views(config, batch, training=augmented)
+    copies = [policy.model.encode_views(views) for _ in range(config.feature_cache_copies)]
+    pixels = sample_pixels(views).flatten(1).cpu()
     writer.write(batch[INDEX].flatten().cpu().numpy(), copies, pixels)
 
 

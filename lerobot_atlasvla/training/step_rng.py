@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-# An odd constant without structure spreads neighbouring steps over all seeds (the golden ratio, as in SplitMix64).
+# An odd constant without structure spreads neighboring steps over all seeds (the golden ratio, as in SplitMix64).
 _SPREAD = 0x9E3779B97F4A7C15
 _SEEDS = 2**63
 
 
-class StepRandomness(nn.Module):
+class StepRng(nn.Module):
     """A seed and a count of steps, saved with the policy.
 
     PyTorch's own generator does not survive a resume: LeRobot restores its state, and then the new data loader draws

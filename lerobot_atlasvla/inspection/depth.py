@@ -1,4 +1,4 @@
-"""What a policy's eyes make of the scene: VGGT's own depth and camera heads, read from its checkpoint when asked for.
+"""Depth and camera poses as a policy's VGGT estimates them: its own heads, read from its checkpoint when asked for.
 
 The policy itself never uses them, so their weights (1.0 GB in VGGT-1B) are neither loaded with it nor saved.
 """
@@ -12,11 +12,11 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from . import backbones
-from .model.vggt_heads import CameraHead, DepthHead
-from .modeling_atlasvla import AtlasVLAPolicy
-from .observations import read_views
-from .pretrained.tensors import read_tensors
+from lerobot_atlasvla import backbones
+from lerobot_atlasvla.inputs import prepare_views
+from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.pretrained.tensors import read_tensors
 
 DEPTH_LAYERS = (4, 11, 17, 23)
 
@@ -28,7 +28,7 @@ class GeometryView:
     Attributes:
         depth_BVHW: Depth along the viewing direction, positive.
         confidence_BVHW: At least 1; larger is surer.
-        pose_encoding_BV9: Camera-from-world translation (3), quaternion x y z w (4, not normalised), vertical and
+        pose_encoding_BV9: Camera-from-world translation (3), quaternion x y z w (4, not normalized), vertical and
             horizontal field of view (2, rad); the first view is the world.
     """
 
@@ -41,13 +41,13 @@ class GeometryReader:
     """Depth and camera poses from the backbone of a policy.
 
     Args:
-        policy: A policy whose eyes are a pretrained VGGT (``vision=vggt``, ``fusion=late``).
+        policy: A policy whose vision encoder is a pretrained VGGT (``vision=vggt``, ``fusion=late``).
         depth_layers: Aggregator layers that the depth head reads.
         depth_features: Channels of the depth head while fusing.
         depth_channels: Channels of its four maps before fusing.
 
     Raises:
-        ValueError: If the policy has no such eyes, or the checkpoint has no such heads.
+        ValueError: If the policy has no such vision encoder, or the checkpoint has no such heads.
     """
 
     def __init__(
@@ -90,13 +90,14 @@ class GeometryReader:
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> GeometryView:
-        """Look at preprocessed observations.
+        """Estimate the geometry of preprocessed observations.
 
         Args:
             batch: As for :meth:`.AtlasVLAPolicy.select_action`.
         """
         self.policy.eval()
-        images = read_views(self.policy.config, batch, training=False)
+        images = prepare_views(self.policy.config, batch, training=False).images()
+        assert images is not None  # a blind policy was refused
         layers = sorted({*self.depth.layers, self.last_layer})
         output = self.aggregator(images, layers)
         by_layer = {layer: tokens.float() for layer, tokens in zip(layers, output.layers, strict=True)}

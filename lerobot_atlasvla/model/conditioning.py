@@ -1,4 +1,4 @@
-"""What the action queries are told about the scene before they attend to it.
+"""Spatial-softmax conditioning: where each view shows what, for the action queries before they attend to the scene.
 
 Shape suffixes: B batch, V view, P patches per view, D decoder width, K keypoints, M map channels.
 Source: spatial softmax, Levine et al., End-to-End Training of Deep Visuomotor Policies, JMLR 2016, arXiv:1504.00702,
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 
-class VisualSummary(nn.Module):
+class SpatialSoftmax(nn.Module):
     """Keypoints (spatial softmax) and a narrow flattened map of each view, from its projected geometry tokens.
 
-    Queries conditioned on state and language alone learn slowly from scratch; with this summary a small decoder
+    Queries conditioned on state and language alone learn slowly from scratch; with these keypoints a small decoder
     learns about as fast as a convolutional policy. It reads what has been through the frame and global blocks: reading
     the patch tokens before them left the policy no reason to use its geometry backbone.
 

@@ -1,7 +1,7 @@
 """All actions of the training data in memory, so that a batch's chunks need not come through LeRobot's reader.
 
-LeRobot 0.6.1 reads a chunk by reading the whole rows of all its steps, pictures included
-(``datasets/dataset_reader.py``, ``_query_hf_dataset``): with chunks of 10, two cameras and pictures stored as images it
+LeRobot 0.6.1 reads a chunk by reading the whole rows of all its steps, images included
+(``datasets/dataset_reader.py``, ``_query_hf_dataset``): with chunks of 10, two cameras and frames stored as images it
 decodes 22 of them for the two that are used. With the actions in memory it reads one row per sample.
 
 Shape suffixes: N frames of the dataset, B batch, T chunk, A action.
@@ -22,20 +22,60 @@ from lerobot.processor.converters import create_transition
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from .configuration_atlasvla import AtlasVLAConfig
-from .observations import entry
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.inputs import INDEX, entry
 
 FLAG = "--policy.actions_in_memory"
-INDEX = "index"
+ACTION_IS_PAD = "action_is_pad"
 # Rounding of the same float32 arithmetic on another device.
 TOLERANCE = 1e-4
 
 
-class ActionTable:
-    """Normalised actions by the index of their frame.
+class ActionChunks:
+    """Gives the chunks that a policy learns from a batch, from the batch itself or from memory.
 
     Args:
-        actions_NA: Normalised; rows that are not on disk are not a number.
+        config: The policy's configuration, features filled in.
+        meta: LeRobot's metadata of the dataset; ``None`` for a policy that is not made for one.
+    """
+
+    def __init__(self, config: AtlasVLAConfig, meta: Any | None):
+        self.meta = meta
+        self._config = config
+        self._table: InMemoryActions | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ActionChunks":
+        # Nothing in it changes, and a copy of a policy learns from the same data.
+        return self
+
+    def of(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the chunks to learn, (B, T, A), and which of their actions come before the episode's end, (B, T).
+
+        Raises:
+            ValueError: If the batch's actions have another shape, or are not those in memory, or there are no files to
+                read those from.
+        """
+        actions_BTA = entry(batch, ACTION)
+        if self._config.actions_in_memory and self.meta is not None and actions_BTA.ndim == 2:
+            if self._table is None:
+                # Only now: whoever gives a policy an empty dataset, to record into, reads no batches.
+                self._table = InMemoryActions.read(self._config, self.meta)
+            return self._table.chunks(batch)
+        expected = (self._config.chunk_size, self._config.action_dim)
+        if actions_BTA.ndim != 3 or tuple(actions_BTA.shape[1:]) != expected:
+            raise ValueError(
+                f"{ACTION} must have shape (B, {expected[0]}, {expected[1]}), got {tuple(actions_BTA.shape)} "
+                "(--policy.chunk_size; the action size comes from the dataset; single actions are enough with "
+                "--policy.actions_in_memory=true, for a policy from LeRobot's make_policy with a dataset)."
+            )
+        return actions_BTA, ~entry(batch, ACTION_IS_PAD)
+
+
+class InMemoryActions:
+    """Normalized actions by the index of their frame.
+
+    Args:
+        actions_NA: Normalized; rows that are not on disk are not a number.
         end_N: Per frame, the index of the first frame behind its episode.
         chunk_size: Actions T per chunk.
     """
@@ -82,7 +122,7 @@ class ActionTable:
         """The chunks that begin with a batch's actions, as LeRobot's reader would give them.
 
         Args:
-            batch: Preprocessed; ``action`` (B, A), normalised, and ``index`` (B,).
+            batch: Preprocessed; ``action`` (B, A), normalized, and ``index`` (B,).
 
         Returns:
             Actions (B, T, A), the last one repeated past the end of the episode, and whether each is before it (B, T).
@@ -105,7 +145,7 @@ class ActionTable:
             )
         if apart > TOLERANCE:
             raise ValueError(
-                f"The batch's actions are not those of the dataset's files, normalised by its statistics: they are up "
+                f"The batch's actions are not those of the dataset's files, normalized by its statistics: they are up "
                 f"to {apart:.3g} apart. Something changes actions on the way, or a resumed run keeps the statistics of "
                 f"before the dataset was changed; use {FLAG}=false."
             )
