@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lerobot_atlasvla import backbones
 from lerobot_atlasvla.feature_cache.files import CacheWriter
 from lerobot_atlasvla.feature_cache.key import CacheKey
 from lerobot_atlasvla.feature_cache.reader import INDEX, FeatureCache, sample_pixels
 from lerobot_atlasvla.observations import read_views
+from lerobot_atlasvla.weights import backbones
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import torch
 
 from eval.private_memory import PrivateMemoryWatch, private_gib
 from eval.stage import GIB
-from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, backbones
+from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.data.schema import (
     ACTION_DIM,
     ACTION_KEY,
@@ -33,6 +33,7 @@ from lerobot_atlasvla.data.schema import (
     WRIST_IMAGE_KEY,
     libero_features,
 )
+from lerobot_atlasvla.weights import backbones
 
 PIXELS = 256
 EPISODES = 2

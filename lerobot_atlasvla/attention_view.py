@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from .model.layers import CrossAttention
 from .model.tokens import TokenGroup
 from .modeling_atlasvla import AtlasVLAPolicy
-from .peft_support import without_adapter
+from .weights.peft import without_adapter
 
 COLORMAP = "turbo"
 OPACITY = 0.7

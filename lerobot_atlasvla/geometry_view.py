@@ -12,11 +12,11 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from . import backbones
 from .model.vggt_heads import CameraHead, DepthHead
 from .modeling_atlasvla import AtlasVLAPolicy
 from .observations import read_views
-from .pretrained.tensors import read_tensors
+from .weights import backbones
+from .weights.tensor_files import read_tensors
 
 DEPTH_LAYERS = (4, 11, 17, 23)
 

@@ -13,15 +13,17 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import backbones, model_card, peft_support, rtc, training_curves
+from . import rtc, training_curves
 from .action_queue import ActionQueues
 from .build import build_model
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.frozen import freeze, is_frozen
 from .observations import read_observations
-from .source_marks import SourceMarks
 from .step_randomness import StepRandomness
 from .training_data import TrainingData
+from .weights import backbones, model_card
+from .weights import peft as peft_support
+from .weights.fingerprints import SourceMarks
 
 logger = logging.getLogger(__name__)
 

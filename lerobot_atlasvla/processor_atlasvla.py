@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from . import backbones
 from .byte_tokenizer import make_byte_tokenizer
 from .configuration_atlasvla import AtlasVLAConfig
-from .pretrained.locate import WeightsError
 from .statistics_checks import check_statistics
+from .weights import backbones
+from .weights.download import WeightsError
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from typing import Any
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import backbones
 from .action_table import ActionTable
 from .configuration_atlasvla import AtlasVLAConfig
 from .feature_cache.key import WITHOUT, CacheKey
@@ -17,7 +16,8 @@ from .model.atlas import AtlasVLA
 from .model.frozen import is_frozen
 from .model.tokens import GeometryTokens
 from .observations import entry, read_views
-from .source_marks import SourceMarks
+from .weights import backbones
+from .weights.fingerprints import SourceMarks
 
 ACTION_IS_PAD = "action_is_pad"
 

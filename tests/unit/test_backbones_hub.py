@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from lerobot_atlasvla import AtlasVLAPolicy, backbones, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.pretrained.locate import WeightsError, forget
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.weights import backbones
+from lerobot_atlasvla.weights.download import WeightsError, forget
 from tests.conftest import TASK
 from tests.hub_server import HubServer, point_client_to
 from tests.released import (

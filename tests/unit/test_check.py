@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lerobot_atlasvla import check, check_items
-from lerobot_atlasvla.check import Checklist, Outcome, UsageError, read_settings
-from lerobot_atlasvla.check_items import CheckFailedError
+from lerobot_atlasvla.commands import doctor as check
+from lerobot_atlasvla.commands import doctor_machine as check_items
+from lerobot_atlasvla.commands.doctor import Checklist, Outcome, UsageError, read_settings
+from lerobot_atlasvla.commands.doctor_machine import CheckFailedError
 from lerobot_atlasvla.sim import asset_digests, assets, gl, setup
 from lerobot_atlasvla.sim.asset_digests import Verification
 

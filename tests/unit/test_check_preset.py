@@ -10,9 +10,9 @@ import torch
 from lerobot.configs.default import DatasetConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from lerobot_atlasvla import check_preset
-from lerobot_atlasvla.check_items import CheckFailedError
-from lerobot_atlasvla.check_preset import Trial
+from lerobot_atlasvla.commands import doctor_preset as check_preset
+from lerobot_atlasvla.commands.doctor_machine import CheckFailedError
+from lerobot_atlasvla.commands.doctor_preset import Trial
 from lerobot_atlasvla.data.schema import FPS, ROBOT_TYPE, libero_features
 from tests.conftest import IMAGE, TASK, WRIST, tiny_config
 

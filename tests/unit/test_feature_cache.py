@@ -16,11 +16,11 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.commands import cache_features as build_module
+from lerobot_atlasvla.commands.cache_features import build
 from lerobot_atlasvla.config_checks import ConfigError
 from lerobot_atlasvla.data.schema import FPS
-from lerobot_atlasvla.feature_cache import build as build_module
 from lerobot_atlasvla.feature_cache import files
-from lerobot_atlasvla.feature_cache.build import build
 from lerobot_atlasvla.feature_cache.key import FeatureCacheError
 from lerobot_atlasvla.model.tokens import GeometryTokens
 from tests.conftest import CHUNK, IMAGE, WRIST, dataset_stats, tiny_config

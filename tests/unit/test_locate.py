@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lerobot_atlasvla.pretrained import locate as module
-from lerobot_atlasvla.pretrained.locate import WeightsError, forget, locate
+from lerobot_atlasvla.weights import download as module
+from lerobot_atlasvla.weights.download import WeightsError, forget, locate
 from tests.hub_server import Fault, HubServer, point_client_to
 
 REPO = "someone/eyes"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lerobot_atlasvla.check_items import CheckFailedError, brief, gib
+from lerobot_atlasvla.commands.doctor_machine import CheckFailedError, brief, gib
 from lerobot_atlasvla.data.schema import libero_features
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def check_device(trial: Trial) -> str:
 
 def check_weights(trial: Trial, part: str) -> str:
     """Whether a backbone's weights are there; downloads them if only the Hub has them."""
-    from lerobot_atlasvla import backbones
-    from lerobot_atlasvla.pretrained.locate import WeightsError
+    from lerobot_atlasvla.weights import backbones
+    from lerobot_atlasvla.weights.download import WeightsError
 
     if part not in backbones.pretrained_parts(trial.config):
         return f"random, as asked (--policy.{part}_init=random)"
@@ -93,8 +93,8 @@ def check_weights(trial: Trial, part: str) -> str:
 
 def check_tokenizer(trial: Trial) -> str:
     """Whether the tokenizer loads."""
-    from lerobot_atlasvla.pretrained.locate import WeightsError
     from lerobot_atlasvla.processor_atlasvla import make_tokenizer
+    from lerobot_atlasvla.weights.download import WeightsError
 
     try:
         tokenizer = make_tokenizer(trial.config)

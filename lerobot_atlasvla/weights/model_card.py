@@ -18,8 +18,9 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from lerobot.utils.constants import OBS_IMAGES
 
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
 from . import backbones
-from .configuration_atlasvla import AtlasVLAConfig
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def make(
     )
     card = ModelCard.from_template(
         data,
-        template_str=files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
+        template_str=files(__package__).joinpath("model_card.md").read_text(encoding="utf-8"),
         config=config,
         parts=parts,
         random=[part.name for part in parts if not part.source],

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .pretrained.locate import WeightsError
+from .download import WeightsError
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from torch import Tensor, nn
 
-from . import backbones, slim
-from .configuration_atlasvla import AtlasVLAConfig
-from .model.atlas import AtlasVLA
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.atlas import AtlasVLA
+
+from . import backbones
+from . import checkpoint as slim
 
 logger = logging.getLogger(__name__)
 

@@ -25,14 +25,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from lerobot_atlasvla import backbones
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.feature_cache.files import CacheWriter, done_before, pixel_bytes
+from lerobot_atlasvla.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
+from lerobot_atlasvla.feature_cache.reader import INDEX, sample_pixels
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.observations import read_views
-
-from .files import CacheWriter, done_before, pixel_bytes
-from .key import FLAG, CacheKey, FeatureCacheError, augmentation
-from .reader import INDEX, sample_pixels
+from lerobot_atlasvla.weights import backbones
 
 logger = logging.getLogger(__name__)
 

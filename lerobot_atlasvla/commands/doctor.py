@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lerobot_atlasvla import check_items, check_preset
-from lerobot_atlasvla.check_items import CheckFailedError
-from lerobot_atlasvla.check_preset import Trial
+from lerobot_atlasvla.commands import doctor_machine as check_items
+from lerobot_atlasvla.commands import doctor_preset as check_preset
+from lerobot_atlasvla.commands.doctor_machine import CheckFailedError
+from lerobot_atlasvla.commands.doctor_preset import Trial
 
 if TYPE_CHECKING:
     from lerobot.configs.train import TrainPipelineConfig
@@ -196,7 +197,7 @@ def check_machine(checklist: Checklist, arguments: Sequence[str]) -> None:
     run("LIBERO assets", check_items.check_assets, needs=["hf-libero"])
     run("LIBERO", check_items.check_libero, needs=["hf-libero", "robosuite", "OpenGL"])
 
-    from lerobot_atlasvla.backbones import used_parts
+    from lerobot_atlasvla.weights.backbones import used_parts
 
     parts = used_parts(trial.config)
     for part in parts:

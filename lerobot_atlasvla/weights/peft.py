@@ -13,9 +13,11 @@ from typing import Any
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from torch import nn
 
-from . import backbones, slim
-from .configuration_atlasvla import AtlasVLAConfig
-from .model.atlas import AtlasVLA
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.atlas import AtlasVLA
+
+from . import backbones
+from . import checkpoint as slim
 
 # No valid Hub id on purpose: nobody can publish under this name, and PEFT looks nothing up for it.
 FROM_CONFIG = "atlasvla:from-config"

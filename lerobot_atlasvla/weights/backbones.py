@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .byte_tokenizer import VOCAB_SIZE
-from .config_checks import DINOV2_PATCH_SIZE
-from .configuration_atlasvla import AtlasVLAConfig
-from .model.language import small_qwen3
-from .model.weights import AGGREGATOR_PREFIX, from_vggt, to_vggt
-from .pretrained.locate import Located, WeightsError, locate
-from .pretrained.tensors import LoadReport, digest, read_tensors
+from lerobot_atlasvla.byte_tokenizer import VOCAB_SIZE
+from lerobot_atlasvla.config_checks import DINOV2_PATCH_SIZE
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.language import small_qwen3
+
+from .download import Located, WeightsError, locate
+from .tensor_files import LoadReport, digest, read_tensors
+from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
 
 logger = logging.getLogger(__name__)
 
