@@ -178,7 +178,7 @@ def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
     )
     with init_empty_weights():
         aggregator = Aggregator()
-    _, load_s = timed(lambda: backbones.read(config, "vggt", aggregator, backbones.find(config, "vggt")))
+    _, load_s = timed(lambda: backbones.read(config, "vggt", aggregator, backbones.resolve(config, "vggt")))
     aggregator.eval()
     generator = torch.Generator().manual_seed(cfg.seed)
     views = torch.rand(1, cfg.views, 3, cfg.image_size, cfg.image_size, generator=generator)

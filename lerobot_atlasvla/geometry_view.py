@@ -84,7 +84,7 @@ class GeometryReader:
                 features=depth_features,
                 out_channels=depth_channels,
             ).eval()
-        located = backbones.find_again(config, "vggt")
+        located = policy.backbone_record.resolve_from_checkpoint("vggt")
         for name, head in (("camera_head", self.camera), ("depth_head", self.depth)):
             _fill(head, located.weights, located.name, f"{name}.", next(policy.parameters()).device)
 

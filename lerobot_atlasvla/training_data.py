@@ -17,7 +17,7 @@ from .model.frozen import is_frozen
 from .model.tokens import GeometryTokens
 from .observations import entry, read_views
 from .weights import backbones
-from .weights.fingerprints import SourceMarks
+from .weights.backbones import BackboneRecord
 
 ACTION_IS_PAD = "action_is_pad"
 
@@ -42,7 +42,7 @@ class TrainingData:
         # Nothing in it changes, and a copy of a policy learns from the same data.
         return self
 
-    def open_feature_cache(self, model: AtlasVLA, sources: SourceMarks) -> None:
+    def open_feature_cache(self, model: AtlasVLA, record: BackboneRecord) -> None:
         """Open the feature cache, if one is set and there is a dataset; the weights must be in place.
 
         Raises:
@@ -55,7 +55,7 @@ class TrainingData:
             model.spec,
             dataset=self._meta.repo_id,
             frames=self._meta.total_frames,
-            vggt=sources.of("vggt"),
+            vggt=record.fingerprint("vggt", model.backbones()["vggt"]),
             dtype=backbones.part_dtype(self._config, "vggt"),
         )
         self.feature_cache = FeatureCache(self._config.feature_cache, key)

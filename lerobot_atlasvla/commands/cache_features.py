@@ -4,6 +4,7 @@ It takes the flags of the ``lerobot-train`` command that is to use the cache, ``
 them. A killed run is continued by running it again.
 """
 
+import copy
 import logging
 import shutil
 import sys
@@ -63,6 +64,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         tolerance_s=cfg.tolerance_s,
     )
     policy = _make_policy(cfg, config, dataset)
+    config = policy.config
     vggt = policy.model.backbones()["vggt"]
     key = CacheKey.of(
         config,
@@ -72,7 +74,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         vggt=backbones.fingerprint("vggt", vggt),
         dtype=backbones.part_dtype(config, "vggt"),
     )
-    _say_size(folder, key, len(dataset))
+    _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.
     indices = dataset.hf_dataset.data.column("index").to_numpy()
     places = np.flatnonzero(~done_before(folder, key)[indices].astype(bool))
@@ -81,7 +83,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         start = time.perf_counter()
         try:
             for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
-                _add(writer, policy, config, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
+                _add(writer, policy, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
         except OSError as error:
             raise FeatureCacheError(
                 f"{error}. The frames that {folder} has by now count: run the same command again to go on."
@@ -107,7 +109,7 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
         raise FeatureCacheError(f"Name the folder of the cache: {FLAG}=FOLDER.")
     if cfg.dataset.image_transforms.enable or cfg.dataset.streaming:
         raise FeatureCacheError(
-            "A feature cache needs a dataset on disk and pictures as they are stored there; leave out "
+            "A feature cache needs a dataset on disk and images as they are stored there; leave out "
             "--dataset.streaming and --dataset.image_transforms.enable, and augment with --policy.random_shift, "
             "--policy.random_crop and --policy.color_jitter."
         )
@@ -115,16 +117,16 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
 
 
 def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRobotDataset) -> AtlasVLAPolicy:
-    """The policy as training starts with it, without the cache that is yet to be built."""
+    """Make the policy as training starts with it, without the cache that is yet to be built."""
     if cfg.seed is not None:
         set_seed(cfg.seed)
-    folder, config.feature_cache = config.feature_cache, None
-    policy: Any = make_policy(config, ds_meta=dataset.meta, rename_map=cfg.rename_map)
-    config.feature_cache = folder
+    without_cache = copy.copy(config)
+    without_cache.feature_cache = None
+    policy: Any = make_policy(without_cache, ds_meta=dataset.meta, rename_map=cfg.rename_map)
     return policy.eval()
 
 
-def _say_size(folder: Path, key: CacheKey, frames: int) -> None:
+def _log_size(folder: Path, key: CacheKey, frames: int) -> None:
     total = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
     logger.info(
         "Feature cache in %s: %d frames x %d copies x %.2f MB = %.2f GB.",
@@ -144,7 +146,7 @@ def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
         raise FeatureCacheError(
             f"{frames} frames need {needed / GIGABYTE:.2f} GB, and {folder} has {free / GIGABYTE:.2f} GB left. Choose "
             f"another disk ({FLAG}), or cache less: fewer copies (--policy.feature_cache_copies), fewer layers "
-            "(--policy.vggt_output_layers), smaller pictures (--policy.image_size), some of the episodes "
+            "(--policy.vggt_output_layers), smaller images (--policy.image_size), some of the episodes "
             "(--dataset.episodes; training runs VGGT for the frames of the others)."
         )
 
@@ -164,7 +166,7 @@ def _batches(cfg: TrainPipelineConfig, dataset: LeRobotDataset, places: np.ndarr
 
 
 def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) -> dict[str, Tensor]:
-    """Pictures and frame indices on the policy's device, under the policy's names."""
+    """Move images and frame indices to the policy's device, under the policy's names."""
     return {
         rename.get(name, name): value.to(device)
         for name, value in batch.items()
@@ -173,7 +175,8 @@ def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) 
 
 
 @torch.no_grad()
-def _add(writer: CacheWriter, policy: AtlasVLAPolicy, config: AtlasVLAConfig, batch: dict[str, Tensor]) -> None:
+def _add(writer: CacheWriter, policy: AtlasVLAPolicy, batch: dict[str, Tensor]) -> None:
+    config = policy.config
     augmented = bool(augmentation(config))
     copies = [
         policy.model.encode_views(read_views(config, batch, training=augmented))

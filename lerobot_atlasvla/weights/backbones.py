@@ -1,7 +1,8 @@
-"""From a configuration to backbones with weights: find them, read them, account for them, freeze them.
+"""Pretrained backbones of a policy: resolve their sources, read them, record what came from where.
 
-A part is ``vggt``, ``language`` or ``vision_tower``. A pretrained part is built without memory and filled from its
-source; a random one is built as it is. What was read from where is recorded in the configuration.
+A backbone, or part, is ``vggt``, ``language`` or ``vision_tower``. A pretrained one is built without memory and filled
+from its source; a random one is built as it is. A frozen one that is still what its source gave is not saved
+(:mod:`.checkpoint`); its fingerprint tells.
 """
 
 import json
@@ -18,8 +19,9 @@ from lerobot_atlasvla.config_checks import DINOV2_PATCH_SIZE
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.language import small_qwen3
 
-from .download import Located, WeightsError, locate
-from .tensor_files import LoadReport, digest, read_tensors
+from . import download
+from .download import ResolvedWeights, WeightsError
+from .tensor_files import digest, read_tensors
 from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,12 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Part:
-    """One backbone and the settings it has.
+    """Describe one backbone and the settings it has.
 
     Attributes:
         name: ``vggt``, ``language`` or ``vision_tower``.
         model_field: Setting that names the weights.
-        prefixes: What the checkpoint may put before the tensors' names.
+        prefixes: What the released files may put before the tensors' names.
         companions: Small files wanted beside the weights.
     """
 
@@ -62,19 +64,9 @@ class Part:
     companions: tuple[str, ...]
 
     @property
-    def revision_field(self) -> str:
-        """Setting that names the commit, tag or branch."""
-        return f"{self.name}_revision"
-
-    @property
     def flag(self) -> str:
-        """The command-line flag of ``model_field``."""
+        """Return the command-line flag of ``model_field``."""
         return f"--policy.{self.model_field}"
-
-    @property
-    def advice(self) -> str:
-        """The way out that needs no download."""
-        return f"or start this part from random weights with --policy.{self.name}_init=random"
 
 
 PARTS = {
@@ -88,79 +80,51 @@ PARTS = {
 
 
 def used_parts(config: AtlasVLAConfig) -> list[str]:
-    """The backbones that this configuration has."""
+    """Return the backbones that this configuration has."""
     if config.is_blind:
         return ["language"]
     return ["vggt", "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
 
 
 def pretrained_parts(config: AtlasVLAConfig) -> list[str]:
-    """Those whose weights come from a named source."""
+    """Return those whose weights come from a named source."""
     return [name for name in used_parts(config) if getattr(config, f"{name}_init") == "pretrained"]
 
 
 def announce_random(config: AtlasVLAConfig) -> None:
-    """Say loudly which backbones start at random."""
-    random = [name for name in used_parts(config) if getattr(config, f"{name}_init") == "random"]
+    """Log a warning that names the backbones that start at random."""
+    pretrained = pretrained_parts(config)
+    random = [f"{name}_init=random" for name in used_parts(config) if name not in pretrained]
     if random:
-        asked = ", ".join(f"{name}_init=random" for name in random)
-        logger.warning("AtlasVLA starts from RANDOM weights, as asked: %s.", asked)
+        logger.warning("AtlasVLA starts from RANDOM weights, as asked: %s.", ", ".join(random))
 
 
-def find(config: AtlasVLAConfig, name: str, *, exactly: bool = False, revision: str | None = None) -> Located:
-    """Find the weights of a pretrained part.
+def resolve(config: AtlasVLAConfig, name: str) -> ResolvedWeights:
+    """Find the weights that a pretrained part's settings name, downloading them if only the Hub has them.
 
-    For the default language model alone there is a substitute, used loudly: the configuration then names it.
-
-    Args:
-        config: The configuration.
-        name: The part.
-        exactly: No substitute, because a checkpoint was made with this very part.
-        revision: A recorded commit, instead of the configured one.
+    For the default language model alone there is a substitute, used loudly; the result then bears its name.
 
     Raises:
         WeightsError: If they can't be had; the message names the command that fetches them and the flags.
     """
     part = PARTS[name]
-    source = getattr(config, part.model_field)
-    wanted = revision or getattr(config, part.revision_field)
-    # A checkpoint that refers to a backbone is of no use with random weights in its place.
-    advice = "" if exactly else part.advice
-    try:
-        # A checkpoint brings its own architecture and tokenizer.
-        companions = () if exactly else part.companions
-        return locate(source, revision=wanted, companions=companions, flag=part.flag, advice=advice)
-    except WeightsError as error:
-        if source != DEFAULT_LANGUAGE or exactly or config.language_revision:
-            raise
-        try:
-            located = locate(FALLBACK_LANGUAGE, companions=part.companions, flag=part.flag, advice=part.advice)
-        except WeightsError:
-            raise WeightsError(f"{error} (Its substitute {FALLBACK_LANGUAGE} can't be had either.)") from error
-        why = f"{source} could not be had, {FALLBACK_LANGUAGE} takes its place"
-        logger.warning("FALLBACK: %s. %s", why, error)
-        config.language_model = FALLBACK_LANGUAGE
-        config.backbone_sources["language"] = {"fallback": why}
-        return located
+    source, revision = getattr(config, part.model_field), getattr(config, f"{name}_revision")
+    options = {
+        "companions": part.companions,
+        "flag": part.flag,
+        "advice": f"or start this part from random weights with --policy.{name}_init=random",
+    }
+    if source == DEFAULT_LANGUAGE and not revision:
+        return download.resolve_or_substitute(source, FALLBACK_LANGUAGE, **options)
+    return download.resolve(source, revision=revision, **options)
 
 
-def find_again(config: AtlasVLAConfig, name: str) -> Located:
-    """Find the weights that a part was filled from: at the recorded commit, unless the setting now names others.
-
-    Raises:
-        WeightsError: If they can't be had; there is no substitute.
-    """
-    known = config.backbone_sources.get(name, {})
-    same = known.get("source") == getattr(config, PARTS[name].model_field)
-    return find(config, name, exactly=True, revision=known.get("revision") or None if same else None)
-
-
-def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dict[str, dict[str, Any]]:
-    """Transformers' configuration of the language model and, where there is one, of the vision tower.
+def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
+    """Return transformers' configuration of the language model and, where there is one, of the vision tower.
 
     Args:
-        config: The configuration; architectures it has recorded are used for parts that are not in ``located``.
-        located: Where freshly named parts were found; their ``config.json`` is read.
+        config: The configuration; architectures it has recorded are used for parts that are not in ``resolved``.
+        resolved: The weights of parts that are about to be read; their ``config.json`` is read.
 
     Raises:
         WeightsError: If a ``config.json`` is missing or unreadable.
@@ -176,8 +140,8 @@ def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dic
         )
     if "vision_tower" in used_parts(config) and config.vision_tower_init == "random":
         found.setdefault("vision_tower", DINOV2_BASE)
-    for name in located.keys() - {"vggt"}:
-        found[name] = _read_architecture(located[name], PARTS[name].flag)
+    for name in resolved.keys() - {"vggt"}:
+        found[name] = _read_architecture(resolved[name], PARTS[name].flag)
     lacking = [name for name in used_parts(config) if name != "vggt" and name not in found]
     if lacking:
         raise WeightsError(
@@ -192,43 +156,40 @@ def architectures(config: AtlasVLAConfig, located: Mapping[str, Located]) -> dic
     return found
 
 
-def _read_architecture(located: Located, flag: str) -> dict[str, Any]:
-    file = located.folder / "config.json"
+def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
+    file = resolved.folder / "config.json"
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{located.name} needs a readable config.json beside its weights, in {located.folder}: {error} ({flag})."
+            f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
         ) from error
     # How the weights are stored and who wrote the file is not architecture.
     return {key: value for key, value in content.items() if key not in ("torch_dtype", "dtype", "transformers_version")}
 
 
-def frozen_dtype(config: AtlasVLAConfig) -> torch.dtype:
-    """Dtype of frozen backbones: bfloat16 on a GPU, float32 on a CPU, unless one is asked for."""
+def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
+    """Return the dtype of a part's weights: float32 if it learns; frozen, bfloat16 on a GPU unless one is asked for."""
+    if not config.is_frozen(name):
+        return torch.float32
     if config.backbone_dtype == "auto":
         return torch.bfloat16 if torch.device(config.device or "cpu").type == "cuda" else torch.float32
     return getattr(torch, config.backbone_dtype)
 
 
-def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
-    """Dtype of one part's weights: whatever learns is float32."""
-    return frozen_dtype(config) if config.is_frozen(name) else torch.float32
-
-
-def read(config: AtlasVLAConfig, name: str, module: nn.Module, located: Located) -> tuple[LoadReport, str]:
-    """Fill a part that was built without memory from the weights it was found in.
+def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: ResolvedWeights) -> tuple[str, str]:
+    """Fill a part that was built without memory from its resolved weights.
 
     Returns:
-        What was read, and the part's :func:`fingerprint`.
+        The digest of the weights as they are stored, and the part's :func:`fingerprint`.
 
     Raises:
-        WeightsError: For a tensor that is missing or has another shape, by its name in the checkpoint.
+        WeightsError: For a tensor that is missing or has another shape, by its name in the file.
     """
     part = PARTS[name]
     shapes = {key: tuple(tensor.shape) for key, tensor in _released_names(name, module).items()}
     try:
-        tensors, report = read_tensors(located.weights, shapes, source=located.name, prefixes=part.prefixes)
+        tensors, report = read_tensors(resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes)
     except WeightsError as error:
         raise WeightsError(f"{error} ({part.flag})") from error
     logger.info("%s", report)
@@ -236,11 +197,11 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, located: Located)
     as_stored = all(tensor.dtype == dtype for tensor in tensors.values())
     fill(module, from_vggt(tensors) if name == "vggt" else tensors, dtype)
     # Weights that were not cast have been hashed while they were read.
-    return report, report.digest if as_stored else fingerprint(name, module)
+    return report.digest, report.digest if as_stored else fingerprint(name, module)
 
 
 def fingerprint(name: str, module: nn.Module) -> str:
-    """Digest of a part's weights as they are now, in their present dtype; wherever they are, the same."""
+    """Return the digest of a part's weights as they are now, in their present dtype, on any device the same."""
     return digest({key: tensor.detach().cpu() for key, tensor in _released_names(name, module).items()})
 
 
@@ -254,46 +215,84 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -
     module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
 
 
-def record(config: AtlasVLAConfig, name: str, located: Located, report: LoadReport) -> None:
-    """Write down in the configuration what a part was filled from."""
-    entry = {"source": located.name, "revision": located.revision, "digest": report.digest}
-    # Whoever asked first (the processors, for the tokenizer) may have recorded a substitute already.
-    before = config.backbone_sources.get(name, {}).get("fallback", "")
-    notes = [note for note in (before, located.fallback) if note]
-    if notes:
-        entry["fallback"] = ". ".join(dict.fromkeys(notes))
-    config.backbone_sources[name] = entry
+class BackboneRecord:
+    """Keeps what each pretrained backbone of one policy was filled from, and what frozen ones were right after it.
 
+    Args:
+        config: The policy's configuration. LeRobot saves nothing else beside an adapter, so a saved record comes, and
+            goes (:meth:`note_in`), as ``backbone_sources`` of config.json.
 
-def read_again(config: AtlasVLAConfig, name: str, module: nn.Module) -> str:
-    """Fill a part that a checkpoint refers to, and verify that it is the one the checkpoint was made with.
-
-    Returns:
-        The part's :func:`fingerprint`.
-
-    Raises:
-        WeightsError: If it can't be found, or its digest is another one.
+    Attributes:
+        sources: Part -> ``source``, ``revision``, ``digest`` and, if it is not quite what was asked, ``fallback``.
+        fingerprints: Part -> :func:`fingerprint` right after it was read; frozen parts read from a source only.
     """
-    part = PARTS[name]
-    known = config.backbone_sources.get(name, {})
-    if "digest" not in known:
-        raise WeightsError(
-            f"The checkpoint refers to {name} by source and digest, but its config.json has no entry "
-            f"backbone_sources.{name}. Use the config.json it was saved with."
-        )
-    named = getattr(config, part.model_field)
-    located = find_again(config, name)
-    report, mark = read(config, name, module, located)
-    if report.digest != known["digest"]:
-        raise WeightsError(
-            f"The {name} weights of {named} are not the ones this checkpoint was made with ({known['source']}"
-            f"{' at ' + known['revision'] if known.get('revision') else ''}): digest {report.digest}, expected "
-            f"{known['digest']}. Point {part.flag} to the right ones."
-        )
-    return mark
 
+    def __init__(self, config: AtlasVLAConfig):
+        self._config = config
+        self.sources: dict[str, dict[str, str]] = dict(config.backbone_sources)
+        self.fingerprints: dict[str, str] = {}
 
-def cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Cast a part's parameters; its buffers, such as rotary frequencies, stay float32."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+    def load(self, name: str, module: nn.Module, resolved: ResolvedWeights) -> None:
+        """Fill a part of a new policy, and record its source.
+
+        Raises:
+            WeightsError: As :func:`read`.
+        """
+        found = self._read(name, module, resolved)
+        self.sources[name] = {"source": resolved.name, "revision": resolved.revision, "digest": found}
+        if resolved.fallback:
+            self.sources[name]["fallback"] = resolved.fallback
+
+    def load_from_checkpoint(self, name: str, module: nn.Module) -> None:
+        """Fill a part that a checkpoint refers to, and verify that it is the one the checkpoint was made with.
+
+        Raises:
+            WeightsError: If it can't be found, or its digest is another one.
+        """
+        known = self.sources.get(name, {})
+        if "digest" not in known:
+            raise WeightsError(
+                f"The checkpoint refers to {name} by source and digest, but its config.json has no entry "
+                f"backbone_sources.{name}. Use the config.json it was saved with."
+            )
+        resolved = self.resolve_from_checkpoint(name)
+        found = self._read(name, module, resolved)
+        if found != known["digest"]:
+            raise WeightsError(
+                f"The {name} weights of {resolved.name} are not the ones this checkpoint was made with "
+                f"({known['source']}{' at ' + known['revision'] if known.get('revision') else ''}): digest {found}, "
+                f"expected {known['digest']}. Point {PARTS[name].flag} to the right ones."
+            )
+
+    def resolve_from_checkpoint(self, name: str) -> ResolvedWeights:
+        """Find the weights that a part was filled from: at the recorded commit, unless the setting now names others.
+
+        Raises:
+            WeightsError: If they can't be had; neither a substitute nor random weights could take their place.
+        """
+        part, known = PARTS[name], self.sources.get(name, {})
+        source, revision = getattr(self._config, part.model_field), getattr(self._config, f"{name}_revision")
+        if known.get("source") == source:
+            revision = known.get("revision") or revision
+        # A checkpoint brings its own architecture and tokenizer.
+        return download.resolve(source, revision=revision, companions=(), flag=part.flag)
+
+    def _read(self, name: str, module: nn.Module, resolved: ResolvedWeights) -> str:
+        found, mark = read(self._config, name, module, resolved)
+        if self._config.is_frozen(name):
+            self.fingerprints[name] = mark
+        return found
+
+    def fingerprint(self, name: str, module: nn.Module) -> str:
+        """Return the fingerprint of a part that nothing has changed since it was read."""
+        return self.fingerprints.get(name) or fingerprint(name, module)
+
+    def unchanged(self, parts: Mapping[str, nn.Module]) -> list[str]:
+        """Return the frozen parts that are still, bit for bit, what their source gave."""
+        return [name for name, mark in self.fingerprints.items() if fingerprint(name, parts[name]) == mark]
+
+    def note_in(self, config: AtlasVLAConfig) -> None:
+        """Write the record into a configuration; a substitute for the language model becomes the setting."""
+        config.backbone_sources = self.sources
+        if "language" in pretrained_parts(config):
+            config.language_model = self.sources["language"]["source"]
