@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lerobot_atlasvla import backbones
 from lerobot_atlasvla.inputs import INDEX, prepare_views
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter
 from lerobot_atlasvla.training.feature_cache.key import CacheKey
 from lerobot_atlasvla.training.feature_cache.reader import FeatureCache, sample_pixels
+from lerobot_atlasvla.weights import backbones
 
 
 @contextmanager

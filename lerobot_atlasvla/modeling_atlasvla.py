@@ -12,16 +12,17 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import backbones, model_card, peft_support, rtc, training_curves
+from . import rtc, training_curves
 from .action_queue import ActionQueues
 from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .source_marks import SourceMarks
 from .training.action_chunks import ActionChunks
 from .training.feature_cache.reader import FeatureCache
 from .training.step_rng import StepRng
+from .weights import backbones, checkpoint, model_card, peft
+from .weights.backbones import BackboneRecord
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     """LeRobot policy around :class:`~.model.atlasvla.AtlasVLA`.
 
     Args:
-        config: The configuration, with ``input_features`` and ``output_features`` filled in. What the backbones were
-            filled from is recorded in it.
+        config: The configuration, with ``input_features`` and ``output_features`` filled in.
         from_checkpoint: The weights are about to be read from a checkpoint: nothing is read from the backbones'
             sources here, and random weights need no warning.
         dataset_meta: LeRobot's metadata of the data to train on, if that is what the policy is made for: it opens the
@@ -65,34 +65,38 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features()
         pretrained = backbones.pretrained_parts(config)
-        located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
-        config.backbone_architectures = backbones.architectures(config, located)
+        resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
+        # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
+        config.backbone_architectures = backbones.architectures(config, resolved)
         self.model = AtlasVLA(config, without_weights=pretrained)
+        self._prepare()
         # Saved weights hold its name.
         self.randomness = StepRng()
-        self._sources = SourceMarks(config, self.model)
-        for part, where in located.items():
-            report, mark = backbones.read(config, part, self.model.backbones()[part], where)
-            backbones.record(config, part, where, report)
-            self._sources.remember(part, mark)
+        self.backbone_record = BackboneRecord(config)
         self.action_chunks = ActionChunks(config, dataset_meta)
         self.feature_cache: FeatureCache | None = None
         if not from_checkpoint:
+            for part, weights in resolved.items():
+                self.backbone_record.load(part, self.model.backbones()[part], weights)
+            self.backbone_record.note_in(config)
             backbones.announce_random(config)
-            self._finish()
+            self._open_feature_cache()
+        self.eval()
         training_curves.install()
         # PEFT writes this name down as an adapter's base.
-        self.name_or_path = peft_support.FROM_CONFIG
+        self.name_or_path = peft.FROM_CONFIG
         self._thread_queues = ActionQueues()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
 
-    def _finish(self) -> None:
-        """What needs all weights in place."""
+    def _prepare(self) -> None:
+        """Freeze, cast and set up the network; its weights may come later."""
         for part, module in self.model.backbones().items():
             if self.config.is_frozen(part):
                 freeze(module)
-                backbones.cast(module, backbones.part_dtype(self.config, part))
+                # Buffers, such as rotary frequencies, stay float32.
+                for parameter in module.parameters():
+                    parameter.data = parameter.data.to(backbones.part_dtype(self.config, part))
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
             freeze(aggregator.frame_blocks)
@@ -106,10 +110,13 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
+
+    def _open_feature_cache(self) -> None:
+        """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
         meta = self.action_chunks.meta
         if self.config.feature_cache and meta is not None:
-            self.feature_cache = FeatureCache.of(self.config, self.model, meta=meta, vggt=self._sources.of("vggt"))
-        self.eval()
+            vggt = self.backbone_record.fingerprint("vggt", self.model.backbones()["vggt"])
+            self.feature_cache = FeatureCache.of(self.config, self.model, meta=meta, vggt=vggt)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:
@@ -119,50 +126,57 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             ValueError: If the checkpoint is damaged or does not fit its configuration, or a backbone it refers to is
                 missing or another one.
         """
-        if str(pretrained_name_or_path) == peft_support.FROM_CONFIG:
-            return cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
-        peft_support.check_whole(pretrained_name_or_path)
-        policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
-        policy.name_or_path = str(pretrained_name_or_path)
+        if str(pretrained_name_or_path) == peft.FROM_CONFIG:
+            policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
+        else:
+            peft.check_whole(pretrained_name_or_path)
+            policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
+            policy.name_or_path = str(pretrained_name_or_path)
+        policy._open_feature_cache()
         return policy
 
     @classmethod
     def _from_sources(cls, config: AtlasVLAConfig | None, dataset_meta: Any) -> Self:
-        """The base of an adapter that was trained without a checkpoint; the adapter brings all other layers."""
+        """Build the base of an adapter that was trained without a checkpoint; the adapter brings all other layers."""
         if config is None:
-            raise ValueError(peft_support.NEEDS_CONFIG)
+            raise ValueError(peft.NEEDS_CONFIG)
         policy = cls(config, from_checkpoint=True, dataset_meta=dataset_meta)
         for part in backbones.pretrained_parts(config):
-            policy._sources.remember(part, backbones.read_again(config, part, policy.model.backbones()[part]))
-        policy._finish()
+            policy.backbone_record.load_from_checkpoint(part, policy.model.backbones()[part])
         return policy.to(config.device)
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
-        return peft_support.default_targets(self.config, self.model)
+        return peft.default_targets(self.config, self.model)
 
     def _validate_peft_config(self, peft_config: Any) -> None:
         # LeRobot's own check refuses to adapt anything but a checkpoint.
-        if not self.config.pretrained_path and self.name_or_path == peft_support.FROM_CONFIG:
-            peft_support.check_rebuildable(self, self.config, self.model, peft_config.modules_to_save or ())
+        if not self.config.pretrained_path and self.name_or_path == peft.FROM_CONFIG:
+            peft.check_rebuildable(self, self.config, self.model, peft_config.modules_to_save or ())
 
     @classmethod
     def _load_as_safetensor(  # pyrefly: ignore[bad-override]
         cls, model: Self, model_file: str, map_location: str, strict: bool
     ) -> Self:
         # LeRobot loads with strict=False and only logs what is missing; a gap would leave random weights in place.
-        # Names and shapes have been checked.
-        model.load_state_dict(model._sources.load(model, Path(model_file)), strict=False)
-        model._finish()
+        parts = model.model.backbones()
+        checkpoint.load(model, Path(model_file), config=model.config, record=model.backbone_record, parts=parts)
         return model
 
     def _save_pretrained(  # pyrefly: ignore[bad-override]
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
         state = self.state_dict() if state_dict is None else state_dict
-        peft_support.check_unwrapped(state)
+        peft.check_unwrapped(state)
         # What is written here is a whole policy: an adapter that was in it has been merged.
         self.config.use_peft = False
-        self._sources.save(self, Path(save_directory), state)
+        checkpoint.save(
+            self,
+            Path(save_directory),
+            config=self.config,
+            record=self.backbone_record,
+            parts=self.model.backbones(),
+            state=state,
+        )
 
     def generate_model_card(
         self,
@@ -174,13 +188,15 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         dataset_meta: Any = None,
         report: Path | None = None,
     ) -> ModelCard:
-        """The README.md of a pushed checkpoint, arguments as in LeRobot; ``report`` as in :func:`.model_card.make`."""
+        """Write the README.md of a pushed checkpoint; arguments as in LeRobot, and ``report`` (:mod:`.model_card`)."""
+        # Adapters change the names that a fingerprint is made of, and bring no backbone anyway.
+        whole = self.config.save_full_weights or self.config.use_peft
         return model_card.make(
             self.config,
-            # Adapters change the names that a fingerprint is made of, and bring no backbone anyway.
-            referred=[] if self.config.save_full_weights or self.config.use_peft else self._sources.unchanged(),
+            sources=self.backbone_record.sources,
+            referred=[] if whole else self.backbone_record.unchanged(self.model.backbones()),
             dataset=dataset_repo_id,
-            licence=license,
+            license=license,
             tags=tags,
             training=cfg,
             dataset_meta=dataset_meta,
@@ -227,7 +243,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     @property
     def _queues(self) -> dict[str, deque[Tensor]]:
-        """This thread's queues. LeRobot looks for this name when it drops queued actions."""
+        """Return this thread's queues. LeRobot looks for this name when it drops queued actions."""
         if self._thread_queues.by_name is None:
             self.reset()
         return self._thread_queues.by_name or {}
@@ -328,7 +344,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         Raises:
             ValueError: If it names or holds what LeRobot's RTCConfig does not.
         """
-        self.rtc_processor = rtc.make_processor(self.config)
+        self.rtc_processor = rtc.make_processor(self.config.rtc_config)
 
     def _rtc_enabled(self) -> bool:
         return self.rtc_processor is not None and self.rtc_processor.rtc_config.enabled

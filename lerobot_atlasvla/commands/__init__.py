@@ -1,1 +1,1 @@
-"""Command-line tools: one module per command."""
+"""Commands behind the console scripts: atlasvla-check, atlasvla-cache, and the policy server."""

@@ -4,6 +4,7 @@ It takes the flags of the ``lerobot-train`` command that is to use the cache, ``
 them. A killed run is continued by running it again.
 """
 
+import copy
 import logging
 import shutil
 import sys
@@ -25,13 +26,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from lerobot_atlasvla import backbones
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.inputs import INDEX, prepare_views
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, pixel_bytes
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
+from lerobot_atlasvla.weights import backbones
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         tolerance_s=cfg.tolerance_s,
     )
     policy = _make_policy(cfg, config, dataset)
+    config = policy.config
     vggt = policy.model.backbones()["vggt"]
     key = CacheKey.of(
         config,
@@ -71,7 +73,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         vggt=backbones.fingerprint("vggt", vggt),
         dtype=backbones.part_dtype(config, "vggt"),
     )
-    _say_size(folder, key, len(dataset))
+    _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.
     indices = dataset.hf_dataset.data.column("index").to_numpy()
     places = np.flatnonzero(~done_before(folder, key)[indices].astype(bool))
@@ -80,7 +82,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         start = time.perf_counter()
         try:
             for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
-                _add(writer, policy, config, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
+                _add(writer, policy, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
         except OSError as error:
             raise FeatureCacheError(
                 f"{error}. The frames that {folder} has by now count: run the same command again to go on."
@@ -114,16 +116,16 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
 
 
 def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRobotDataset) -> AtlasVLAPolicy:
-    """The policy as training starts with it, without the cache that is yet to be built."""
+    """Make the policy as training starts with it, without the cache that is yet to be built."""
     if cfg.seed is not None:
         set_seed(cfg.seed)
-    folder, config.feature_cache = config.feature_cache, None
-    policy: Any = make_policy(config, ds_meta=dataset.meta, rename_map=cfg.rename_map)
-    config.feature_cache = folder
+    without_cache = copy.copy(config)
+    without_cache.feature_cache = None
+    policy: Any = make_policy(without_cache, ds_meta=dataset.meta, rename_map=cfg.rename_map)
     return policy.eval()
 
 
-def _say_size(folder: Path, key: CacheKey, frames: int) -> None:
+def _log_size(folder: Path, key: CacheKey, frames: int) -> None:
     total = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
     logger.info(
         "Feature cache in %s: %d frames x %d copies x %.2f MB = %.2f GB.",
@@ -163,7 +165,7 @@ def _batches(cfg: TrainPipelineConfig, dataset: LeRobotDataset, places: np.ndarr
 
 
 def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) -> dict[str, Tensor]:
-    """Return images and frame indices on the policy's device, under the policy's names."""
+    """Move images and frame indices to the policy's device, under the policy's names."""
     return {
         rename.get(name, name): value.to(device)
         for name, value in batch.items()
@@ -172,7 +174,8 @@ def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) 
 
 
 @torch.no_grad()
-def _add(writer: CacheWriter, policy: AtlasVLAPolicy, config: AtlasVLAConfig, batch: dict[str, Tensor]) -> None:
+def _add(writer: CacheWriter, policy: AtlasVLAPolicy, batch: dict[str, Tensor]) -> None:
+    config = policy.config
     augmented = bool(augmentation(config))
     views = prepare_views(config, batch, training=augmented)
     copies = [policy.model.encode_views(views) for _ in range(config.feature_cache_copies)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from lerobot_atlasvla.model.layers import CrossAttention
 from lerobot_atlasvla.model.types import TokenGroup
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.peft_support import without_adapter
+from lerobot_atlasvla.weights.peft import without_adapter
 
 COLORMAP = "turbo"
 OPACITY = 0.7

@@ -12,11 +12,11 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from lerobot_atlasvla import backbones
 from lerobot_atlasvla.inputs import prepare_views
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.pretrained.tensors import read_tensors
+from lerobot_atlasvla.weights import backbones
+from lerobot_atlasvla.weights.tensor_files import read_tensors
 
 DEPTH_LAYERS = (4, 11, 17, 23)
 
@@ -84,7 +84,7 @@ class GeometryReader:
                 features=depth_features,
                 out_channels=depth_channels,
             ).eval()
-        located = backbones.find_again(config, "vggt")
+        located = policy.backbone_record.resolve_from_checkpoint("vggt")
         for name, head in (("camera_head", self.camera), ("depth_head", self.depth)):
             _fill(head, located.weights, located.name, f"{name}.", next(policy.parameters()).device)
 

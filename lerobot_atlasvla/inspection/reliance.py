@@ -18,7 +18,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.peft_support import without_adapter
+from lerobot_atlasvla.weights.peft import without_adapter
 
 from .geometry_blocks import blocks_as_noise, blocks_removed
 

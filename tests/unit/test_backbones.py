@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lerobot_atlasvla import AtlasVLAPolicy, backbones, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.pretrained.locate import WeightsError
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.weights import backbones
+from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import tiny_config
 from tests.released import (
     FOREIGN,

@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from lerobot_atlasvla import AtlasVLAPolicy, backbones, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.pretrained.locate import WeightsError, forget
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.weights import backbones, download
+from lerobot_atlasvla.weights.download import WeightsError, forget
 from tests.conftest import TASK
 from tests.hub_server import HubServer, point_client_to
 from tests.released import (
@@ -131,7 +132,7 @@ def test_qwen2_takes_the_place_of_the_default_and_everyone_is_told(
 ):
     commit = publish_substitute(hub, root)
     if reach == "cache":
-        backbones.locate(backbones.FALLBACK_LANGUAGE, companions=backbones.PARTS["language"].companions, flag="")
+        download.resolve(backbones.FALLBACK_LANGUAGE, companions=backbones.PARTS["language"].companions, flag="")
         go_away(monkeypatch)
     config = released_config(root, language_model=backbones.DEFAULT_LANGUAGE)
     make = make_atlasvla_pre_post_processors

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lerobot_atlasvla import check, check_items
-from lerobot_atlasvla.check import Checklist, Outcome, UsageError, read_settings
-from lerobot_atlasvla.check_items import CheckFailedError
+from lerobot_atlasvla.commands import doctor, doctor_machine
+from lerobot_atlasvla.commands.doctor import Checklist, UsageError, read_settings
+from lerobot_atlasvla.commands.doctor_machine import CheckFailedError
 from lerobot_atlasvla.sim import asset_digests, assets, gl, setup
 from lerobot_atlasvla.sim.asset_digests import Verification
 
@@ -21,17 +21,12 @@ TINY = f"--config_path={Path(__file__).parents[2] / 'configs/policy/atlasvla_tin
 # How it is shown.
 
 
-def test_an_outcome_is_one_line():
-    assert str(Outcome(True, "mujoco", "3.3.2")) == "✓ mujoco: 3.3.2"
-    assert str(Outcome(False, "mujoco", "two\n  lines", "pip install x")) == "✗ mujoco: two lines. Fix: pip install x"
-
-
 def test_every_failure_becomes_a_line_and_what_needs_it_is_skipped():
     lines = []
     checklist = Checklist(lines.append)
 
     def fail() -> str:
-        raise CheckFailedError("too old", "pip install new")
+        raise CheckFailedError("much\n  too old.", "pip install new")
 
     def crash() -> str:
         raise KeyError("surprise")
@@ -41,7 +36,7 @@ def test_every_failure_becomes_a_line_and_what_needs_it_is_skipped():
     assert not checklist.run("c", pytest.fail, needs=["a", "b"])
     assert not checklist.run("d", crash)
     assert not checklist.run("e", pytest.fail, needs=["c"])
-    assert lines[:3] == ["✓ a: fine", "✗ b: too old. Fix: pip install new", "✗ c: skipped: needs b"]
+    assert lines[:3] == ["✓ a: fine", "✗ b: much too old. Fix: pip install new", "✗ c: skipped: needs b"]
     assert "KeyError: 'surprise' (test_check.py, line" in lines[3]
     assert lines[4] == "✗ e: skipped: needs c"
     assert checklist.verdict == "not ready: 4 of 5 checks failed"
@@ -55,7 +50,7 @@ def test_all_ticks_are_ready():
 
 @pytest.mark.parametrize("error", [MemoryError("cannot allocate"), torch.OutOfMemoryError("CUDA out of memory")])
 def test_too_little_memory_is_explained(error):
-    failure = check_items.explain(error)
+    failure = doctor_machine.explain(error)
     assert "not enough memory" in failure.detail
     assert "--policy.backbone_dtype=bfloat16" in failure.fix
 
@@ -68,8 +63,8 @@ def test_too_little_memory_is_explained(error):
     ],
 )
 def test_exit_status_and_last_line(monkeypatch, capsys, outcome, status, last):
-    monkeypatch.setattr(check, "check_machine", lambda checklist, arguments: outcome(checklist.run))
-    assert check.main([]) == status
+    monkeypatch.setattr(doctor, "check_all", lambda checklist, arguments: outcome(checklist.run))
+    assert doctor.main([]) == status
     assert capsys.readouterr().out.splitlines()[-1] == last
 
 
@@ -78,8 +73,8 @@ def test_exit_status_of_what_is_no_outcome(monkeypatch, capsys, error, status):
     def stop(checklist, arguments):
         raise error
 
-    monkeypatch.setattr(check, "check_machine", stop)
-    assert check.main([]) == status
+    monkeypatch.setattr(doctor, "check_all", stop)
+    assert doctor.main([]) == status
     written = capsys.readouterr()
     assert written.err.startswith("atlasvla-check: ")
     assert "ready" not in written.out
@@ -88,20 +83,19 @@ def test_exit_status_of_what_is_no_outcome(monkeypatch, capsys, error, status):
 def test_a_terminal_without_ticks(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
-    check._write("✗ mujoco: ü")
+    doctor._write("✗ mujoco: ü")
     assert raw.getvalue() == b"[FAILED] mujoco: ?\n"
 
 
-def test_without_the_plugin_everything_after_it_is_skipped(monkeypatch):
+def test_without_the_plugin_there_is_nothing_more_to_check(monkeypatch):
     def missing() -> str:
         raise CheckFailedError("not found")
 
-    monkeypatch.setattr(check_items, "check_plugin", missing)
-    monkeypatch.setattr(check_items, "requirements", dict)
+    monkeypatch.setattr(doctor_machine, "check_plugin", missing)
+    monkeypatch.setattr(doctor_machine, "requirements", dict)
     lines = []
-    check.check_machine(Checklist(lines.append), [])
-    assert len(lines) == 2 + len(check.AFTER_PLUGIN)
-    assert lines[-1] == "✗ select_action: skipped: needs plugin"
+    doctor.check_all(Checklist(lines.append), [])
+    assert [line.split(":")[0] for line in lines] == ["✓ Python", "✗ plugin"]
 
 
 # Flags.
@@ -161,7 +155,7 @@ def test_the_device_asked_for_in_a_file_is_known(tmp_path):
 
 
 def test_requirements_are_those_of_the_installed_metadata():
-    needed = check_items.requirements()
+    needed = doctor_machine.requirements()
     assert list(needed)[:2] == ["lerobot", "torch"]
     assert needed["lerobot"].extras >= {"training", "transformers-dep"}
     assert str(needed["mujoco"].specifier) == "==3.3.2"  # and not LIBERO's wider range
@@ -169,8 +163,8 @@ def test_requirements_are_those_of_the_installed_metadata():
 
 
 def test_requirements_of_a_package_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(check_items, "DISTRIBUTION", "no_such_distribution")
-    assert check_items.requirements() == {}
+    monkeypatch.setattr(doctor_machine, "DISTRIBUTION", "no_such_distribution")
+    assert doctor_machine.requirements() == {}
 
 
 @pytest.mark.parametrize(("installed", "found"), [("3.4.0", "3.4.0, needs ==3.3.2"), (None, "not installed, needs")])
@@ -180,36 +174,38 @@ def test_a_wrong_or_missing_package_names_the_command(monkeypatch, installed, fo
             raise importlib.metadata.PackageNotFoundError(name)
         return installed
 
-    needed = check_items.requirements()["mujoco"]
+    needed = doctor_machine.requirements()["mujoco"]
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(CheckFailedError) as raised:
-        check_items.check_package(needed)
+        doctor_machine.check_package(needed)
     assert found in raised.value.detail
     assert raised.value.fix == "pip install 'mujoco==3.3.2'"
 
 
 def test_installed_packages_and_this_python_are_fine():
-    assert check_items.check_package(check_items.requirements()["torch"]).startswith(torch.__version__.split("+")[0])
-    assert check_items.check_python().startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert doctor_machine.check_package(doctor_machine.requirements()["torch"]).startswith(
+        torch.__version__.split("+")[0]
+    )
+    assert doctor_machine.check_python().startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
 
 
 def test_an_old_python_is_refused(monkeypatch):
-    monkeypatch.setattr(check_items.platform, "python_version", lambda: "3.11.9")
+    monkeypatch.setattr(doctor_machine.platform, "python_version", lambda: "3.11.9")
     with pytest.raises(CheckFailedError, match=r"3\.11\.9, needs >=3\.12") as raised:
-        check_items.check_python()
+        doctor_machine.check_python()
     assert "python3.12 -m venv" in raised.value.fix
 
 
 def test_lerobot_finds_the_plugin(monkeypatch):
-    assert "policy.type=atlasvla" in check_items.check_plugin()
-    monkeypatch.setattr(check_items, "DISTRIBUTION", "lerobot-policy-atlasvla")  # a name that is never discovered
+    assert "policy.type=atlasvla" in doctor_machine.check_plugin()
+    monkeypatch.setattr(doctor_machine, "DISTRIBUTION", "lerobot-policy-atlasvla")  # a name that is never discovered
     with pytest.raises(CheckFailedError) as raised:
-        check_items.check_plugin()
+        doctor_machine.check_plugin()
     assert "pip install ." in raised.value.fix
 
 
 def test_the_computer():
-    cores, memory = check_items.describe_computer().split(", ")
+    cores, memory = doctor_machine.describe_computer().split(", ")
     assert int(cores.removesuffix(" cores")) >= 1
     assert float(memory.removesuffix(" GiB of memory")) > 0
 
@@ -220,7 +216,7 @@ def test_gl_that_is_missing_gives_its_own_advice(monkeypatch):
 
     monkeypatch.setattr(gl, "choose_gl", nothing)
     with pytest.raises(CheckFailedError, match="apt-get"):
-        check_items.check_gl()
+        doctor_machine.check_gl()
 
 
 @pytest.mark.parametrize("status", [1, -11])
@@ -234,7 +230,7 @@ def test_gl_that_does_not_draw_names_the_other_backend(monkeypatch, status):
     with pytest.raises(
         CheckFailedError, match=r"egl is installed but does not draw: (no context|exit status -11)"
     ) as raised:
-        check_items.check_gl()
+        doctor_machine.check_gl()
     assert "MUJOCO_GL=osmesa" in raised.value.fix
 
 
@@ -245,7 +241,7 @@ def test_assets_are_named_and_checked_in_full(monkeypatch, tmp_path, kind, shown
     monkeypatch.setattr(assets, "libero_assets", lambda: found)
     asked = []
     monkeypatch.setattr(asset_digests, "verify_assets", lambda *_, **options: (asked.append(options), good)[1])
-    line = check_items.check_assets()
+    line = doctor_machine.check_assets()
     assert shown in line
     assert str(tmp_path) in line
     assert ("not comparable" in line) == (kind == "stand-in")
@@ -266,7 +262,7 @@ def test_assets_that_differ_name_the_fix(monkeypatch, tmp_path, source, fix):
     differing = Verification(files=2, changed=1, first="a.png (changed)")
     monkeypatch.setattr(asset_digests, "verify_assets", lambda *_, **__: differing)
     with pytest.raises(CheckFailedError, match=r"1 changed of 2 files, first: a.png \(changed\)") as raised:
-        check_items.check_assets()
+        doctor_machine.check_assets()
     assert raised.value.fix.startswith(fix)
 
 
@@ -276,13 +272,13 @@ def test_assets_that_cannot_be_used_are_a_cross(monkeypatch):
 
     monkeypatch.setattr(assets, "libero_assets", broken)
     with pytest.raises(CheckFailedError, match="incomplete"):
-        check_items.check_assets()
+        doctor_machine.check_assets()
 
 
 def test_libero_that_is_ready_names_its_assets(monkeypatch, tmp_path):
     monkeypatch.setattr(setup, "prepare_libero", lambda: assets.LiberoAssets(tmp_path, "stand-in", "a test"))
-    monkeypatch.setattr(check_items.importlib, "import_module", lambda name: None)
-    assert check_items.check_libero() == "ready, on stand-in assets"
+    monkeypatch.setattr(doctor_machine.importlib, "import_module", lambda name: None)
+    assert doctor_machine.check_libero() == "ready, on stand-in assets"
 
 
 def test_libero_that_cannot_be_imported(monkeypatch, tmp_path):
@@ -290,6 +286,6 @@ def test_libero_that_cannot_be_imported(monkeypatch, tmp_path):
         raise ImportError("libGL.so.1: cannot open shared object file")
 
     monkeypatch.setattr(setup, "prepare_libero", lambda: assets.LiberoAssets(tmp_path, "stand-in", "a test"))
-    monkeypatch.setattr(check_items.importlib, "import_module", missing)
+    monkeypatch.setattr(doctor_machine.importlib, "import_module", missing)
     with pytest.raises(CheckFailedError, match="libGL"):
-        check_items.check_libero()
+        doctor_machine.check_libero()

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lerobot_atlasvla import backbones
+from lerobot_atlasvla.weights import backbones
 from tests.released import (
     SMALL_DINOV2,
     open_gates,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lerobot_atlasvla.pretrained import locate as module
-from lerobot_atlasvla.pretrained.locate import WeightsError, forget, locate
+from lerobot_atlasvla.weights import download as module
+from lerobot_atlasvla.weights.download import WeightsError, forget, resolve
 from tests.hub_server import Fault, HubServer, point_client_to
 
 REPO = "someone/eyes"
@@ -49,7 +49,7 @@ def no_sleep(monkeypatch):
 
 
 def find(name: str | Path = REPO, **options):
-    return locate(str(name), flag=FLAG, advice=ADVICE, **options)
+    return resolve(str(name), flag=FLAG, advice=ADVICE, **options)
 
 
 def go_away(hub: HubServer, monkeypatch) -> None:
@@ -171,7 +171,7 @@ def test_a_file_that_holds_no_weights(tmp_path):
 def test_only_what_is_needed_is_downloaded(hub):
     commit = hub.publish(REPO, FILES)
     found = find(companions=("config.json", "tokenizer.json"))
-    assert hub.downloads() == ["config.json", "model.safetensors"]
+    assert sorted(hub.downloads()) == ["config.json", "model.safetensors"]
     assert (found.name, found.revision, found.fallback) == (REPO, commit, "")
     assert [path.read_bytes() for path in found.weights] == [FILES["model.safetensors"]]
     assert (found.folder / "config.json").read_bytes() == b"{}"
@@ -241,8 +241,8 @@ def test_a_repository_without_weights(hub):
         (Fault("/api/", 401), "refused access (HTTP 401): run `hf auth login` or check HF_TOKEN"),
         (Fault("/api/", 403), "refused access (HTTP 403)"),
         (Fault("/api/", 400), "refused the request"),
-        (Fault("/resolve/", 401, "GatedRepo"), "gated: accept its licence on its page on the Hub"),
-        (Fault("/resolve/", 403, "GatedRepo"), "gated: accept its licence"),
+        (Fault("/resolve/", 401, "GatedRepo"), "gated: accept its license on its page on the Hub"),
+        (Fault("/resolve/", 403, "GatedRepo"), "gated: accept its license"),
         (Fault("/api/", 503), "is out of reach (HfHubHTTPError: "),
         (Fault("/api/", 429), "is out of reach"),
     ],
@@ -260,7 +260,7 @@ def test_without_advice_the_ways_out_still_read_well(hub):
     with pytest.raises(
         WeightsError, match=rf"Download the weights with `hf download {REPO} --revision v1`, or name other"
     ):
-        locate(REPO, revision="v1", flag=FLAG)
+        resolve(REPO, revision="v1", flag=FLAG)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_without_advice_the_ways_out_still_read_well(hub):
     ids=lambda fault: f"{fault.status}{fault.code}",
 )
 def test_a_cached_copy_serves_and_says_so(hub, caplog, monkeypatch, fault):
-    monkeypatch.setattr(module, "_PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "_HUB_SECONDS", 0.5)
     commit = hub.publish(REPO, FILES)
     find()
     forget()
@@ -380,7 +380,7 @@ def test_the_environment_of_a_process_is_obeyed(hub, cache):
     commit = hub.publish(REPO, FILES)
     program = (
         # By path: the package would import LeRobot, which takes seconds.
-        f"import runpy, sys; found = runpy.run_path({module.__file__!r})['locate']({REPO!r}, flag='--x')\n"
+        f"import runpy, sys; found = runpy.run_path({module.__file__!r})['resolve']({REPO!r}, flag='--x')\n"
         "sys.stdout.write(found.revision + ' ' + found.fallback)"
     )
 

@@ -8,7 +8,7 @@ from lerobot_atlasvla.model.action_heads import L1Head
 from lerobot_atlasvla.model.layers import apply_rope, rope_2d_tables
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vision import PATCH_EMBEDDERS
-from lerobot_atlasvla.model.weights import from_vggt, to_vggt
+from lerobot_atlasvla.weights.vggt_state_dict import from_vggt, to_vggt
 
 
 def tiny_aggregator(**overrides) -> Aggregator:

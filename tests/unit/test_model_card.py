@@ -30,7 +30,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    from lerobot_atlasvla.pretrained.locate import forget
+    from lerobot_atlasvla.weights.download import forget
 
     forget()
     with HubServer() as server:
@@ -340,7 +340,7 @@ def test_a_useless_report_is_refused(policy, tmp_path, content):
 
 def test_the_template_is_in_the_wheel():
     included = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
-    assert "lerobot_atlasvla/templates/model_card.md" in included
+    assert "lerobot_atlasvla/weights/model_card.md" in included
 
 
 def test_the_card_needs_no_network(policy, monkeypatch):

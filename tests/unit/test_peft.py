@@ -9,8 +9,8 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
-from lerobot_atlasvla.peft_support import FROM_CONFIG, default_targets
-from lerobot_atlasvla.pretrained.locate import WeightsError
+from lerobot_atlasvla.weights.download import WeightsError
+from lerobot_atlasvla.weights.peft import FROM_CONFIG, default_targets
 from tests.released import (
     WEIGHTS,
     change_file,

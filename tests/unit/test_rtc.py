@@ -173,7 +173,7 @@ def test_settings_come_as_json_from_the_command_line(batch):
     assert settings == {"execution_horizon": 5}
     policy = make_policy(rtc_config=settings)
     assert isinstance(policy.rtc_processor, RTCProcessor)
-    assert policy.config.rtc_config == policy.rtc_processor.rtc_config == RTCConfig(execution_horizon=5)
+    assert policy.rtc_processor.rtc_config == RTCConfig(execution_horizon=5)
     torch.testing.assert_close(
         guided(policy, batch, left_over()), guided(rolled_out(make_policy(), execution_horizon=5), batch, left_over())
     )
@@ -186,7 +186,7 @@ def test_a_policy_saved_after_a_rollout_loads_with_its_settings(batch, tmp_path)
     assert written["execution_horizon"] == HORIZON
     assert written["prefix_attention_schedule"] == "EXP"
     loaded = AtlasVLAPolicy.from_pretrained(tmp_path)
-    assert loaded.config.rtc_config == policy.config.rtc_config
+    assert loaded.rtc_processor.rtc_config == policy.config.rtc_config
     assert torch.equal(guided(loaded, batch, left_over()), guided(policy, batch, left_over()))
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, backbones, slim
-from lerobot_atlasvla.pretrained.locate import WeightsError
+from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
+from lerobot_atlasvla.weights import backbones, checkpoint
+from lerobot_atlasvla.weights.download import WeightsError
 from tests.released import (
     SMALL_DINOV2,
     WEIGHTS,
@@ -371,7 +372,7 @@ def fail_to_save(root, folder, monkeypatch) -> dict[str, bytes]:
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(slim, "save_file", full_disk)
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         released_policy(root, vision="patch", save_full_weights=True).save_pretrained(folder)
     return before

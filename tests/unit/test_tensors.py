@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lerobot_atlasvla.pretrained import tensors as module
-from lerobot_atlasvla.pretrained.locate import WeightsError
-from lerobot_atlasvla.pretrained.tensors import digest, read_tensors
+from lerobot_atlasvla.weights import tensor_files as module
+from lerobot_atlasvla.weights.download import WeightsError
+from lerobot_atlasvla.weights.tensor_files import digest, read_tensors
 
 WANTED = {
     "blocks.0.weight": torch.arange(6.0).reshape(2, 3),

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_atlasvla import backbones
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from lerobot_atlasvla.model.frozen import is_frozen
 from lerobot_atlasvla.model.types import GeometryTokens, Views
+from lerobot_atlasvla.weights import backbones
 
 from .files import PIXEL_GRID, CacheReader, read_key
 from .key import FLAG, WITHOUT, CacheKey, FeatureCacheError

@@ -1,4 +1,4 @@
-"""The items of ``atlasvla-check`` that are about the machine, whatever it is to be used for.
+"""The checks of ``atlasvla-check`` that are about the machine, whatever it is to be used for.
 
 Each returns what it found in one line, or raises :class:`CheckFailedError`. Imports are inside the functions: the first
 lines should not wait for PyTorch, transformers or LIBERO.
@@ -7,14 +7,15 @@ lines should not wait for PyTorch, transformers or LIBERO.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -24,9 +25,7 @@ from packaging.utils import canonicalize_name
 DISTRIBUTION = "lerobot_policy_atlasvla"
 # Packages of which ours decides, through others, what must be installed; in this order, then what it asks for itself.
 SHOWN = ("lerobot", "torch", "torchvision", "transformers", "mujoco", "hf-libero", "robosuite")
-_FOLLOWED = ("lerobot", "hf-libero")
-_REMARKS = {"mujoco": " (LIBERO's success rates move with its version)"}
-_NOT_HERE = "not on this platform (Linux only): training works, rollouts in LIBERO do not"
+_FOLLOWED = (DISTRIBUTION, "lerobot", "hf-libero")
 _DRAW_SECONDS = 120
 _DRAW = """
 import mujoco
@@ -35,7 +34,7 @@ data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer = mujoco.Renderer(model, 32, 32)
 renderer.update_scene(data)
-assert renderer.render().std() > 0, "the picture is empty"
+assert renderer.render().std() > 0, "the image is empty"
 from OpenGL import GL
 print(GL.glGetString(GL.GL_RENDERER).decode())
 renderer.close()
@@ -43,7 +42,7 @@ renderer.close()
 
 
 class CheckFailedError(Exception):
-    """An item that does not hold.
+    """A check has failed.
 
     Args:
         detail: What was found.
@@ -51,13 +50,21 @@ class CheckFailedError(Exception):
     """
 
     def __init__(self, detail: str, fix: str = "") -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.fix = fix
+        super().__init__(f"{detail.rstrip('.')}. Fix: {fix}" if fix else detail)
+        self.detail, self.fix = detail, fix
+
+
+@contextlib.contextmanager
+def failing_on(*errors: type[Exception]) -> Iterator[None]:
+    """Turn errors whose message says what to do into a failed check."""
+    try:
+        yield
+    except errors as error:
+        raise CheckFailedError(str(error)) from error
 
 
 def explain(error: Exception) -> CheckFailedError:
-    """What to show for an error that no check expected."""
+    """Return what to show for an error that no check expected."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return CheckFailedError(
             f"not enough memory: {brief(error)}",
@@ -72,66 +79,61 @@ def explain(error: Exception) -> CheckFailedError:
 
 
 def brief(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error in one line of at most 500 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def requirements() -> dict[str, Requirement]:
-    """What the installed package requires, directly or through LeRobot and LIBERO, by name; its own metadata say so.
+def gib(size: int) -> str:
+    """Return a number of bytes in GiB, for people."""
+    return f"{size / 2**30:.1f} GiB"
 
-    Empty if it is not installed. Packages that are not required on this platform are left out.
+
+def requirements() -> dict[str, Requirement]:
+    """Return what the installed package requires on this platform, itself or through LeRobot and LIBERO, by name.
+
+    LIBERO's are among them where it is installed. Empty if our package is not installed.
     """
     found: dict[str, Requirement] = {}
     direct: list[str] = []
-    seen: set[tuple[str, str]] = set()
-    queue = [(DISTRIBUTION, "")]
+    queue, seen = [(DISTRIBUTION, extra) for extra in ("", *(["libero"] if _has_libero() else []))], set()
     while queue:
-        parent, extra = queue.pop()
-        for requirement in _requires(parent, extra):
-            name = canonicalize_name(requirement.name)
-            if parent == DISTRIBUTION:
-                direct.append(name)
-            known = found.setdefault(name, Requirement(name))
-            known.specifier &= requirement.specifier
-            known.extras |= requirement.extras
-            if name in _FOLLOWED:
-                wanted = {(name, asked) for asked in ("", *requirement.extras)} - seen
-                seen |= wanted
-                queue += sorted(wanted)
+        parent, extra = queue.pop(0)
+        if parent not in _FOLLOWED or (parent, extra) in seen:
+            continue
+        seen.add((parent, extra))
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for requirement in map(Requirement, importlib.metadata.requires(parent) or ()):
+                if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                    continue
+                name = canonicalize_name(requirement.name)
+                known = found.setdefault(name, Requirement(name))
+                known.specifier &= requirement.specifier
+                known.extras |= requirement.extras
+                queue += [(name, asked) for asked in ("", *requirement.extras)]
+                direct += [name] if parent == DISTRIBUTION else []
     for requirement in found.values():
         if exact := [specifier for specifier in requirement.specifier if specifier.operator == "=="]:
             requirement.specifier = SpecifierSet(str(exact[0]))
     return {name: found[name] for name in dict.fromkeys((*SHOWN, *direct)) if name in found}
 
 
-def _requires(distribution: str, extra: str) -> list[Requirement]:
-    try:
-        lines = importlib.metadata.requires(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    parsed = [Requirement(line) for line in lines]
-    return [one for one in parsed if one.marker is None or one.marker.evaluate({"extra": extra})]
-
-
 def check_python() -> str:
-    """Whether this Python is one that the installed package allows."""
-    version = platform.python_version()
-    try:
+    """Check that the installed package allows this Python."""
+    version, allowed = platform.python_version(), ""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         allowed = importlib.metadata.metadata(DISTRIBUTION).get("Requires-Python") or ""
-    except importlib.metadata.PackageNotFoundError:
-        return f"{version} in {sys.prefix}"
     if not SpecifierSet(allowed).contains(version, prereleases=True):
         raise CheckFailedError(
             f"{version}, needs {allowed}", "`python3.12 -m venv .venv && .venv/bin/pip install .` in the repository"
         )
-    return f"{version} (needs {allowed}) in {sys.prefix}"
+    return f"{version} ({f'needs {allowed}' if allowed else 'any version'}) in {sys.prefix}"
 
 
 def check_package(requirement: Requirement) -> str:
-    """Whether a package is installed in a version that is allowed."""
+    """Check that a package is installed in a version that is allowed."""
     command = f"pip install '{requirement}'"
     allowed = f"needs {requirement.specifier}" if requirement.specifier else "any version"
-    remark = _REMARKS.get(requirement.name, "")
+    remark = " (LIBERO's success rates move with its version)" if requirement.name == "mujoco" else ""
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -142,7 +144,7 @@ def check_package(requirement: Requirement) -> str:
 
 
 def check_plugin() -> str:
-    """Whether LeRobot's commands find the policy by themselves: by the name of an installed distribution."""
+    """Check that LeRobot's commands find the policy by themselves: by the name of an installed distribution."""
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -156,7 +158,7 @@ def check_plugin() -> str:
 
 
 def describe_computer() -> str:
-    """CPU cores and memory that this process may use."""
+    """Return the CPU cores and the memory that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):  # ValueError: the word "max"
@@ -164,14 +166,25 @@ def describe_computer() -> str:
     return f"{cores} cores, {gib(memory)} of memory"
 
 
+def _has_libero() -> bool:
+    return importlib.util.find_spec("libero") is not None
+
+
+def _without_libero() -> str:
+    """Return why there is no simulator to check, or nothing if there is one."""
+    if not sys.platform.startswith("linux"):
+        return "not on this platform (Linux only): training works, rollouts in LIBERO do not"
+    return "" if _has_libero() else "not installed: training works, rollouts in LIBERO do not"
+
+
 def check_gl() -> str:
-    """Whether MuJoCo draws a picture. In a process of its own: a bad driver takes the whole process with it."""
+    """Check that MuJoCo draws an image, in a process of its own: a bad driver takes the whole process with it."""
+    if missing := _without_libero():
+        return missing
     from lerobot_atlasvla.sim.gl import GlUnavailableError, choose_gl
 
-    try:
+    with failing_on(GlUnavailableError):
         backend = choose_gl()
-    except GlUnavailableError as error:
-        raise CheckFailedError(str(error)) from error
     other = "osmesa" if backend == "egl" else "egl"
     fix = f"`MUJOCO_GL={other} atlasvla-check`; if that helps, keep MUJOCO_GL={other} in the environment"
     try:
@@ -187,16 +200,14 @@ def check_gl() -> str:
 
 
 def check_assets() -> str:
-    """Whether LIBERO's assets are complete and unchanged. Reads all of them, whatever an earlier check found."""
-    if not sys.platform.startswith("linux"):
-        return _NOT_HERE
+    """Check that LIBERO's assets are complete and unchanged; reads all of them, whatever an earlier check found."""
+    if missing := _without_libero():
+        return missing
     from lerobot_atlasvla.sim.asset_digests import verify_assets
     from lerobot_atlasvla.sim.assets import ENV_ASSETS, INSTALL, libero_assets
 
-    try:
+    with failing_on(OSError, ValueError):
         assets = libero_assets()
-    except (OSError, ValueError) as error:
-        raise CheckFailedError(str(error)) from error
     if assets.verification is None:
         return (
             f"STAND-IN scene in {assets.path}: libero_spatial only, drawn from primitives, success rates not "
@@ -214,17 +225,15 @@ def check_assets() -> str:
 
 
 def check_libero() -> str:
-    """Whether LIBERO can be imported and is ready to build environments."""
-    if not sys.platform.startswith("linux"):
-        return _NOT_HERE
+    """Check that LIBERO can be imported and is ready to build environments."""
+    if missing := _without_libero():
+        return missing
     from lerobot_atlasvla.sim.setup import prepare_libero
 
     # robosuite has log handlers of its own, made when it is imported.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        try:
+        with failing_on(OSError, ValueError):
             assets = prepare_libero()
-        except (OSError, ValueError) as error:
-            raise CheckFailedError(str(error)) from error
         try:
             importlib.import_module("libero.libero.envs")
         except ImportError as error:
@@ -233,8 +242,3 @@ def check_libero() -> str:
                 f"pip install --force-reinstall '{requirements()['hf-libero']}'",
             ) from error
     return f"ready, on {assets.kind} assets"
-
-
-def gib(size: int) -> str:
-    """A number of bytes, for people."""
-    return f"{size / 2**30:.1f} GiB"

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .locate import WeightsError
+from .download import WeightsError
 
 _LISTED = 5
 _WRAPPERS = ("model", "state_dict")

@@ -1,4 +1,4 @@
-"""From a name to files: pretrained weights in a local file or folder, on the Hugging Face Hub or in its cache."""
+"""From a name to weight files: local ones, those on the Hugging Face Hub, or its cache if the Hub is out of reach."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -19,16 +19,16 @@ _INDEX = ".safetensors.index.json"
 _SUFFIXES = (".safetensors", _INDEX, ".pt", ".bin")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PROBE_SECONDS = 5.0
+_HUB_SECONDS = 5.0
 _LISTED = 10
 
 
 class WeightsError(ValueError):
-    """Pretrained weights that can't be had or used; the message says why and what to do about it."""
+    """Pretrained weights can't be had or used; the message says why and what to do about it."""
 
 
 class _UnavailableError(Exception):
-    """Why the weights can't be had: a sentence without its full stop.
+    """The weights can't be had: a sentence without its full stop.
 
     ``cache_may_serve``: the reason speaks against the network or the account, not against what was asked for.
     """
@@ -39,8 +39,8 @@ class _UnavailableError(Exception):
 
 
 @dataclass(frozen=True)
-class Located:
-    """Where pretrained weights were found.
+class ResolvedWeights:
+    """Pretrained weights on this machine.
 
     Attributes:
         name: As asked: a Hub id, a folder or a file.
@@ -57,14 +57,14 @@ class Located:
     fallback: str = ""
 
 
-def locate(
+def resolve(
     name: str,
     *,
     revision: str | None = None,
     companions: Sequence[str] = ("config.json",),
     flag: str,
     advice: str = "",
-) -> Located:
+) -> ResolvedWeights:
     """Find pretrained weights, downloading them from the Hub if they are not local.
 
     If the Hub can't be reached or refuses access, a copy in the local cache is used, with a warning. What was found on
@@ -81,7 +81,7 @@ def locate(
     Raises:
         WeightsError: If there are no such weights or they can't be downloaded.
     """
-    local = _is_local(name)
+    local = not _HUB_ID.fullmatch(name) or name.endswith(_SUFFIXES) or os.path.exists(name)
     try:
         if not local:
             return _on_hub(name, revision, tuple(companions))
@@ -96,9 +96,33 @@ def locate(
         ) from problem
 
 
+@functools.cache
+def resolve_or_substitute(
+    name: str, substitute: str, *, companions: tuple[str, ...], flag: str, advice: str
+) -> ResolvedWeights:
+    """Find a default of ours on the Hub or, with a warning, what takes its place where it can't be had.
+
+    The answer is remembered like those of :func:`resolve`: whoever asks again in this process gets the same weights.
+
+    Raises:
+        WeightsError: If neither can be had.
+    """
+    try:
+        return resolve(name, companions=companions, flag=flag, advice=advice)
+    except WeightsError as error:
+        try:
+            found = resolve(substitute, companions=companions, flag=flag, advice=advice)
+        except WeightsError:
+            raise WeightsError(f"{error} (Its substitute {substitute} can't be had either.)") from error
+        why = f"{name} could not be had, {substitute} takes its place"
+        logger.warning("FALLBACK: %s. %s", why, error)
+        return replace(found, fallback=". ".join(filter(None, (why, found.fallback))))
+
+
 def forget() -> None:
-    """Forget what was found on the Hub, so that the next :func:`locate` asks it again."""
+    """Forget what was found on the Hub, so that the next :func:`resolve` asks it again."""
     _on_hub.cache_clear()
+    resolve_or_substitute.cache_clear()
 
 
 def _ways_out(repository: str, revision: str | None, flag: str, advice: str) -> str:
@@ -113,19 +137,18 @@ def _ways_out(repository: str, revision: str | None, flag: str, advice: str) -> 
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _is_local(name: str) -> bool:
-    return not _HUB_ID.fullmatch(name) or name.endswith(_SUFFIXES) or os.path.exists(name)
+# Local files
 
 
-def _in_files(name: str) -> Located:
+def _in_files(name: str) -> ResolvedWeights:
     path = Path(os.path.expanduser(name))
     if not name or not path.exists():
         raise _UnavailableError("that is neither a local file or folder nor a Hub id (owner/name)")
     if path.is_dir():
-        return Located(name, "", _in_folder(path, str(path)), path)
+        return ResolvedWeights(name, "", _in_folder(path, str(path)), path)
     if not path.name.endswith(_SUFFIXES):
         raise _UnavailableError(f"a weight file ends in one of {', '.join(_SUFFIXES)}")
-    return Located(name, "", _with_shards(path), path.parent)
+    return ResolvedWeights(name, "", _with_shards(path), path.parent)
 
 
 def _in_folder(folder: Path, label: str) -> tuple[Path, ...]:
@@ -133,7 +156,7 @@ def _in_folder(folder: Path, label: str) -> tuple[Path, ...]:
 
 
 def _choose(files: Iterable[str], label: str) -> str:
-    """The weight file among ``files``; ``label`` is what has them."""
+    """Pick the weight file among ``files``; ``label`` is what has them."""
     names = sorted(files)
     for name in WEIGHT_FILES:
         if name in names:
@@ -156,7 +179,7 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def _with_shards(weights: Path) -> tuple[Path, ...]:
-    """The file itself or, if it is an index, the shards it names."""
+    """Return the file itself or, if it is an index, the shards it names."""
     if not weights.name.endswith(_INDEX):
         return (weights,)
     shards = [weights.parent / name for name in _shard_names(weights)]
@@ -178,70 +201,71 @@ def _shard_names(index: Path) -> list[str]:
     return names
 
 
+# The Hub and its cache; huggingface_hub is imported when it is needed, local weights do without.
+
+
 @functools.cache
-def _on_hub(name: str, revision: str | None, companions: tuple[str, ...]) -> Located:
+def _on_hub(name: str, revision: str | None, companions: tuple[str, ...]) -> ResolvedWeights:
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(name)
+        if revision and _COMMIT.fullmatch(revision) and (pinned := _pinned(name, revision, companions)):
+            return pinned
+        if constants.HF_HUB_OFFLINE:
+            return _in_cache(name, revision, "HF_HUB_OFFLINE is set", logging.INFO)
+        return _download(name, revision, companions)
     except HFValidationError as error:
         raise _UnavailableError(f"that is no Hub id ({_brief(error)})") from error
-    if pinned := _pinned(name, revision, companions):
-        return pinned
-    if constants.HF_HUB_OFFLINE:
-        return _in_cache(name, revision, "HF_HUB_OFFLINE is set", logging.INFO)
-    try:
-        return _download(name, revision, companions)
     except _UnavailableError as problem:
         if not problem.cache_may_serve:
             raise
         return _in_cache(name, revision, str(problem), logging.WARNING)
 
 
-def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> Located:
+def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> ResolvedWeights:
     import httpx
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, snapshot_download
 
     api = HfApi()
-    # Asked first and with a deadline: hf_hub_download spends 23 s on retries before it says that the Hub is out of
-    # reach, and it can't tell which files there are.
+    # First a question with a deadline: snapshot_download asks with retries, and can't tell which weight file to take.
     try:
-        info = api.model_info(name, revision=revision, timeout=_PROBE_SECONDS)
+        info = api.model_info(name, revision=revision, timeout=_HUB_SECONDS)
         commit, available = str(info.sha), {file.rfilename for file in info.siblings or ()}
-    # ValueError, TypeError and KeyError: what answers is no Hub. RuntimeError is what test runners raise from a socket
-    # they have disabled.
-    except (httpx.HTTPError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    # TypeError and KeyError: what answers is no Hub. RuntimeError is what test runners raise from a socket they have
+    # disabled.
+    except (httpx.HTTPError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         raise _explained(error, revision) or _UnavailableError(
             f"the Hub ({api.endpoint}) is out of reach ({_brief(error)})", cache_may_serve=True
         ) from error
     chosen = _choose((file for file in available if "/" not in file), f"the Hub repository (commit {commit[:12]})")
-
-    def fetch(file: str) -> Path:
-        try:
-            return Path(api.hf_hub_download(name, file, revision=commit))
-        except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
-            raise _explained(error, revision) or _UnavailableError(
-                f"the download of {file} broke off ({_brief(error)}). Run the same command again to go on: complete "
-                "files are kept, incomplete ones are never used"
-            ) from error
-
     logger.info("Pretrained weights %s: %s at commit %s", name, chosen, commit)
-    for file in companions:
-        if file in available:
-            fetch(file)
-    weights = fetch(chosen)
-    if chosen.endswith(_INDEX):
-        for shard in _shard_names(weights):
-            fetch(shard)
-    located = Located(name, commit, _with_shards(weights), weights.parent)
-    _note_commit(name, revision, commit)
-    return located
+    wanted = [chosen, *(file for file in companions if file in available)]
+
+    def fetch(files: list[str], at: str) -> Path:
+        cached = [_cached(name, file, at) for file in files]
+        if cached[0] and all(cached):
+            return cached[0].parent
+        return Path(snapshot_download(name, revision=at, allow_patterns=files, etag_timeout=_HUB_SECONDS))
+
+    try:
+        folder = fetch(wanted, commit)
+        if chosen.endswith(_INDEX):
+            fetch(_shard_names(folder / chosen), commit)
+        if revision != commit:
+            # Only now, all files being there, is the cache to know which commit the branch is: until then, without the
+            # Hub, its previous commit serves.
+            fetch(wanted, revision or "main")
+    except (httpx.HTTPError, OSError, RuntimeError) as error:
+        raise _explained(error, revision) or _UnavailableError(
+            f"the download of {chosen} broke off ({_brief(error)}). Run the same command again to go on: complete "
+            "files are kept, incomplete ones are never used"
+        ) from error
+    return ResolvedWeights(name, commit, _with_shards(folder / chosen), folder)
 
 
 def _explained(error: Exception, revision: str | None) -> _UnavailableError | None:
-    """What an answer of the Hub means to the user; None if it says nothing about the repository or the account."""
+    """Say what an answer of the Hub means to the user; None if it says nothing about the repository or the account."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if not isinstance(error, HfHubHTTPError):
@@ -249,7 +273,7 @@ def _explained(error: Exception, revision: str | None) -> _UnavailableError | No
     status = error.response.status_code
     refused = status in (401, 403)
     if isinstance(error, GatedRepoError):
-        reason = "access is gated: accept its licence on its page on the Hub, then run `hf auth login`"
+        reason = "access is gated: accept its license on its page on the Hub, then run `hf auth login`"
     elif isinstance(error, RevisionNotFoundError):
         reason = f"the Hub repository has no revision {revision or 'main'!r}"
     elif isinstance(error, RepositoryNotFoundError):
@@ -271,63 +295,56 @@ def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:200] if lines else type(error).__name__
 
 
-def _storage(name: str) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
+def _cached(name: str, file: str, revision: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
 
-    return Path(constants.HF_HUB_CACHE).expanduser() / repo_folder_name(repo_id=name, repo_type="model")
+    path = try_to_load_from_cache(name, file, revision=revision)
+    return Path(path) if isinstance(path, str) else None
 
 
-def _pinned(name: str, revision: str | None, companions: tuple[str, ...]) -> Located | None:
-    """The cached snapshot, if it is certain to be what the Hub would give: then there is nothing to ask."""
-    if revision is None or not _COMMIT.fullmatch(revision):
-        return None
-    snapshot = _storage(name) / "snapshots" / revision
-    if not all((snapshot / file).is_file() for file in companions):
+def _pinned(name: str, commit: str, companions: tuple[str, ...]) -> ResolvedWeights | None:
+    """Return the cached snapshot if it is certain to be what the Hub would give: then there is nothing to ask."""
+    if not all(_cached(name, file, commit) for file in companions):
         return None
     # A commit with any other weight file may have one of these two on the Hub, and that would be chosen.
     for file in WEIGHT_FILES[:2]:
-        if (snapshot / file).is_file():
+        if path := _cached(name, file, commit):
             try:
-                return Located(name, revision, _with_shards(snapshot / file), snapshot)
+                return ResolvedWeights(name, commit, _with_shards(path), path.parent)
             except _UnavailableError:
                 return None
     return None
 
 
-def _in_cache(name: str, revision: str | None, reason: str, level: int) -> Located:
-    storage = _storage(name)
-    note = storage / "refs" / (revision or "main")
-    commit = note.read_text(encoding="utf-8").strip() if note.is_file() else revision or "main"
-    snapshot = storage / "snapshots" / commit
-    if not snapshot.is_dir():
-        others = sorted(path.name for path in storage.glob("snapshots/*"))
-        raise _UnavailableError(
-            f"{reason}, and the local cache ({storage.parent}) does not have revision {revision or 'main'!r}"
-            + (f", only {_listing(others)}" if others else "")
-        )
+def _in_cache(name: str, revision: str | None, reason: str, level: int) -> ResolvedWeights:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
-        weights = _in_folder(snapshot, f"the local cache ({snapshot})")
+        # No patterns, no files: which ones there are is seen below.
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=[]))
+    except LocalEntryNotFoundError as error:
+        others = _cached_commits(name)
+        raise _UnavailableError(
+            f"{reason}, and the local cache ({constants.HF_HUB_CACHE}) does not have revision {revision or 'main'!r}"
+            + (f", only {_listing(others)}" if others else "")
+        ) from error
+    try:
+        weights = _in_folder(folder, f"the local cache ({folder})")
     except _UnavailableError as problem:
         raise _UnavailableError(f"{reason}, and {problem}") from problem
-    age = "" if commit == revision else ", which may not be the newest"
-    fallback = f"{reason}; the copy in the local cache is used (commit {commit}){age}"
+    age = "" if folder.name == revision else ", which may not be the newest"
+    fallback = f"{reason}; the copy in the local cache is used (commit {folder.name}){age}"
     logger.log(level, "Pretrained weights %s: %s", name, fallback)
-    return Located(name, commit, weights, snapshot, fallback)
+    return ResolvedWeights(name, folder.name, weights, folder, fallback)
 
 
-def _note_commit(name: str, revision: str | None, commit: str) -> None:
-    """Note in the cache which commit a branch or tag is, as downloads by commit do not: without the Hub it is needed.
+def _cached_commits(name: str) -> list[str]:
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
-    Only after all files are there, so that a download that breaks off leaves the previous snapshot in use.
-    """
-    if revision == commit:
-        return
-    note = _storage(name) / "refs" / (revision or "main")
-    scratch = note.with_name(f"{note.name}.{os.getpid()}.tmp")
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(commit, encoding="utf-8")
-        os.replace(scratch, note)
-    except OSError as error:
-        logger.debug("cannot note the commit of %s: %s", name, error)
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return []
+    models = [repo for repo in repositories if (repo.repo_type, repo.repo_id) == ("model", name)]
+    return sorted(revision.commit_hash for repo in models for revision in repo.revisions)

@@ -1,4 +1,4 @@
-"""``atlasvla-check``: is this machine ready for a preset? One line per item: a tick, or a cross and one fix."""
+"""``atlasvla-check``: is this machine ready to train with a preset? One line per check, a failed one with its fix."""
 
 import contextlib
 import logging
@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lerobot_atlasvla import check_items, check_preset
-from lerobot_atlasvla.check_items import CheckFailedError
-from lerobot_atlasvla.check_preset import Trial
+from . import doctor_machine, doctor_preset
+from .doctor_machine import CheckFailedError
+from .doctor_preset import Trial
 
 if TYPE_CHECKING:
     from lerobot.configs.train import TrainPipelineConfig
@@ -28,88 +28,56 @@ Exit status: 0 ready, 1 not ready, 2 a flag or value that can't work.
 
 The flags of lerobot-train:
 """
-AFTER_PLUGIN = (
-    "device",
-    "CPU and memory",
-    "OpenGL",
-    "LIBERO assets",
-    "LIBERO",
-    "weights",
-    "tokenizer",
-    "dataset",
-    "policy",
-    "forward pass",
-    "select_action",
-)
 PART_TITLES = {"vggt": "VGGT weights", "language": "language weights", "vision_tower": "vision tower weights"}
 
 
 class UsageError(Exception):
-    """A flag or value that can't work, in one line."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one check found.
-
-    Attributes:
-        ok: Whether it holds.
-        what: The item.
-        detail: What was found.
-        fix: What to do, where ``detail`` does not say it already.
-    """
-
-    ok: bool
-    what: str
-    detail: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.detail.rstrip('.')}. Fix: {self.fix}" if self.fix else self.detail
-        # Messages of other people's code may have several lines; an item has one.
-        return " ".join(f"{'✓' if self.ok else '✗'} {self.what}: {text}".split())
+    """A flag or value can't work; the message is one line."""
 
 
 @dataclass
 class Checklist:
-    """Runs checks one after the other and hands each outcome on as soon as it is known."""
+    """Runs checks one after the other and reports each as soon as its outcome is known.
+
+    Attributes:
+        report: Takes the line of each check.
+        passed: Whether each check so far passed, by its name, in the order they ran.
+    """
 
     report: Callable[[str], None]
-    outcomes: list[Outcome] = field(default_factory=list)
+    passed: dict[str, bool] = field(default_factory=dict)
 
     def run(self, what: str, check: Callable[[], str], needs: Sequence[str] = ()) -> bool:
-        """Run one check, unless an item it needs does not hold.
+        """Run one check, unless one it needs has failed.
 
         Args:
-            what: The item.
+            what: Its name.
             check: Returns what it found, or raises; whatever it raises becomes a line.
-            needs: Items without which the check makes no sense.
+            needs: Names of the checks without which this one makes no sense.
 
         Returns:
-            Whether it holds.
+            Whether it passed.
         """
-        lacking = next((outcome.what for outcome in self.outcomes if outcome.what in needs and not outcome.ok), None)
-        if lacking:
-            return self._add(Outcome(False, what, f"skipped: needs {lacking}"))
+        lacking = next((name for name, passed in self.passed.items() if name in needs and not passed), None)
+        self.passed[what] = False
         try:
-            detail = check()
+            if lacking:
+                raise CheckFailedError(f"skipped: needs {lacking}")
+            text = check()
+            self.passed[what] = True
         except CheckFailedError as failure:
-            return self._add(Outcome(False, what, failure.detail, failure.fix))
+            text = str(failure)
         except Exception as error:  # noqa: BLE001 - a broken machine breaks in any way, and each must become a line
-            failure = check_items.explain(error)
-            return self._add(Outcome(False, what, failure.detail, failure.fix))
-        return self._add(Outcome(True, what, detail))
-
-    def _add(self, outcome: Outcome) -> bool:
-        self.outcomes.append(outcome)
-        self.report(str(outcome))
-        return outcome.ok
+            text = str(doctor_machine.explain(error))
+        # Messages of other people's code may have several lines.
+        self.report(" ".join(f"{'✓' if self.passed[what] else '✗'} {what}: {text}".split()))
+        return self.passed[what]
 
     @property
     def verdict(self) -> str:
-        """The last line."""
-        failed = sum(not outcome.ok for outcome in self.outcomes)
-        return f"not ready: {failed} of {len(self.outcomes)} checks failed" if failed else "ready"
+        """Return the last line: ``ready``, or how many checks failed."""
+        failed = list(self.passed.values()).count(False)
+        return f"not ready: {failed} of {len(self.passed)} checks failed" if failed else "ready"
 
 
 def read_settings(arguments: Sequence[str]) -> Trial:
@@ -119,6 +87,7 @@ def read_settings(arguments: Sequence[str]) -> Trial:
         UsageError: For flags, values or a file that can't work.
     """
     import draccus
+    import yaml
     from lerobot.configs import parser
 
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
@@ -139,11 +108,16 @@ def read_settings(arguments: Sequence[str]) -> Trial:
     if not isinstance(config.policy, AtlasVLAConfig):
         name = config.policy.type if config.policy else "no policy"
         raise UsageError(f"--config_path={path} is for {name}, and atlasvla-check knows policy.type=atlasvla only")
-    return Trial(config.policy, config.dataset, _asked_device(arguments, path))
+    # LeRobot replaces a device that is not there without keeping which one was asked for.
+    device = parser.parse_arg("policy.device", arguments)
+    if path and not device:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        device = (content.get("policy") or {}).get("device")
+    return Trial(config.policy, config.dataset, device)
 
 
 def _settings_class() -> "type[TrainPipelineConfig]":
-    """LeRobot's train settings with defaults for preset and dataset. In a function: LeRobot takes seconds to import."""
+    """Return LeRobot's train settings with defaults for preset and dataset; a function, for LeRobot imports slowly."""
     from lerobot.configs.default import DatasetConfig
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.configs.train import TrainPipelineConfig
@@ -161,57 +135,41 @@ def _settings_class() -> "type[TrainPipelineConfig]":
     return CheckConfig
 
 
-def _asked_device(arguments: Sequence[str], path: str | None) -> str | None:
-    """The device asked for: LeRobot replaces one that is not there without keeping what it was."""
-    import yaml
-    from lerobot.configs import parser
-
-    asked = parser.parse_arg("policy.device", arguments)
-    if asked or not path:
-        return asked
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    return (content.get("policy") or {}).get("device")
-
-
-def check_machine(checklist: Checklist, arguments: Sequence[str]) -> None:
-    """Run all checks, the quick ones first.
+def check_all(checklist: Checklist, arguments: Sequence[str]) -> None:
+    """Run all checks, the quick ones first; none after the plugin's makes sense without it.
 
     Raises:
         UsageError: For flags that can't work; the checks that need no settings have then been run.
     """
     run = checklist.run
-    run("Python", check_items.check_python)
-    needed = check_items.requirements()
-    for name, requirement in needed.items():
-        run(name, partial(check_items.check_package, requirement))
-    if not run("plugin", check_items.check_plugin, needs=["Python", "lerobot", "torch"]):
-        for what in AFTER_PLUGIN:
-            run(what, str, needs=["plugin"])
+    run("Python", doctor_machine.check_python)
+    for name, requirement in doctor_machine.requirements().items():
+        run(name, partial(doctor_machine.check_package, requirement))
+    if not run("plugin", doctor_machine.check_plugin, needs=["Python", "lerobot", "torch"]):
         return
 
+    from lerobot_atlasvla.weights.backbones import used_parts
+
     trial = read_settings(arguments)
-    run("device", partial(check_preset.check_device, trial))
-    run("CPU and memory", check_items.describe_computer)
-    run("OpenGL", check_items.check_gl, needs=["mujoco"])
-    run("LIBERO assets", check_items.check_assets, needs=["hf-libero"])
-    run("LIBERO", check_items.check_libero, needs=["hf-libero", "robosuite", "OpenGL"])
-
-    from lerobot_atlasvla.backbones import used_parts
-
-    parts = used_parts(trial.config)
-    for part in parts:
-        run(PART_TITLES[part], partial(check_preset.check_weights, trial, part))
-    run("tokenizer", partial(check_preset.check_tokenizer, trial), needs=["transformers", PART_TITLES["language"]])
-    run("dataset", partial(check_preset.check_dataset, trial))
-    policy_needs = ["device", "transformers", "torchvision", *(PART_TITLES[part] for part in parts), "tokenizer"]
-    run("policy", partial(check_preset.check_policy, trial), needs=[*policy_needs, "dataset"])
-    run("forward pass", partial(check_preset.check_forward, trial), needs=["policy"])
-    run("select_action", partial(check_preset.check_select_action, trial), needs=["policy"])
+    run("device", partial(doctor_preset.check_device, trial))
+    run("CPU and memory", doctor_machine.describe_computer)
+    run("OpenGL", doctor_machine.check_gl, needs=["mujoco"])
+    run("LIBERO assets", doctor_machine.check_assets, needs=["hf-libero"])
+    run("LIBERO", doctor_machine.check_libero, needs=["hf-libero", "robosuite", "OpenGL"])
+    titles = [PART_TITLES[part] for part in used_parts(trial.config)]
+    for part in used_parts(trial.config):
+        run(PART_TITLES[part], partial(doctor_preset.check_weights, trial, part))
+    run("tokenizer", partial(doctor_preset.check_tokenizer, trial), needs=["transformers", PART_TITLES["language"]])
+    run("dataset", partial(doctor_preset.check_dataset, trial))
+    policy_needs = ["device", "transformers", "torchvision", *titles, "tokenizer", "dataset"]
+    run("policy", partial(doctor_preset.check_policy, trial), needs=policy_needs)
+    run("forward pass", partial(doctor_preset.check_forward, trial), needs=["policy"])
+    run("select_action", partial(doctor_preset.check_select_action, trial), needs=["policy"])
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """No logs and warnings between the lines: what matters in them, the lines say."""
+    """Keep logs and warnings out from between the lines, which say what matters in them."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -232,13 +190,13 @@ def _write(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Console entry point.
+    """Run the command.
 
     Args:
         argv: Arguments instead of ``sys.argv[1:]``.
 
     Returns:
-        Exit status: 0 when every check holds, 1 when one does not, 2 for a flag or value that can't work, 130 when
+        Exit status: 0 when every check passed, 1 when one did not, 2 for a flag or value that can't work, 130 when
         interrupted.
     """
     arguments = sys.argv[1:] if argv is None else argv
@@ -251,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     checklist = Checklist(_write)
     try:
         with _silence():
-            check_machine(checklist, arguments)
+            check_all(checklist, arguments)
     except UsageError as error:
         sys.stderr.write(f"atlasvla-check: {error} (see --help)\n")
         return 2

@@ -13,9 +13,10 @@ from typing import Any
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from torch import nn
 
-from . import backbones, slim
-from .configuration_atlasvla import AtlasVLAConfig
-from .model.atlasvla import AtlasVLA
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.atlasvla import AtlasVLA
+
+from . import backbones, checkpoint
 
 # No valid Hub id on purpose: nobody can publish under this name, and PEFT looks nothing up for it.
 FROM_CONFIG = "atlasvla:from-config"
@@ -29,7 +30,7 @@ _WRAPPED = (".base_layer.", ".lora_", ".modules_to_save.", ".original_module.")
 
 
 def default_targets(config: AtlasVLAConfig, model: AtlasVLA) -> dict[str, Any]:
-    """What is adapted unless ``--peft.target_modules`` and ``--peft.full_training_modules`` say otherwise.
+    """Return what is adapted unless ``--peft.target_modules`` and ``--peft.full_training_modules`` say otherwise.
 
     Args:
         config: The configuration.
@@ -82,7 +83,7 @@ def check_rebuildable(policy: nn.Module, config: AtlasVLAConfig, model: AtlasVLA
             f"be had again. Use {' '.join(f'--policy.{part}_init=pretrained' for part in random)}, or train without "
             "--peft first and adapt that checkpoint with --policy.path."
         )
-    sources = tuple(slim.prefixes(policy, parts).values())
+    sources = tuple(checkpoint.prefixes(policy, parts).values())
     entries = tuple(kept_whole)
     lost = sorted(
         {
@@ -100,13 +101,13 @@ def check_rebuildable(policy: nn.Module, config: AtlasVLAConfig, model: AtlasVLA
 
 
 def _inside(name: str, entries: tuple[str, ...]) -> bool:
-    """Whether a parameter lies in a module whose name ends with one of ``entries``, which is PEFT's rule."""
+    """Return whether a parameter lies in a module whose name ends with one of ``entries``, which is PEFT's rule."""
     steps = name.split(".")
     return any(".".join(steps[:count]).endswith(entries) for count in range(1, len(steps)))
 
 
 def without_adapter(policy: Any) -> Any:
-    """The policy inside an adapter (PEFT), or the policy itself if there is none around it.
+    """Return the policy inside an adapter (PEFT), or the policy itself if there is none around it.
 
     An adapter's layers lie inside the policy, so they act in what is returned, too.
     """
