@@ -12,12 +12,13 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import rtc, training_curves
+from . import rtc
 from .action_queue import ActionQueues
 from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
+from .training import tensorboard
 from .training.action_chunks import ActionChunks
 from .training.feature_cache.reader import FeatureCache
 from .training.step_rng import StepRng
@@ -82,7 +83,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             backbones.announce_random(config)
             self._open_feature_cache()
         self.eval()
-        training_curves.install()
+        tensorboard.install()
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
         self._thread_queues = ActionQueues()

@@ -1,1 +1,1 @@
-"""Training-time data besides the batches: action chunks in memory, cached features, random numbers per step."""
+"""Training beside the batches: action chunks in memory, cached features, random numbers per step, TensorBoard."""
