@@ -12,7 +12,6 @@ from lerobot_atlasvla.inputs import INDEX, prepare_views
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter
 from lerobot_atlasvla.training.feature_cache.key import CacheKey
 from lerobot_atlasvla.training.feature_cache.reader import FeatureCache, sample_pixels
-from lerobot_atlasvla.weights import backbones
 
 
 @contextmanager
@@ -34,7 +33,6 @@ def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]
         dataset="benchmark",
         frames=size,
         vggt="of this process",
-        dtype=backbones.part_dtype(config, "vggt"),
     )
     with tempfile.TemporaryDirectory() as folder:
         with torch.no_grad(), CacheWriter(Path(folder, "features"), key) as writer:

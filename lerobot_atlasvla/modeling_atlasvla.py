@@ -20,6 +20,7 @@ from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
+from .training.feature_cache.key import CacheKey
 from .training.feature_cache.reader import FeatureCache
 from .training.step_rng import StepRng
 from .weights import backbones, checkpoint, model_card, peft
@@ -117,7 +118,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         meta = self.action_chunks.meta
         if self.config.feature_cache and meta is not None:
             vggt = self.backbone_record.fingerprint("vggt", self.model.backbones()["vggt"])
-            self.feature_cache = FeatureCache.of(self.config, self.model, meta=meta, vggt=vggt)
+            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, vggt=vggt)
+            self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:

@@ -71,7 +71,6 @@ def build(cfg: TrainPipelineConfig) -> Path:
         dataset=cfg.dataset.repo_id,
         frames=dataset.meta.total_frames,
         vggt=backbones.fingerprint("vggt", vggt),
-        dtype=backbones.part_dtype(config, "vggt"),
     )
     _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.weights import backbones
 
 # 1 held patch tokens from before the frame and global blocks as well (up to commit b6cd926).
 FORMAT = 2
@@ -52,15 +53,7 @@ class CacheKey:
     format: int = FORMAT
 
     @classmethod
-    def of(
-        cls,
-        config: AtlasVLAConfig,
-        *,
-        dataset: str,
-        frames: int,
-        vggt: str,
-        dtype: torch.dtype,
-    ) -> Self:
+    def of(cls, config: AtlasVLAConfig, *, dataset: str, frames: int, vggt: str) -> Self:
         """The key of a policy's cache of one dataset; arguments as the attributes of those names."""
         patches = prod(side // config.patch_size for side in config.image_size)
         return cls(
@@ -72,7 +65,7 @@ class CacheKey:
             copies=config.feature_cache_copies,
             vggt=vggt,
             output_layers=tuple(config.vggt_output_layers),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(backbones.part_dtype(config, "vggt")).removeprefix("torch."),
             layer=(len(config.view_keys), 1 + patches, 2 * config.vggt_embed_dim),
         )
 

@@ -2,17 +2,14 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from lerobot_atlasvla.model.frozen import is_frozen
 from lerobot_atlasvla.model.types import GeometryTokens, Views
-from lerobot_atlasvla.weights import backbones
 
 from .files import PIXEL_GRID, CacheReader, read_key
 from .key import FLAG, WITHOUT, CacheKey, FeatureCacheError
@@ -69,24 +66,6 @@ class FeatureCache:
         )
         if not there:
             raise FeatureCacheError(f"The feature cache {self.folder} is empty. Run atlasvla-cache to its end.")
-
-    @classmethod
-    def of(cls, config: AtlasVLAConfig, model: AtlasVLA, *, meta: Any, vggt: str) -> Self:
-        """Open a policy's feature cache.
-
-        Args:
-            config: The policy's configuration.
-            model: Its network, weights in place.
-            meta: LeRobot's metadata of the dataset.
-            vggt: Fingerprint of VGGT's weights.
-
-        Raises:
-            FeatureCacheError: If it is missing, damaged, or of something else.
-        """
-        dtype = backbones.part_dtype(config, "vggt")
-        key = CacheKey.of(config, dataset=meta.repo_id, frames=meta.total_frames, vggt=vggt, dtype=dtype)
-        assert config.feature_cache is not None
-        return cls(config.feature_cache, key, model)
 
     def __reduce__(self) -> tuple[type["FeatureCache"], tuple[Path, CacheKey, AtlasVLA]]:
         # A copy of the policy opens the files again; copying the maps would read all of them into memory.
