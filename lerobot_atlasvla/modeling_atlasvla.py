@@ -149,8 +149,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         cls, model: Self, model_file: str, map_location: str, strict: bool
     ) -> Self:
         # LeRobot loads with strict=False and only logs what is missing; a gap would leave random weights in place.
-        parts = model.model.backbones()
-        checkpoint.load(model, Path(model_file), config=model.config, record=model.backbone_record, parts=parts)
+        checkpoint.load(model, Path(model_file))
         return model
 
     def _save_pretrained(  # pyrefly: ignore[bad-override]
@@ -160,14 +159,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         peft.check_unwrapped(state)
         # What is written here is a whole policy: an adapter that was in it has been merged.
         self.config.use_peft = False
-        checkpoint.save(
-            self,
-            Path(save_directory),
-            config=self.config,
-            record=self.backbone_record,
-            parts=self.model.backbones(),
-            state=state,
-        )
+        checkpoint.save(self, Path(save_directory), state)
 
     def generate_model_card(
         self,
