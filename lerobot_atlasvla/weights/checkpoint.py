@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import backbones
-from .download import WeightsError
+from .download import WeightsError, listing
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 _REFERENCES = "atlasvla_references"
 # A tensor that only checkpoints from before 26 November 2026 have (up to commit b6cd926).
 _GATE = "geometry_gate"
-_LISTED = 5
 
 
 def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -122,11 +121,5 @@ def _check_fit(policy: nn.Module, file: Path, tensors: Mapping[str, Tensor], lef
         "unexpected": tensors.keys() - expected.keys(),
         "of another shape": other,
     }
-    if found := [f"{what}: {_listing(names)}" for what, names in problems.items() if names]:
+    if found := [f"{what}: {listing(sorted(names))}" for what, names in problems.items() if names]:
         raise WeightsError(f"{file} does not fit its config.json: {'; '.join(found)}.")
-
-
-def _listing(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{more}"
