@@ -1,6 +1,7 @@
 """AtlasVLA as LeRobot sees it: keys, action queue, loss reduction, groups, files. The network is in ``model/``."""
 
 import logging
+import threading
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,7 +14,6 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from . import rtc
-from .action_queue import ActionQueues
 from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
@@ -27,6 +27,20 @@ from .weights import backbones, checkpoint, model_card, peft
 from .weights.backbones import BackboneRecord
 
 logger = logging.getLogger(__name__)
+
+
+class ActionQueues(threading.local):
+    """Queues by feature name, empty in every thread that has not used them yet.
+
+    ``lerobot-eval --env.max_parallel_tasks`` runs several tasks in threads over one policy object; with one shared
+    queue a task would execute the actions of another.
+    """
+
+    by_name: dict[str, deque[Tensor]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles of a policy start with empty queues; thread-local state can't be copied.
+        return (ActionQueues, ())
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
@@ -161,8 +175,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         cls, model: Self, model_file: str, map_location: str, strict: bool
     ) -> Self:
         # LeRobot loads with strict=False and only logs what is missing; a gap would leave random weights in place.
-        parts = model.model.backbones()
-        checkpoint.load(model, Path(model_file), config=model.config, record=model.backbone_record, parts=parts)
+        checkpoint.load(model, Path(model_file))
         return model
 
     def _save_pretrained(  # pyrefly: ignore[bad-override]
@@ -172,14 +185,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         peft.check_unwrapped(state)
         # What is written here is a whole policy: an adapter that was in it has been merged.
         self.config.use_peft = False
-        checkpoint.save(
-            self,
-            Path(save_directory),
-            config=self.config,
-            record=self.backbone_record,
-            parts=self.model.backbones(),
-            state=state,
-        )
+        checkpoint.save(self, Path(save_directory), state)
 
     def generate_model_card(
         self,

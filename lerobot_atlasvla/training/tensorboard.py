@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
 _COUNTERS = ("steps", "samples", "episodes", "epochs")
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_ANSI_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _OUTPUT = re.compile(r"^Output dir:\s*(.+)$")
 _HELD_OUT = re.compile(r"^step (\d+): eval_loss=(\S+)$")
 _STEP = re.compile(r"^Eval policy at step (\d+)$")
@@ -52,7 +52,7 @@ class TrainingCurves(logging.Filter):
             if isinstance(result, dict) and "pc_success" in result:
                 self._write({f"rollout/{suite}_success_percent": result["pc_success"]})
         elif isinstance(record.msg, str):
-            text = _COLOR.sub("", record.msg)
+            text = _ANSI_COLOR.sub("", record.msg)
             if match := _OUTPUT.match(text):
                 self.close()
                 self._folder = Path(match[1]) / FOLDER

@@ -4,29 +4,31 @@ The header of ``model.safetensors`` lists the backbones it leaves out; ``config.
 of each. Loading reads exactly those from their sources, and everything else must be in the file.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-
 from . import backbones
-from .backbones import BackboneRecord
-from .download import WeightsError
+from .download import WeightsError, listing
+
+if TYPE_CHECKING:
+    from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 
 logger = logging.getLogger(__name__)
 
 _REFERENCES = "atlasvla_references"
 # A tensor that only checkpoints from before 26 November 2026 have (up to commit b6cd926).
 _GATE = "geometry_gate"
-_LISTED = 5
 
 
 def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -35,29 +37,20 @@ def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str
     return {part: f"{names[id(module)]}." for part, module in parts.items()}
 
 
-def save(
-    policy: nn.Module,
-    folder: Path,
-    *,
-    config: AtlasVLAConfig,
-    record: BackboneRecord,
-    parts: Mapping[str, nn.Module],
-    state: Mapping[str, Tensor],
-) -> None:
-    """Write a checkpoint; each of its two files appears complete or not at all.
+def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a policy's checkpoint; each of its two files appears complete or not at all.
 
     Args:
-        policy: The policy, whose state dict has the names of a checkpoint.
+        policy: The policy.
         folder: Where.
-        config: The policy's configuration.
-        record: What its backbones were filled from.
-        parts: Its backbones by name.
-        state: The policy's state dict.
+        state: Its state dict, gathered from all processes if it is sharded.
     """
+    parts, record = policy.model.backbones(), policy.backbone_record
     unchanged = record.unchanged(parts)
     for name in record.fingerprints.keys() - set(unchanged):
         logger.warning("The frozen %s is not what its source gave any more, so the checkpoint includes it.", name)
-    left_out = {} if config.save_full_weights else prefixes(policy, {name: parts[name] for name in unchanged})
+    whole = policy.config.save_full_weights
+    left_out = {} if whole else prefixes(policy, {name: parts[name] for name in unchanged})
     starts = tuple(left_out.values())
     kept = {name: tensor.detach().contiguous() for name, tensor in state.items() if not name.startswith(starts)}
     file = folder / SAFETENSORS_SINGLE_FILE
@@ -65,32 +58,23 @@ def save(
     try:
         save_file(kept, partial, metadata={"format": "pt", _REFERENCES: json.dumps(sorted(left_out))})
         # Only now: on a full disk the previous checkpoint stays as it was.
-        config._save_pretrained(folder)
+        policy.config._save_pretrained(folder)
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def load(
-    policy: nn.Module,
-    file: Path,
-    *,
-    config: AtlasVLAConfig,
-    record: BackboneRecord,
-    parts: Mapping[str, nn.Module],
-) -> None:
-    """Fill a policy from a checkpoint, and the backbones that it leaves out from their sources.
+def load(policy: AtlasVLAPolicy, file: Path) -> None:
+    """Fill a policy from its ``model.safetensors``, and the backbones that this leaves out from their sources.
 
     Args:
         policy: The policy; its pretrained backbones have no memory yet.
-        file: ``model.safetensors``.
-        config: The policy's configuration.
-        record: What the checkpoint says its backbones were filled from.
-        parts: The policy's backbones by name.
+        file: The weights.
 
     Raises:
         WeightsError: If the checkpoint is damaged or does not fit, or a source is missing or another one.
     """
+    config, parts = policy.config, policy.model.backbones()
     tensors, left_out = _read(file)
     starts = prefixes(policy, {name: parts[name] for name in backbones.pretrained_parts(config)})
     if unknown := sorted(set(left_out) - set(starts)):
@@ -98,7 +82,7 @@ def load(
     _check_fit(policy, file, tensors, tuple(starts[name] for name in left_out))
     for name, start in starts.items():
         if name in left_out:
-            record.load_from_checkpoint(name, parts[name])
+            policy.backbone_record.load_from_checkpoint(name, parts[name])
         else:
             inside = {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}
             backbones.fill(parts[name], inside, backbones.part_dtype(config, name))
@@ -137,11 +121,5 @@ def _check_fit(policy: nn.Module, file: Path, tensors: Mapping[str, Tensor], lef
         "unexpected": tensors.keys() - expected.keys(),
         "of another shape": other,
     }
-    if found := [f"{what}: {_listing(names)}" for what, names in problems.items() if names]:
+    if found := [f"{what}: {listing(sorted(names))}" for what, names in problems.items() if names]:
         raise WeightsError(f"{file} does not fit its config.json: {'; '.join(found)}.")
-
-
-def _listing(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{more}"

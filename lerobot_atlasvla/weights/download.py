@@ -20,11 +20,17 @@ _SUFFIXES = (".safetensors", _INDEX, ".pt", ".bin")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_SECONDS = 5.0
-_LISTED = 10
+_LISTED = 5
 
 
 class WeightsError(ValueError):
     """Pretrained weights can't be had or used; the message says why and what to do about it."""
+
+
+def listing(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are, for error messages."""
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class _UnavailableError(Exception):
@@ -166,16 +172,11 @@ def _choose(files: Iterable[str], label: str) -> str:
         if len(others) == 1:
             return others[0]
         if others:
-            raise _UnavailableError(f"{label} has several weight files and it is not clear which: {_listing(others)}")
+            raise _UnavailableError(f"{label} has several weight files and it is not clear which: {listing(others)}")
     raise _UnavailableError(
         f"{label} has no weight file; looked for {', '.join(WEIGHT_FILES)}, *.safetensors or *.pt, "
-        f"found {_listing(names) or 'no files'}"
+        f"found {listing(names) or 'no files'}"
     )
-
-
-def _listing(names: Sequence[str]) -> str:
-    rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _with_shards(weights: Path) -> tuple[Path, ...]:
@@ -186,7 +187,7 @@ def _with_shards(weights: Path) -> tuple[Path, ...]:
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise _UnavailableError(
-            f"{len(missing)} of the {len(shards)} shards that {weights} names are missing: {_listing(missing)}"
+            f"{len(missing)} of the {len(shards)} shards that {weights} names are missing: {listing(missing)}"
         )
     return tuple(shards)
 
@@ -243,8 +244,8 @@ def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> R
     wanted = [chosen, *(file for file in companions if file in available)]
 
     def fetch(files: list[str], at: str) -> Path:
-        cached = [_cached(name, file, at) for file in files]
-        if cached[0] and all(cached):
+        cached = [path for file in files if (path := _cached(name, file, at)) and path.parent.name == commit]
+        if len(cached) == len(files):
             return cached[0].parent
         return Path(snapshot_download(name, revision=at, allow_patterns=files, etag_timeout=_HUB_SECONDS))
 
@@ -252,10 +253,9 @@ def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> R
         folder = fetch(wanted, commit)
         if chosen.endswith(_INDEX):
             fetch(_shard_names(folder / chosen), commit)
-        if revision != commit:
-            # Only now, all files being there, is the cache to know which commit the branch is: until then, without the
-            # Hub, its previous commit serves.
-            fetch(wanted, revision or "main")
+        # Only now, all files being there, is the cache to know which commit the branch is: until then, without the Hub,
+        # its previous commit serves.
+        fetch(wanted, revision or "main")
     except (httpx.HTTPError, OSError, RuntimeError) as error:
         raise _explained(error, revision) or _UnavailableError(
             f"the download of {chosen} broke off ({_brief(error)}). Run the same command again to go on: complete "
@@ -327,7 +327,7 @@ def _in_cache(name: str, revision: str | None, reason: str, level: int) -> Resol
         others = _cached_commits(name)
         raise _UnavailableError(
             f"{reason}, and the local cache ({constants.HF_HUB_CACHE}) does not have revision {revision or 'main'!r}"
-            + (f", only {_listing(others)}" if others else "")
+            + (f", only {listing(others)}" if others else "")
         ) from error
     try:
         weights = _in_folder(folder, f"the local cache ({folder})")

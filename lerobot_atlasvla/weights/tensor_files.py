@@ -1,4 +1,4 @@
-"""Reads from weight files exactly the tensors that are needed, and says what they were."""
+"""Read from weight files exactly the tensors that are needed, and report what they were."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pickle
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .download import WeightsError
+from .download import WeightsError, listing
 
-_LISTED = 5
 _WRAPPERS = ("model", "state_dict")
 _GIT_LFS_POINTER = b"version https://git-lfs"
 # What torch.load raises for files that are not, or not only, a dict of tensors.
@@ -40,13 +39,12 @@ class LoadReport:
 
     source: str
     matched: int
-    ignored: dict[str, int]
+    ignored: Counter[str]
     digest: str
 
     def __str__(self) -> str:
-        ranked = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))
-        details = ", ".join([f"{name} {count}" for name, count in ranked[:_LISTED]] + ["..."] * (len(ranked) > _LISTED))
-        ignored = f"{sum(self.ignored.values())} ignored ({details})" if ranked else "none ignored"
+        details = listing([f"{name} {count}" for name, count in self.ignored.most_common()])
+        ignored = f"{self.ignored.total()} ignored ({details})" if details else "none ignored"
         return f"{self.source}: {self.matched} tensors matched, {ignored}, none missing"
 
 
@@ -91,12 +89,12 @@ def read_tensors(
         _check(place, expected, prefix, source, weights)
         tensors = {name: place[prefix + name].read(prefix + name) for name in expected}
     used = {prefix + name for name in expected}
-    ignored = Counter(name.split(".")[0] for name in place if name not in used)
-    return tensors, LoadReport(source, len(tensors), dict(ignored), digest(tensors))
+    ignored = Counter(name.split(".")[0] for name in sorted(place) if name not in used)
+    return tensors, LoadReport(source, len(tensors), ignored, digest(tensors))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Fingerprint of named tensors: equal names, dtypes, shapes and bytes, and only they, give equal digests.
+    """Return a fingerprint of named tensors: equal names, dtypes, shapes and bytes, and only they, give equal digests.
 
     SHA-256 over one line per tensor, sorted by name: name, dtype (``bfloat16``), shape (``[2,3]``) and the SHA-256 of
     its bytes (contiguous, little-endian).
@@ -181,19 +179,13 @@ def _check(
     ]
     problems = []
     if missing:
-        has = f" (it has {_listing(list(place))})" if len(missing) == len(expected) else ""
-        problems.append(f"{len(missing)} of {len(expected)} tensors missing: {_listing(missing)}{has}")
+        has = f" (it has {listing(list(place))})" if len(missing) == len(expected) else ""
+        problems.append(f"{len(missing)} of {len(expected)} tensors missing: {listing(missing)}{has}")
     if other:
-        problems.append(f"{len(other)} of {len(expected)} tensors of another shape: {_listing(other)}")
+        problems.append(f"{len(other)} of {len(expected)} tensors of another shape: {listing(other)}")
     if problems:
         under = f", looked for with the prefix {prefix!r}" if prefix else ""
         raise WeightsError(
             f"{source} does not fit the model: {'; '.join(problems)}{under}. "
-            f"File: {_listing([str(path) for path in weights])}."
+            f"File: {listing([str(path) for path in weights])}."
         )
-
-
-def _listing(names: Iterable[str]) -> str:
-    every = list(names)
-    rest = len(every) - _LISTED
-    return ", ".join(every[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,5 +1,6 @@
 """Checkpoints without frozen pretrained parts: small, complete with their sources, and never something else."""
 
+import copy
 import json
 import shutil
 
@@ -212,6 +213,14 @@ def test_another_backbone_dtype_may_be_asked_for_when_loading(root, folder):
     loaded = AtlasVLAPolicy.from_pretrained(folder, config=config)
     expected = load_file(root / "vggt" / WEIGHTS)["aggregator.camera_token"].bfloat16()
     assert torch.equal(loaded.model.aggregator.camera_token, expected)
+
+
+def test_loading_and_saving_leave_the_settings_as_they_are(root, folder, tmp_path):
+    released_policy(root, **DINOV2, head="flow", rtc_config={"execution_horizon": 5}).save_pretrained(folder)
+    config = AtlasVLAConfig.from_pretrained(folder)
+    before = copy.deepcopy(config)
+    AtlasVLAPolicy.from_pretrained(folder, config=config).save_pretrained(tmp_path / "again")
+    assert config == before
 
 
 # --- sources that are gone, moved or others ---

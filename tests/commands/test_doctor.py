@@ -37,7 +37,7 @@ def test_every_failure_becomes_a_line_and_what_needs_it_is_skipped():
     assert not checklist.run("d", crash)
     assert not checklist.run("e", pytest.fail, needs=["c"])
     assert lines[:3] == ["✓ a: fine", "✗ b: much too old. Fix: pip install new", "✗ c: skipped: needs b"]
-    assert "KeyError: 'surprise' (test_check.py, line" in lines[3]
+    assert "KeyError: 'surprise' (test_doctor.py, line" in lines[3]
     assert lines[4] == "✗ e: skipped: needs c"
     assert checklist.verdict == "not ready: 4 of 5 checks failed"
 

@@ -256,4 +256,4 @@ def test_the_report_is_one_line(tmp_path):
     _, report = read(saved(tmp_path / "x.pt", WANTED))
     assert str(report) == "someone/eyes: 6 tensors matched, none ignored, none missing"
     _, report = read(saved(tmp_path / "x.pt", WANTED | {f"h{index}.x": torch.ones(1) for index in range(7)}))
-    assert "7 ignored (h0 1, h1 1, h2 1, h3 1, h4 1, ...)" in str(report)
+    assert "7 ignored (h0 1, h1 1, h2 1, h3 1, h4 1 and 2 more)" in str(report)

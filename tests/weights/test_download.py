@@ -201,6 +201,16 @@ def test_a_cached_commit_needs_no_hub(hub, monkeypatch):
     assert find(revision=commit).fallback == ""
 
 
+def test_without_the_hub_the_newest_complete_download_serves(hub, monkeypatch):
+    hub.publish(REPO, FILES)
+    find()
+    forget()
+    new = hub.publish(REPO, FILES | {"model.safetensors": b"new"})
+    find()
+    go_away(hub, monkeypatch)
+    assert find().revision == new
+
+
 def test_a_file_that_was_removed_is_downloaded_again(hub):
     commit = hub.publish(REPO, FILES)
     for revision in (None, commit):

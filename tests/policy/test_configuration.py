@@ -2,11 +2,13 @@
 
 import pytest
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.train import TrainPipelineConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from tests.conftest import IMAGE, STATE, WRIST, tiny_config
+from tests.golden.kept_actions import CHECKPOINTS, NAMES
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,23 @@ def test_views_as_the_readme_writes_them(text):
     """LeRobot's command line is JSON: a list without quotes stays text, and draccus splits it into characters."""
     assert tiny_config(views=tuple(text.format(WRIST, IMAGE))).views == (WRIST, IMAGE)
     assert tiny_config(views=[WRIST]).views == (WRIST,)
+
+
+@pytest.mark.parametrize("name", ["backbone_sources", "backbone_architectures"])
+def test_what_a_policy_was_built_from_is_in_the_file_but_is_no_setting(name, tmp_path):
+    with pytest.raises(TypeError, match=name):
+        tiny_config(**{name: {}})
+    config = tiny_config()
+    setattr(config, name, {"language": {"model_type": "qwen3"}})
+    config.save_pretrained(tmp_path)
+    assert getattr(PreTrainedConfig.from_pretrained(tmp_path), name) == getattr(config, name)
+    with pytest.raises(SystemExit):
+        PreTrainedConfig.from_pretrained(tmp_path, cli_overrides=[f"--{name}={{}}"])
+
+
+@pytest.mark.parametrize("checkpoint", NAMES)
+def test_the_settings_of_an_earlier_training_run_are_read(checkpoint):
+    """As lerobot-train reads them to resume the run: draccus refuses a key that it does not know."""
+    training = TrainPipelineConfig.from_pretrained(CHECKPOINTS / checkpoint)
+    assert isinstance(training.policy, AtlasVLAConfig)
+    assert training.policy.backbone_architectures["language"]["model_type"] == "qwen3"
