@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from lerobot_atlasvla import backbones
-from lerobot_atlasvla.feature_cache.files import CacheWriter
-from lerobot_atlasvla.feature_cache.key import CacheKey
-from lerobot_atlasvla.feature_cache.reader import INDEX, FeatureCache, sample_pixels
-from lerobot_atlasvla.observations import read_views
+from lerobot_atlasvla.inputs import INDEX, prepare_views
+from lerobot_atlasvla.training.feature_cache.files import CacheWriter
+from lerobot_atlasvla.training.feature_cache.key import CacheKey
+from lerobot_atlasvla.training.feature_cache.reader import FeatureCache, sample_pixels
 
 
 @contextmanager
@@ -26,25 +25,22 @@ def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]
     Returns:
         The batch with its frames' indices.
     """
-    config, model, data = policy.config, policy.model, policy.training_data
+    config, model = policy.config, policy.model
     size = len(batch["action"])
     batch = {**batch, INDEX: torch.arange(size, device=batch["action"].device)}
     key = CacheKey.of(
         config,
-        model.spec,
         dataset="benchmark",
         frames=size,
         vggt="of this process",
-        dtype=backbones.part_dtype(config, "vggt"),
     )
     with tempfile.TemporaryDirectory() as folder:
         with torch.no_grad(), CacheWriter(Path(folder, "features"), key) as writer:
-            seen = model.encode_views(read_views(config, batch, training=False))
-            pixels = sample_pixels(batch, tuple(config.view_keys)).flatten(1).cpu()
-            writer.write(batch[INDEX].cpu().numpy(), [seen], pixels)
-        del seen
-        data.feature_cache = FeatureCache(Path(folder, "features"), key)
+            views = prepare_views(config, batch, training=False)
+            pixels = sample_pixels(views).flatten(1).cpu()
+            writer.write(batch[INDEX].cpu().numpy(), [model.encode_views(views)], pixels)
+        policy.feature_cache = FeatureCache(Path(folder, "features"), key, model)
         try:
             yield batch
         finally:
-            data.feature_cache = None
+            policy.feature_cache = None

@@ -21,7 +21,7 @@ import torch
 
 from eval.private_memory import PrivateMemoryWatch, private_gib
 from eval.stage import GIB
-from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, backbones
+from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.libero.demonstrations.schema import (
     ACTION_DIM,
     ACTION_KEY,
@@ -33,6 +33,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     WRIST_IMAGE_KEY,
     libero_features,
 )
+from lerobot_atlasvla.weights import backbones
 
 PIXELS = 256
 EPISODES = 2
@@ -177,7 +178,7 @@ def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
     )
     with init_empty_weights():
         aggregator = Aggregator()
-    _, load_s = timed(lambda: backbones.read(config, "vggt", aggregator, backbones.find(config, "vggt")))
+    _, load_s = timed(lambda: backbones.read(config, "vggt", aggregator, backbones.resolve(config, "vggt")))
     aggregator.eval()
     generator = torch.Generator().manual_seed(cfg.seed)
     views = torch.rand(1, cfg.views, 3, cfg.image_size, cfg.image_size, generator=generator)

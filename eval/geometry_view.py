@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     from lerobot_atlasvla import AtlasVLAPolicy
-    from lerobot_atlasvla.attention_view import ChunkAttention
+    from lerobot_atlasvla.inspection.attention import ChunkAttention
 
 POLICY_TYPE = "atlasvla"
 
@@ -95,7 +95,7 @@ def open_dataset(root: Path, frames: list[int]) -> "LeRobotDataset":
 
 def make_depth_reader(policy: "AtlasVLAPolicy") -> Any:
     """The reader of the depth, or None where there is none; the reason goes to the terminal, in one line."""
-    from lerobot_atlasvla.geometry_view import GeometryReader
+    from lerobot_atlasvla.inspection.depth import GeometryReader
 
     try:
         return GeometryReader(policy)
@@ -120,7 +120,7 @@ def draw(
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    from lerobot_atlasvla.attention_view import COLORMAP, draw_attention
+    from lerobot_atlasvla.inspection.attention import COLORMAP, draw_attention
 
     rows = 2 if depths is None else 3
     figure = Figure(figsize=(3.6 * len(images), 3.4 * rows + 0.6), layout="constrained")
@@ -164,7 +164,7 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
     dataset = open_dataset(cfg.dataset_root, cfg.frames)
     policy, preprocess = load_policy(cfg.checkpoint)
 
-    from lerobot_atlasvla.attention_view import AttentionRecorder
+    from lerobot_atlasvla.inspection.attention import AttentionRecorder
 
     read_depth = make_depth_reader(policy)
     files = []

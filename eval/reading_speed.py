@@ -25,8 +25,9 @@ from lerobot.utils.constants import ACTION
 from eval.full_size_report import machine, table
 from eval.provenance import versions
 from eval.report_data import REPORT_FILE, SCHEMA_VERSION, json_text, write_text
-from lerobot_atlasvla.action_table import INDEX, ActionTable
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.inputs import INDEX
+from lerobot_atlasvla.training.action_chunks import InMemoryActions
 
 NOTE = """One process without workers, pictures in memory after the first round, which does not count. *Read* is
 `dataset[i]` of LeRobot: from Parquet and PNG or video to tensors. *Look up* is what replaces the chunk: the actions of
@@ -111,7 +112,7 @@ def _look_up_us(dataset: LeRobotDataset, chunk_size: int) -> float:
     config = AtlasVLAConfig(chunk_size=chunk_size, n_action_steps=1, actions_in_memory=True, device="cpu")
     config.normalization_mapping = {"ACTION": NormalizationMode.IDENTITY}
     config.output_features = {ACTION: PolicyFeature(FeatureType.ACTION, dataset.meta.features[ACTION]["shape"])}
-    actions = ActionTable.read(config, dataset.meta)
+    actions = InMemoryActions.read(config, dataset.meta)
     rows: list[Any] = [dataset[frame] for frame in range(min(BATCH, len(dataset)))]
     batch = {key: torch.stack([row[key] for row in rows]) for key in (ACTION, INDEX)}
     times = []

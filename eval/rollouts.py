@@ -24,7 +24,7 @@ from lerobot_atlasvla.libero.demonstrations.episode import start_worker
 from lerobot_atlasvla.libero.patches.displacement import displacement_cm_of
 
 if TYPE_CHECKING:
-    from lerobot_atlasvla.attention_view import AttentionRecorder, ChunkAttention
+    from lerobot_atlasvla.inspection.attention import AttentionRecorder, ChunkAttention
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,10 @@ class Evaluator:
             raise RunError(f"--checkpoint={settings.checkpoint} cannot be loaded: {error}") from error
         self._attention: AttentionRecorder | None = None
         if settings.overlay:
-            from lerobot_atlasvla import attention_view
+            from lerobot_atlasvla.inspection import attention
 
             policy: Any = self._policy
-            self._attention = attention_view.AttentionRecorder(policy)
+            self._attention = attention.AttentionRecorder(policy)
         self._task: Task | None = None
         self._env: Any = None
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from eval.checkpoint import TRAIN_CONFIG_FILE, read_json
 from eval.lerobot_results import read_training_curve
-from lerobot_atlasvla.training_curves import FOLDER
+from lerobot_atlasvla.training.tensorboard import FOLDER
 
 COMMAND_FILE = "train_command.txt"
 _LOSS = "train/loss"

@@ -10,7 +10,7 @@ import numpy as np
 from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SCENE_CAMERA
 
 if TYPE_CHECKING:
-    from lerobot_atlasvla.attention_view import ChunkAttention
+    from lerobot_atlasvla.inspection.attention import ChunkAttention
 
 _BAR = 16
 """Height of the caption, pixels."""
@@ -55,7 +55,7 @@ def with_attention(picture: np.ndarray, chunk: "ChunkAttention", view: str) -> n
     Returns:
         (size, 2 size, 3) uint8.
     """
-    from lerobot_atlasvla.attention_view import draw_attention
+    from lerobot_atlasvla.inspection.attention import draw_attention
 
     attention_HW = chunk.attention_VHW[chunk.views.index(view)]  # noqa: N806 (shape suffix)
     return np.concatenate([picture, draw_attention(picture, attention_HW)], axis=1)

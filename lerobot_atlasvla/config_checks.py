@@ -43,7 +43,7 @@ DINOV2_PATCH_SIZE = 14
 
 
 class ConfigError(DecodingError):
-    """A setting that can't work; the message names it, its value, what is allowed and the flag.
+    """A setting can't work; the message names it, its value, what is allowed and the flag.
 
     Not a ValueError: draccus answers those with "Couldn't instantiate class AtlasVLAConfig" and drops their message;
     its own errors it lets through to LeRobot's command line.
@@ -189,7 +189,7 @@ def _check_feature_cache(config: AtlasVLAConfig) -> None:
         )
     if not config.is_frozen("vggt") or config.fusion != "late" or config.vision != "vggt":
         raise ConfigError(
-            "A feature cache needs VGGT's output to depend on the pictures alone: freeze_vggt=true, fusion='late' and "
+            "A feature cache needs VGGT's output to depend on the images alone: freeze_vggt=true, fusion='late' and "
             f"vision='vggt', got {config.is_frozen('vggt')}, {config.fusion!r} and {config.vision!r}; or leave out "
             "--policy.feature_cache."
         )

@@ -111,7 +111,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     vggt_output_layers: tuple[int, ...] = (11, 23)
 
     # Language model: a Hub id, a local folder or a file beside its config.json and tokenizer. If the default cannot be
-    # had, Qwen/Qwen2-0.5B is tried, and recorded here.
+    # had, Qwen/Qwen2-0.5B takes its place, with a warning.
     language_model: str = "Qwen/Qwen3-0.6B-Base"
     # Commit, tag or branch of the language model on the Hub; unset is its main branch.
     language_revision: str | None = None
@@ -169,7 +169,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     peft_language: bool = False
 
     # Training: keep all actions of the data in memory and take the chunks from there. LeRobot's reader decodes the
-    # pictures of every step of a chunk, 22 instead of 2 with chunks of 10 and two cameras stored as images.
+    # images of every step of a chunk, 22 instead of 2 with chunks of 10 and two cameras stored as images.
     actions_in_memory: bool = False
     # Folder of frozen VGGT's features of the training data, written by atlasvla-cache (same flags): training reads them
     # instead of running VGGT. Fusion late and vision vggt only. Unset: no cache.
@@ -181,10 +181,11 @@ class AtlasVLAConfig(PreTrainedConfig):
     gradient_checkpointing: bool = False
     # Write frozen backbones into every checkpoint too. Otherwise a checkpoint refers to them by source and digest.
     save_full_weights: bool = False
-    # Written by the policy, not a setting: where each pretrained part came from, its revision and digest.
-    backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict)
-    # Written by the policy, not a setting: the architecture of each pretrained transformers model.
-    backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # No settings, so no flags: what a saved policy was built from. LeRobot saves nothing else beside an adapter.
+    # Source, revision and digest of each pretrained part (weights/backbones.py, BackboneRecord).
+    backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
+    # transformers' configuration of the language model and the vision tower.
+    backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     # AdamW: peak learning rate.
     optimizer_lr: float = 1e-4
@@ -208,7 +209,7 @@ class AtlasVLAConfig(PreTrainedConfig):
 
     @property
     def patch_size(self) -> int:
-        """Pixels per patch side of the vision tower in use."""
+        """Return the pixels per patch side of the vision tower in use."""
         sizes = {"vggt": self.vggt_patch_size, "patch": self.vision_patch_size, "dinov2": DINOV2_PATCH_SIZE}
         return sizes[self.vision]
 
@@ -219,7 +220,7 @@ class AtlasVLAConfig(PreTrainedConfig):
         super(AtlasVLAConfig, saved)._save_pretrained(save_directory)
 
     def is_frozen(self, part: str) -> bool:
-        """Whether ``vggt``, ``language`` or ``vision_tower`` keeps its weights: as asked, else if pretrained."""
+        """Return whether ``vggt``, ``language`` or ``vision_tower`` keeps its weights: as asked, else if pretrained."""
         asked: bool | None = getattr(self, f"freeze_{part}")
         return getattr(self, f"{part}_init") == "pretrained" if asked is None else asked
 
@@ -271,22 +272,22 @@ class AtlasVLAConfig(PreTrainedConfig):
 
     @property
     def empty_camera_keys(self) -> tuple[str, ...]:
-        """Cameras that data may have or not."""
+        """Return the cameras that data may have or not."""
         return tuple(f"{OBS_IMAGES}.empty_camera_{index}" for index in range(self.empty_cameras))
 
     @property
     def is_blind(self) -> bool:
-        """Whether no pixel enters the network."""
+        """Return whether no pixel enters the network."""
         return self.views == BLIND
 
     @property
     def view_keys(self) -> tuple[str, ...]:
-        """The cameras the policy looks through, in its fixed order; none for a blind policy."""
+        """Return the cameras the policy looks through, in its fixed order; none for a blind policy."""
         return () if self.is_blind else self.views or tuple(self.image_features)
 
     @property
     def state_dim(self) -> int:
-        """Size N of the state, 0 if it is not used; only after the features are known."""
+        """Return the size N of the state, 0 if it is not used; only after the features are known."""
         if not self.use_state:
             return 0
         if self.robot_state_feature is None:
@@ -295,13 +296,13 @@ class AtlasVLAConfig(PreTrainedConfig):
 
     @property
     def action_dim(self) -> int:
-        """Size A of an action; only after the features are known."""
+        """Return the size A of an action; only after the features are known."""
         if self.action_feature is None:
             raise ValueError(f"{ACTION!r} is not among the output features.")
         return self.action_feature.shape[0]
 
     def get_optimizer_preset(self) -> AdamWConfig:
-        """AdamW with this config's ``optimizer_*`` values."""
+        """Return AdamW with this config's ``optimizer_*`` values."""
         return AdamWConfig(
             lr=self.optimizer_lr,
             betas=self.optimizer_betas,
@@ -310,25 +311,25 @@ class AtlasVLAConfig(PreTrainedConfig):
         )
 
     def get_scheduler_preset(self) -> CosineAnnealingWithWarmupSchedulerConfig:
-        """Linear warm-up, then a cosine that ends at zero with the last training step."""
+        """Return linear warm-up, then a cosine that ends at zero with the last training step."""
         return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
 
     @property
     def observation_delta_indices(self) -> None:
-        """One observation, no history."""
+        """Return None: one observation, no history."""
 
     @property
     def action_delta_indices(self) -> list[int] | None:
-        """The actions of a chunk, relative to the current step; None if LeRobot need not read them."""
+        """Return the actions of a chunk, relative to the current step; None if LeRobot need not read them."""
         return None if self.actions_in_memory else list(range(self.chunk_size))
 
     @property
     def reward_delta_indices(self) -> None:
-        """Rewards are not used."""
+        """Return None: rewards are not used."""
 
 
 def _names(value: Sequence[str]) -> tuple[str, ...]:
-    """Names from a list, or from what LeRobot's command line makes of ``[a, b]`` or of the word ``none``.
+    """Return names from a list, or from what LeRobot's command line makes of ``[a, b]`` or of the word ``none``.
 
     It reads JSON, where names without quotes are no list; the text stays one, and draccus makes a tuple of its
     characters.

@@ -1,6 +1,7 @@
 """AtlasVLA as LeRobot sees it: keys, action queue, loss reduction, groups, files. The network is in ``model/``."""
 
 import logging
+import threading
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -8,32 +9,47 @@ from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import ModelCard
-from lerobot.policies.common.flow_matching import euler_integrate, sample_noise, sample_time_beta
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import backbones, model_card, peft_support, rtc, training_curves
-from .action_queue import ActionQueues
-from .build import build_model
+from . import rtc
 from .configuration_atlasvla import AtlasVLAConfig
+from .inputs import prepare
+from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .observations import read_observations
 from .pipeline_files import check_pipelines
-from .source_marks import SourceMarks
 from .statistics_checks import usable_statistics
-from .step_randomness import StepRandomness
-from .training_data import TrainingData
+from .training import tensorboard
+from .training.action_chunks import ActionChunks
+from .training.feature_cache.key import CacheKey
+from .training.feature_cache.reader import FeatureCache
+from .training.step_rng import StepRng
+from .weights import backbones, checkpoint, model_card, peft
+from .weights.backbones import BackboneRecord
 
 logger = logging.getLogger(__name__)
 
 
+class ActionQueues(threading.local):
+    """Queues by feature name, empty in every thread that has not used them yet.
+
+    ``lerobot-eval --env.max_parallel_tasks`` runs several tasks in threads over one policy object; with one shared
+    queue a task would execute the actions of another.
+    """
+
+    by_name: dict[str, deque[Tensor]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles of a policy start with empty queues; thread-local state can't be copied.
+        return (ActionQueues, ())
+
+
 class AtlasVLAPolicy(PreTrainedPolicy):
-    """LeRobot policy around :class:`~.model.atlas.AtlasVLA`.
+    """LeRobot policy around :class:`~.model.atlasvla.AtlasVLA`.
 
     Args:
-        config: The configuration, with ``input_features`` and ``output_features`` filled in. What the backbones were
-            filled from is recorded in it.
+        config: The configuration, with ``input_features`` and ``output_features`` filled in.
         from_checkpoint: The weights are about to be read from a checkpoint: nothing is read from the backbones'
             sources here, and random weights need no warning.
         dataset_meta: LeRobot's metadata of the data to train on, if that is what the policy is made for: it opens the
@@ -70,32 +86,38 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
             dataset_meta.stats.update(usable_statistics(config, dataset_meta.stats))
         pretrained = backbones.pretrained_parts(config)
-        located = {} if from_checkpoint else {part: backbones.find(config, part) for part in pretrained}
-        config.backbone_architectures = backbones.architectures(config, located)
-        self.model = build_model(config, without_weights=pretrained)
-        self.randomness = StepRandomness()
-        self._sources = SourceMarks(config, self.model)
-        for part, where in located.items():
-            report, mark = backbones.read(config, part, self.model.backbones()[part], where)
-            backbones.record(config, part, where, report)
-            self._sources.remember(part, mark)
-        self.training_data = TrainingData(config, dataset_meta)
+        resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
+        # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
+        config.backbone_architectures = backbones.architectures(config, resolved)
+        self.model = AtlasVLA(config, without_weights=pretrained)
+        self._prepare()
+        # Saved weights hold its name.
+        self.randomness = StepRng()
+        self.backbone_record = BackboneRecord(config)
+        self.action_chunks = ActionChunks(config, dataset_meta)
+        self.feature_cache: FeatureCache | None = None
         if not from_checkpoint:
+            for part, weights in resolved.items():
+                self.backbone_record.load(part, self.model.backbones()[part], weights)
+            self.backbone_record.note_in(config)
             backbones.announce_random(config)
-            self._finish()
-        training_curves.install()
+            self._open_feature_cache()
+        self.eval()
+        tensorboard.install()
         # PEFT writes this name down as an adapter's base.
-        self.name_or_path = peft_support.FROM_CONFIG
+        self.name_or_path = peft.FROM_CONFIG
         self._thread_queues = ActionQueues()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
 
-    def _finish(self) -> None:
-        """What needs all weights in place."""
+    def _prepare(self) -> None:
+        """Freeze, cast and set up the network; its weights may come later."""
         for part, module in self.model.backbones().items():
             if self.config.is_frozen(part):
                 freeze(module)
-                backbones.cast(module, backbones.part_dtype(self.config, part))
+                # Buffers, such as rotary frequencies, stay float32.
+                for parameter in module.parameters():
+                    parameter.data = parameter.data.to(backbones.part_dtype(self.config, part))
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
             freeze(aggregator.frame_blocks)
@@ -109,8 +131,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
-        self.training_data.open_feature_cache(self.model, self._sources)
-        self.eval()
+
+    def _open_feature_cache(self) -> None:
+        """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
+        meta = self.action_chunks.meta
+        if self.config.feature_cache and meta is not None:
+            vggt = self.backbone_record.fingerprint("vggt", self.model.backbones()["vggt"])
+            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, vggt=vggt)
+            self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:
@@ -120,52 +148,51 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             ValueError: If the checkpoint is damaged or does not fit its configuration, a backbone it refers to is
                 missing or another one, or one of its pipelines names code to run.
         """
-        if str(pretrained_name_or_path) == peft_support.FROM_CONFIG:
-            return cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
-        peft_support.check_whole(pretrained_name_or_path)
-        policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
-        # LeRobot builds the pipelines next, which runs the code that they name.
-        check_pipelines(pretrained_name_or_path, **kwargs)
-        policy.name_or_path = str(pretrained_name_or_path)
+        if str(pretrained_name_or_path) == peft.FROM_CONFIG:
+            policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
+        else:
+            peft.check_whole(pretrained_name_or_path)
+            policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
+            # LeRobot builds the pipelines next, which runs the code that they name.
+            check_pipelines(pretrained_name_or_path, **kwargs)
+            policy.name_or_path = str(pretrained_name_or_path)
+        policy._open_feature_cache()
         return policy
 
     @classmethod
     def _from_sources(cls, config: AtlasVLAConfig | None, dataset_meta: Any) -> Self:
-        """The base of an adapter that was trained without a checkpoint; the adapter brings all other layers."""
+        """Build the base of an adapter that was trained without a checkpoint; the adapter brings all other layers."""
         if config is None:
-            raise ValueError(peft_support.NEEDS_CONFIG)
+            raise ValueError(peft.NEEDS_CONFIG)
         policy = cls(config, from_checkpoint=True, dataset_meta=dataset_meta)
         for part in backbones.pretrained_parts(config):
-            policy._sources.remember(part, backbones.read_again(config, part, policy.model.backbones()[part]))
-        policy._finish()
+            policy.backbone_record.load_from_checkpoint(part, policy.model.backbones()[part])
         return policy.to(config.device)
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
-        return peft_support.default_targets(self.config, self.model)
+        return peft.default_targets(self.config, self.model)
 
     def _validate_peft_config(self, peft_config: Any) -> None:
         # LeRobot's own check refuses to adapt anything but a checkpoint.
-        if not self.config.pretrained_path and self.name_or_path == peft_support.FROM_CONFIG:
-            peft_support.check_rebuildable(self, self.config, self.model, peft_config.modules_to_save or ())
+        if not self.config.pretrained_path and self.name_or_path == peft.FROM_CONFIG:
+            peft.check_rebuildable(self, self.config, self.model, peft_config.modules_to_save or ())
 
     @classmethod
     def _load_as_safetensor(  # pyrefly: ignore[bad-override]
         cls, model: Self, model_file: str, map_location: str, strict: bool
     ) -> Self:
         # LeRobot loads with strict=False and only logs what is missing; a gap would leave random weights in place.
-        # Names and shapes have been checked.
-        model.load_state_dict(model._sources.load(model, Path(model_file)), strict=False)
-        model._finish()
+        checkpoint.load(model, Path(model_file))
         return model
 
     def _save_pretrained(  # pyrefly: ignore[bad-override]
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
         state = self.state_dict() if state_dict is None else state_dict
-        peft_support.check_unwrapped(state)
+        peft.check_unwrapped(state)
         # What is written here is a whole policy: an adapter that was in it has been merged.
         self.config.use_peft = False
-        self._sources.save(self, Path(save_directory), state)
+        checkpoint.save(self, Path(save_directory), state)
 
     def generate_model_card(
         self,
@@ -177,13 +204,15 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         dataset_meta: Any = None,
         report: Path | None = None,
     ) -> ModelCard:
-        """The README.md of a pushed checkpoint, arguments as in LeRobot; ``report`` as in :func:`.model_card.make`."""
+        """Write the README.md of a pushed checkpoint; arguments as in LeRobot, and ``report`` (:mod:`.model_card`)."""
+        # Adapters change the names that a fingerprint is made of, and bring no backbone anyway.
+        whole = self.config.save_full_weights or self.config.use_peft
         return model_card.make(
             self.config,
-            # Adapters change the names that a fingerprint is made of, and bring no backbone anyway.
-            referred=[] if self.config.save_full_weights or self.config.use_peft else self._sources.unchanged(),
+            sources=self.backbone_record.sources,
+            referred=[] if whole else self.backbone_record.unchanged(self.model.backbones()),
             dataset=dataset_repo_id,
-            licence=license,
+            license=license,
             tags=tags,
             training=cfg,
             dataset_meta=dataset_meta,
@@ -230,7 +259,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     @property
     def _queues(self) -> dict[str, deque[Tensor]]:
-        """This thread's queues. LeRobot looks for this name when it drops queued actions."""
+        """Return this thread's queues. LeRobot looks for this name when it drops queued actions."""
         if self._thread_queues.by_name is None:
             self.reset()
         return self._thread_queues.by_name or {}
@@ -245,7 +274,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """Loss on a batch of demonstrations.
 
         Args:
-            batch: Preprocessed observations; ``action`` (B, chunk_size, A), normalised; ``action_is_pad``
+            batch: Preprocessed observations; ``action`` (B, chunk_size, A), normalized; ``action_is_pad``
                 (B, chunk_size), True = past the end of the episode. With ``actions_in_memory``: ``action`` (B, A) and
                 ``index`` (B,).
             noise: Flow head: standard normal, (B, chunk_size, A); drawn if not given. The l1 head uses none.
@@ -260,18 +289,13 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
-        actions_BTA, valid_BT = self.training_data.actions(batch)
-        device = actions_BTA.device
-        with self.randomness.step(device, training=self.training):
-            seen = self.training_data.features(batch, self.model, training=self.training)
-            inputs = read_observations(self.config, batch, training=self.training, seen=seen)
-            if self.config.head == "flow":
-                noise = sample_noise(actions_BTA.shape, device) if noise is None else noise
-                if time is None:
-                    # The distribution of openpi: times near 1 (noise) come up most, times near 0 least.
-                    time = sample_time_beta(len(noise), device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
-        with self._autocast():
-            loss_B = self.model.loss(inputs, actions_BTA, valid_BT, noise, time)
+        actions_BTA, valid_BT = self.action_chunks.of(batch)
+        inputs = prepare(self.config, batch, training=self.training)
+        encode_views = (self.feature_cache or self.model).encode_views
+        with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():
+            geometry = encode_views(inputs.views)
+            prefix = self.model.fuse(geometry, self.model.encode_language(inputs), inputs.state_BN)
+            loss_B = self.model.head.loss(self.model.decode(prefix), actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B
         return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
 
@@ -288,13 +312,13 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         execution_horizon: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Predict normalised actions (B, chunk_size, A), float32, from preprocessed observations.
+        """Predict normalized actions (B, chunk_size, A), float32, from preprocessed observations.
 
         Args:
             batch: Preprocessed observations.
             noise: Where the flow head starts, (B, chunk_size, A); drawn if not given. The l1 head uses none.
             inference_delay: Real-time chunking: steps of the previous chunk that will be executed meanwhile.
-            prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalised, (T', A).
+            prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalized, (T', A).
             execution_horizon: Real-time chunking: steps over which the old chunk fades out; by default rtc_config's.
             **kwargs: Ignored.
 
@@ -303,40 +327,32 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if self.training:  # Setting a mode walks through all modules.
             self.eval()
-        inputs = read_observations(self.config, batch, training=False)
-        head = self.model.head
+        if prev_chunk_left_over is not None:
+            if not self.model.head.can_be_guided:
+                raise ValueError(rtc.NEEDS_FLOW)
+            # LeRobot fills it up to the execution horizon, which may be longer than a chunk.
+            prev_chunk_left_over = prev_chunk_left_over[..., : self.config.chunk_size, :]
+        guidance = {
+            "rtc_processor": self.rtc_processor,
+            "rtc_enabled": self._rtc_enabled(),
+            "inference_delay": inference_delay or 0,
+            "prev_chunk_left_over": prev_chunk_left_over,
+            "execution_horizon": execution_horizon,
+        }
+        inputs = prepare(self.config, batch, training=False)
         with self._autocast():
             words = self.model.encode_language(inputs)
             if self.config.compile_model:
                 # One shape for all instructions: a longer one must not compile everything again.
                 words = words.padded_to(self.config.tokenizer_max_length)
-            decoded_BTD = self.model(inputs.views, inputs.present, inputs.state_BN, words)
-            if self.config.head == "l1":
-                if prev_chunk_left_over is not None:
-                    raise ValueError(rtc.NEEDS_FLOW)
-                return head(decoded_BTD).float()
-            if noise is None:
-                shape = (len(decoded_BTD), self.config.chunk_size, self.config.action_dim)
-                noise = sample_noise(shape, decoded_BTD.device)
-            if prev_chunk_left_over is not None:
-                # LeRobot fills it up to the execution horizon, which may be longer than a chunk.
-                prev_chunk_left_over = prev_chunk_left_over[..., : self.config.chunk_size, :]
-            return euler_integrate(
-                lambda x_BTA, time_B: head.velocity(decoded_BTD, x_BTA, time_B),
-                noise,
-                self.config.flow_num_steps,
-                rtc_processor=self.rtc_processor,
-                rtc_enabled=self._rtc_enabled(),
-                inference_delay=inference_delay or 0,
-                prev_chunk_left_over=prev_chunk_left_over,
-                execution_horizon=execution_horizon,
-            )
+            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words)
+            return self.model.head.sample(decoded_BTD, noise, guidance=guidance)
 
     def supports_rtc(self) -> bool:
-        """Whether real-time chunking works with this policy's head; says which one does, if not."""
-        if self.config.head != "flow":
+        """Return whether real-time chunking works with this policy's head; if not, log which one it needs."""
+        if not self.model.head.can_be_guided:
             logger.error(rtc.NEEDS_FLOW)
-        return self.config.head == "flow"
+        return self.model.head.can_be_guided
 
     def init_rtc_processor(self) -> None:
         """Read ``config.rtc_config`` (again); LeRobot's rollout calls this after it has set it.
@@ -344,14 +360,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         Raises:
             ValueError: If it names or holds what LeRobot's RTCConfig does not.
         """
-        self.rtc_processor = rtc.make_processor(self.config)
+        self.rtc_processor = rtc.make_processor(self.config.rtc_config)
 
     def _rtc_enabled(self) -> bool:
         return self.rtc_processor is not None and self.rtc_processor.rtc_config.enabled
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Next normalised action (B, A); predicts a new chunk every ``n_action_steps`` calls.
+        """Next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
 
         Raises:
             ValueError: For an unreadable batch, or while real-time chunking is on.

@@ -11,34 +11,34 @@ from lerobot.processor import (
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from . import backbones
 from .byte_tokenizer import make_byte_tokenizer
 from .configuration_atlasvla import AtlasVLAConfig
-from .pretrained.locate import WeightsError
 from .statistics_checks import usable_statistics
 from .tokenizer_step import SelfContainedTokenizerStep
+from .weights import backbones
+from .weights.download import WeightsError
 
 
 def make_tokenizer(config: AtlasVLAConfig) -> PreTrainedTokenizerBase:
-    """The language model's own tokenizer, or one over bytes for a language model from scratch.
+    """Make the language model's own tokenizer, or one over bytes for a language model from scratch.
 
     Raises:
         WeightsError: If the language model can't be had, or has no tokenizer beside its weights.
     """
     if config.language_init == "random":
         return make_byte_tokenizer()
-    located = backbones.find(config, "language")
-    if not any((located.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    resolved = backbones.resolve(config, "language")
+    if not any((resolved.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         # transformers would make up an empty one.
         raise WeightsError(
-            f"{located.name} has no tokenizer: neither tokenizer.json nor vocab.json in {located.folder} "
+            f"{resolved.name} has no tokenizer: neither tokenizer.json nor vocab.json in {resolved.folder} "
             "(--policy.language_model)."
         )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(located.folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(resolved.folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{located.name} has no usable tokenizer in {located.folder}: {error} (--policy.language_model)."
+            f"{resolved.name} has no usable tokenizer in {resolved.folder}: {error} (--policy.language_model)."
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -5,8 +5,6 @@ from typing import Any
 import draccus
 from draccus.utils import ParsingError
 
-from .configuration_atlasvla import AtlasVLAConfig
-
 NEEDS_FLOW = (
     "Real-time chunking needs the flow head, which can be guided while it denoises; this policy has head=l1. Train one "
     "with --policy.head=flow, or roll this one out with --inference.type=sync."
@@ -17,13 +15,15 @@ NOT_STEP_BY_STEP = (
 )
 
 
-def make_processor(config: AtlasVLAConfig) -> Any:
-    """LeRobot's RTCProcessor, or None if ``rtc_config`` is not set; settings given as JSON become an RTCConfig.
+def make_processor(settings: Any) -> Any:
+    """Build LeRobot's RTCProcessor, or None without settings.
+
+    Args:
+        settings: The policy's ``rtc_config``: an RTCConfig, which lerobot-rollout sets, or what JSON holds of one.
 
     Raises:
         ValueError: If ``rtc_config`` names or holds what LeRobot's RTCConfig does not.
     """
-    settings = config.rtc_config
     if settings is None:
         return None
     # Not at import: LeRobot's policies take seconds to import, and a configuration must not need them.
@@ -32,7 +32,7 @@ def make_processor(config: AtlasVLAConfig) -> Any:
 
     if isinstance(settings, dict):
         try:
-            settings = config.rtc_config = draccus.decode(RTCConfig, settings)
+            settings = draccus.decode(RTCConfig, settings)
         except ParsingError as error:
             raise ValueError(
                 f"rtc_config {settings} can't be read: {error} {error.__cause__ or ''} "

@@ -135,7 +135,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.status:
             self._send(fault.status, b"", {"X-Error-Code": fault.code} if fault.code else {})
         elif path.startswith("/api/models/"):
-            repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+            repo, listing, commit = path.removeprefix("/api/models/").partition("/tree/")
+            if listing:
+                self._list(repo, commit.strip("/"))
+                return
+            repo, _, revision = repo.partition("/revision/")
             self._describe(repo, revision or "main")
         elif path.startswith("/large/"):
             commit, owner, model, name = path.removeprefix("/large/").split("/", 3)
@@ -153,6 +157,16 @@ class _Handler(BaseHTTPRequestHandler):
         commit, files = found
         body = {"id": repo, "modelId": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
         self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def _list(self, repo: str, commit: str) -> None:
+        if not (found := self.hub.find(repo, commit)):
+            self._send_not_found(repo)
+            return
+        entries = [
+            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for name, content in found[1].items()
+        ]
+        self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repo: str, revision: str, name: str, cut_at: int | None) -> None:
         if not (found := self.hub.find(repo, revision)):

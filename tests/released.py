@@ -18,10 +18,10 @@ from transformers import (
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
-from lerobot_atlasvla.model.tokens import PolicyInputs
+from lerobot_atlasvla.inputs import prepare
+from lerobot_atlasvla.model.types import ModelInputs, Prefix
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
-from lerobot_atlasvla.observations import read_observations
 from tests.conftest import dataset_stats, raw_batch, tiny_config
 
 WEIGHTS = "model.safetensors"
@@ -171,9 +171,15 @@ def preprocessed(config: AtlasVLAConfig, *tasks: str, seed: int = 0) -> dict:
     return preprocessor(raw | {"task": list(tasks)} if tasks else raw)
 
 
-def inputs_of(policy: AtlasVLAPolicy, batch: dict) -> PolicyInputs:
+def inputs_of(policy: AtlasVLAPolicy, batch: dict) -> ModelInputs:
     """What the network gets of a batch, without augmentation."""
-    return read_observations(policy.config, batch, training=False)
+    return prepare(policy.config, batch, training=False)
+
+
+def prefix_of(policy: AtlasVLAPolicy, batch: dict) -> Prefix:
+    """What the decoder may look at."""
+    model, inputs = policy.model, inputs_of(policy, batch)
+    return model.fuse(model.encode_views(inputs.views), model.encode_language(inputs), inputs.state_BN)
 
 
 def files_of(folder: Path, *extra: str) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lerobot_atlasvla.model.layers import LayerScale
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.peft_support import without_adapter
+from lerobot_atlasvla.weights.peft import without_adapter
 
 
 def blocks_as_noise(policy: Any, seed: int) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.peft_support import without_adapter
+from lerobot_atlasvla.weights.peft import without_adapter
 
 from .geometry_blocks import blocks_as_noise, blocks_removed
 
@@ -51,7 +51,7 @@ class FramePairs(Protocol):
 
 @dataclass(frozen=True)
 class PartReliance:
-    """What changes when one part is replaced.
+    """Change of actions and loss when one part is replaced.
 
     Attributes:
         name: ``images`` (all of them), the key of one view, ``state``, ``instruction``, ``everything`` (the three

@@ -3,32 +3,11 @@
 Shape suffixes: B batch, Q action queries, T chunk, S context, D decoder width, E condition width.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from .layers import CrossAttention, Mlp, SelfAttention
-from .tokens import Prefix, TokenGroup
-
-
-@dataclass(frozen=True)
-class DecoderSpec:
-    """Sizes of the decoder.
-
-    Attributes:
-        hidden_size: Width D.
-        num_layers: Decoder blocks.
-        num_heads: Attention heads.
-        num_queries: Action queries Q; 0 = one per action of the chunk.
-        condition_hidden_size: Hidden width of the MLP that conditions the queries.
-    """
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_queries: int
-    condition_hidden_size: int
+from .types import Prefix, TokenGroup
 
 
 class ActionQueries(nn.Module):
@@ -88,19 +67,32 @@ class ActionDecoder(nn.Module):
     """Action queries through decoder blocks, one feature per action of the chunk: ``Prefix -> (B, T, D)``.
 
     Args:
-        spec: Sizes.
+        dim: Width D.
+        num_layers: Decoder blocks.
+        num_heads: Attention heads.
+        num_queries: Action queries Q.
         chunk_size: Actions T.
         condition_dim: As in :class:`ActionQueries`.
+        condition_hidden_dim: Hidden width of the MLP that conditions the queries.
     """
 
-    def __init__(self, spec: DecoderSpec, *, chunk_size: int, condition_dim: int):
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_queries: int,
+        chunk_size: int,
+        condition_dim: int,
+        condition_hidden_dim: int,
+    ):
         super().__init__()
-        count = spec.num_queries or chunk_size
-        self.queries = ActionQueries(count, spec.hidden_size, condition_dim, spec.condition_hidden_size)
-        self.blocks = nn.ModuleList(DecoderBlock(spec.hidden_size, spec.num_heads) for _ in range(spec.num_layers))
-        self.norm = nn.LayerNorm(spec.hidden_size)
+        self.queries = ActionQueries(num_queries, dim, condition_dim, condition_hidden_dim)
+        self.blocks = nn.ModuleList(DecoderBlock(dim, num_heads) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
         # As many queries as actions: each is one action. Otherwise every action is its own mixture of all queries.
-        self.mixture = nn.Linear(count, chunk_size) if count != chunk_size else None
+        self.mixture = nn.Linear(num_queries, chunk_size) if num_queries != chunk_size else None
 
     def forward(self, prefix: Prefix) -> Tensor:
         """Let the queries read the prefix."""

@@ -1,4 +1,4 @@
-"""Where vision, geometry and language meet: ``late`` (VGGT sees images only) or ``early`` (language goes through it).
+"""Fuse views and language: ``late`` (VGGT sees images only) or ``early`` (language goes through it).
 
 Shape suffixes: B batch, V view, P patches per view, L words, S context, C backbone width, D decoder width.
 """
@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .frozen import running
+from .frozen import frozen_forward
 from .layers import CrossAttention
-from .tokens import GeometryTokens, TokenGroup
+from .types import GeometryTokens, TokenGroup
 from .vggt import Aggregator
 
 
 class Fused(NamedTuple):
-    """What a fusion returns, in decoder width D.
+    """Output of a fusion, in decoder width D.
 
     Attributes:
         geometry_BVPD: Tokens of each view after the frame and global blocks; the patch tokens come last, row by row.
@@ -79,42 +79,51 @@ class LateFusion(nn.Module):
         language_dim: Width of the language features.
         backbone_dim: Width C of VGGT's blocks.
         dim: Decoder width D.
-        num_layers: Aggregator layers read.
+        grid: Patches per (column, row).
+        output_layers: Aggregator layers to read.
         views: Number of views V.
     """
 
-    def __init__(self, *, vision_dim: int, language_dim: int, backbone_dim: int, dim: int, num_layers: int, views: int):
+    def __init__(
+        self,
+        *,
+        vision_dim: int,
+        language_dim: int,
+        backbone_dim: int,
+        dim: int,
+        grid: tuple[int, int],
+        output_layers: Sequence[int],
+        views: int,
+    ):
         super().__init__()
+        self.grid, self.output_layers = grid, output_layers
         self.vision_adapter = VisionAdapter(vision_dim, backbone_dim) if vision_dim else nn.Identity()
-        self.geometry_projector = GeometryProjector(num_layers, 2 * backbone_dim, dim, views)
+        self.geometry_projector = GeometryProjector(len(output_layers), 2 * backbone_dim, dim, views)
         self.language_projector = nn.Linear(language_dim, dim)
 
-    def encode(
-        self, aggregator: Aggregator, vision_BVPC: Tensor, grid: tuple[int, int], output_layers: Sequence[int]
-    ) -> GeometryTokens:
-        """Vision tokens through the frame and global blocks.
+    def encode(self, vision_BVPC: Tensor, present: tuple[int, ...], aggregator: Aggregator) -> GeometryTokens:
+        """Run vision tokens through the frame and global blocks.
 
         Args:
-            aggregator: With camera and register tokens.
             vision_BVPC: Patch tokens of each view.
-            grid: Patches per (column, row).
-            output_layers: Aggregator layers to read.
+            present: Place of each view among all the policy may have.
+            aggregator: With camera and register tokens.
         """
         patches = self.vision_adapter(vision_BVPC)
-        with running(aggregator, patches):
-            layers, _, patch_start_idx = aggregator.attend(patches, grid, output_layers)
-        return GeometryTokens(tuple(_without_registers(layer, patch_start_idx) for layer in layers))
+        with frozen_forward(aggregator, patches):
+            layers, _, patch_start_idx = aggregator.attend(patches, self.grid, self.output_layers)
+        return GeometryTokens(tuple(_without_registers(layer, patch_start_idx) for layer in layers), present)
 
-    def forward(self, geometry: GeometryTokens, language: TokenGroup, present: Sequence[int]) -> Fused:
+    def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: Aggregator) -> Fused:
         """Project geometry and language tokens to decoder width.
 
         Args:
             geometry: What :meth:`encode` returned.
             language: Language features.
-            present: Place of each view among all the policy may have.
+            aggregator: Not used: :meth:`encode` has run it.
         """
         return Fused(
-            geometry_BVPD=self.geometry_projector(geometry.layers_BVPC, present),
+            geometry_BVPD=self.geometry_projector(geometry.layers, geometry.present),
             language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
         )
 
@@ -132,8 +141,8 @@ class BlindFusion(nn.Module):
         self.no_geometry = nn.Embedding(1, dim)
         self.language_projector = nn.Linear(language_dim, dim)
 
-    def forward(self, language: TokenGroup) -> Fused:
-        """Project language tokens to decoder width."""
+    def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: None) -> Fused:
+        """Project language tokens to decoder width; there is no geometry to read."""
         return Fused(
             geometry_BVPD=self.no_geometry.weight[None, None].expand(len(language.tokens_BSD), -1, -1, -1),
             language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
@@ -152,7 +161,8 @@ class EarlyFusion(nn.Module):
         backbone_dim: Width C of VGGT's blocks.
         num_heads: Heads of the cross-attention.
         dim: Decoder width D.
-        num_layers: Aggregator layers read.
+        grid: Patches per (column, row).
+        output_layers: Aggregator layers to read.
         views: Number of views V; every view's sequence carries the language tokens.
     """
 
@@ -164,10 +174,13 @@ class EarlyFusion(nn.Module):
         backbone_dim: int,
         num_heads: int,
         dim: int,
-        num_layers: int,
+        grid: tuple[int, int],
+        output_layers: Sequence[int],
         views: int,
     ):
         super().__init__()
+        self.grid, self.output_layers = grid, output_layers
+        width = 2 * backbone_dim * len(output_layers)
         self.vision_adapter = VisionAdapter(vision_dim, backbone_dim)
         self.language_adapter = nn.Sequential(
             nn.Linear(language_dim, backbone_dim), nn.LayerNorm(backbone_dim), nn.GELU()
@@ -178,40 +191,34 @@ class EarlyFusion(nn.Module):
         self.view_embed = nn.Parameter(torch.empty(1, views, 1, backbone_dim))
         nn.init.normal_(self.view_embed, std=0.02)
         self.projector = nn.Sequential(
-            nn.LayerNorm(2 * backbone_dim * num_layers),
-            nn.Linear(2 * backbone_dim * num_layers, backbone_dim),
+            nn.LayerNorm(width),
+            nn.Linear(width, backbone_dim),
             nn.GELU(),
             nn.Linear(backbone_dim, dim),
         )
 
-    def forward(
-        self,
-        aggregator: Aggregator,
-        vision_BVPC: Tensor,
-        language: TokenGroup,
-        grid: tuple[int, int],
-        output_layers: Sequence[int],
-        present: Sequence[int],
-    ) -> Fused:
-        """Vision and language tokens through VGGT together.
+    def encode(self, vision_BVPC: Tensor, present: tuple[int, ...], aggregator: Aggregator) -> GeometryTokens:
+        """Hand on the patch tokens: the blocks read the instruction too, so they run in :meth:`forward`."""
+        return GeometryTokens((vision_BVPC,), present)
+
+    def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: Aggregator) -> Fused:
+        """Run vision and language tokens through VGGT together.
 
         Args:
-            aggregator: Without camera and register tokens.
-            vision_BVPC: Patch tokens of each view.
+            geometry: What :meth:`encode` returned.
             language: Language features.
-            grid: Patches per (column, row).
-            output_layers: Aggregator layers to read.
-            present: Place of each view among all the policy may have.
+            aggregator: Without camera and register tokens.
         """
+        (vision_BVPC,) = geometry.layers
         views, patches = vision_BVPC.shape[1:3]
         words = TokenGroup(self.language_adapter(language.tokens_BSD), language.mask_BS)
-        vision = (self.vision_adapter(vision_BVPC) + _of_views(self.view_embed, present)).flatten(1, 2)
+        vision = (self.vision_adapter(vision_BVPC) + _of_views(self.view_embed, geometry.present)).flatten(1, 2)
         vision = vision + self.language_attention(self.attention_norm(vision), words)
-        with running(aggregator, vision, words.tokens_BSD):
+        with frozen_forward(aggregator, vision, words.tokens_BSD):
             aggregated = aggregator.attend(
                 vision.unflatten(1, (views, patches)),
-                grid,
-                output_layers,
+                self.grid,
+                self.output_layers,
                 extra_BLC=words.tokens_BSD,
                 extra_mask_BL=words.mask_BS,
             )

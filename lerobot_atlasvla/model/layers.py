@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
 
-from .tokens import TokenGroup
+from .types import TokenGroup
 
 ROPE_BASE = 100.0
 

@@ -19,7 +19,7 @@ from .vision import ImageNetScale, build_patch_embed, check_image_size
 
 
 class AggregatorOutput(NamedTuple):
-    """What the aggregator returns.
+    """Output of the aggregator.
 
     Attributes:
         layers: One ``(B, V, P, 2C)`` tensor per requested layer, frame half first.

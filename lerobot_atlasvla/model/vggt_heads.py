@@ -49,7 +49,7 @@ class CameraHead(nn.Module):
 
         Returns:
             Pose encodings ``(B, V, 9)``, one per round, the last one best: camera-from-world translation (3, in the
-            scene's own unit), quaternion (4, x y z w, not normalised), vertical and horizontal field of view (2, rad).
+            scene's own unit), quaternion (4, x y z w, not normalized), vertical and horizontal field of view (2, rad).
         """
         tokens_BVC = self.token_norm(last_layer_BVPC[:, :, 0])
         pose_BV9 = self.empty_pose_tokens.expand(*tokens_BVC.shape[:2], -1)

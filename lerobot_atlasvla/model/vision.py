@@ -14,8 +14,8 @@ from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
 )
-
-from .position_table import remember_positions
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -113,6 +113,51 @@ class ConvStem(nn.Module):
         return features_NChw.flatten(2).transpose(1, 2) + self.pos_embed
 
 
+class _RememberedPositions:
+    """Mixin for transformers' DINOv2 embeddings: keeps the position table interpolated last while it doesn't learn.
+
+    The released table is for 37 x 37 patches. At 224 pixels, interpolating it (bicubic, antialiased, 1024 channels)
+    costs as much as a transformer block.
+    """
+
+    position_embeddings: Any
+    # What the table was made of, and the table. Not a buffer: it is no state, and a cast must not touch it.
+    _known: tuple[tuple[Any, ...], Tensor] | None = None
+
+    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        """As in transformers, which reads nothing of ``embeddings`` but its shape."""
+        table = self.position_embeddings
+        interpolate = super().interpolate_pos_encoding  # pyrefly: ignore[missing-attribute]
+        if table.requires_grad or torch.compiler.is_compiling():
+            return interpolate(embeddings, height, width)
+        version = 0 if table.is_inference() else table._version
+        made_of = (id(table), version, table.data_ptr(), table.dtype, embeddings.shape[1], height, width)
+        if self._known is None or self._known[0] != made_of:
+            # Made in a rollout, used in a later backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                self._known = made_of, interpolate(embeddings, height, width)
+        return self._known[1]
+
+
+class _Dinov2Embeddings(_RememberedPositions, Dinov2Embeddings):
+    pass
+
+
+class _Dinov2WithRegistersEmbeddings(_RememberedPositions, Dinov2WithRegistersEmbeddings):
+    pass
+
+
+def with_remembered_positions(embeddings: Any) -> Any:
+    """Return the same embeddings, weights and all, with a remembered position table."""
+    kinds = {Dinov2Embeddings: _Dinov2Embeddings, Dinov2WithRegistersEmbeddings: _Dinov2WithRegistersEmbeddings}
+    # On the meta device nothing is drawn, so that weights drawn after these stay the ones they were.
+    with torch.device("meta"):
+        remembering = kinds[type(embeddings)](embeddings.config)
+    for name, member in (*embeddings.named_parameters(recurse=False), *embeddings.named_children()):
+        setattr(remembering, name, member)
+    return remembering
+
+
 class Dinov2PatchEmbed(Dinov2WithRegistersModel):
     """DINOv2 with registers as VGGT uses it: patch tokens after the final norm, class and register tokens dropped.
 
@@ -130,12 +175,12 @@ class Dinov2PatchEmbed(Dinov2WithRegistersModel):
             "num_register_tokens": DINOV2_REGISTERS,
         }
         super().__init__(Dinov2WithRegistersConfig(**sizes))
-        remember_positions(self)
+        self.embeddings = with_remembered_positions(self.embeddings)
         # In the checkpoint, but only masked pretraining uses it.
         self.embeddings.mask_token.requires_grad_(False)
 
     def forward(self, images_N3HW: Tensor) -> Tensor:  # type: ignore[override]
-        """``(N, 3, H, W)``, ImageNet-normalised, to ``(N, P, C)``."""
+        """``(N, 3, H, W)``, ImageNet-normalized, to ``(N, P, C)``."""
         hidden_NSC = super().forward(pixel_values=images_N3HW).last_hidden_state
         return hidden_NSC[:, 1 + DINOV2_REGISTERS :]
 
@@ -224,7 +269,7 @@ class Dinov2Tower(nn.Module):
                 f"The vision tower's model type must be dinov2 or dinov2_with_registers, got {kind!r} "
                 "(--policy.vision_tower)."
             )
-        remember_positions(self.backbone)
+        self.backbone.embeddings = with_remembered_positions(self.backbone.embeddings)
         # In most checkpoints, but only masked pretraining uses it.
         mask_token = getattr(self.backbone.embeddings, "mask_token", None)
         if mask_token is not None:

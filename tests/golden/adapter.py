@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
-from lerobot_atlasvla.model.weights import AGGREGATOR_PREFIX, from_vggt
+from lerobot_atlasvla.weights.vggt_state_dict import AGGREGATOR_PREFIX, from_vggt
 
 
 def run(meta: dict[str, Any], weights: dict[str, Tensor], images: Tensor) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from eval.full_size_weights import vggt_tensors
 from lerobot_atlasvla.model import layers
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
-from lerobot_atlasvla.model.weights import to_vggt
+from lerobot_atlasvla.weights.vggt_state_dict import to_vggt
 from tests.golden.adapter import run
 
 HERE = Path(__file__).parent

@@ -18,9 +18,10 @@ from lerobot.policies.factory import make_pre_post_processors
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load, load_file
 
-from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors, slim
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.pipeline_files import PipelineError
-from lerobot_atlasvla.pretrained.locate import forget
+from lerobot_atlasvla.weights import checkpoint
+from lerobot_atlasvla.weights.download import forget
 from tests.conftest import ACTION_DIM, TASK, dataset_stats, raw_batch
 from tests.helpers.commands import ROOT
 from tests.hub_upload_server import HubUploadServer
@@ -163,7 +164,7 @@ def test_a_pushed_slim_policy_has_no_backbone_inside(pushed):
     names = load(pushed.hub.files(REPO)[WEIGHTS]).keys()
     assert names
     policy = released_policy(pushed.root)
-    prefixes = tuple(slim.prefixes(policy, policy.model.backbones()).values())
+    prefixes = tuple(checkpoint.prefixes(policy, policy.model.backbones()).values())
     assert len(prefixes) == 2
     assert not [name for name in names if name.startswith(prefixes)]
 

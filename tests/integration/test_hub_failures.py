@@ -16,7 +16,7 @@ from lerobot.processor.pipeline import ProcessorMigrationError
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.pretrained.locate import forget
+from lerobot_atlasvla.weights.download import forget
 from tests.conftest import dataset_stats
 from tests.hub_server import Fault, point_client_to
 from tests.hub_upload_server import HubUploadServer

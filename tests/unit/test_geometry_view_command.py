@@ -13,8 +13,8 @@ from matplotlib import image as png
 from eval import geometry_view
 from eval.geometry_view import GeometryViewConfig, load_policy, main, show_frames
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.attention_view import AttentionRecorder
-from lerobot_atlasvla.geometry_view import GeometryReader
+from lerobot_atlasvla.inspection.attention import AttentionRecorder
+from lerobot_atlasvla.inspection.depth import GeometryReader
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
 from tests import released
 from tests.conftest import IMAGE, STATE, TASK, WRIST, dataset_stats
@@ -111,7 +111,7 @@ def test_frames_are_shown_as_the_policy_sees_them(checkpoint, dataset_root, draw
 def test_the_picture_has_both_views_and_a_third_row_for_depth(with_depth, dataset_root, drawn, tmp_path, monkeypatch):
     cfg = GeometryViewConfig(with_depth, dataset_root, tmp_path / "without", [2])
     (without,) = show_frames(cfg)
-    monkeypatch.setattr("lerobot_atlasvla.geometry_view.GeometryReader", partial(GeometryReader, **HEADS))
+    monkeypatch.setattr("lerobot_atlasvla.inspection.depth.GeometryReader", partial(GeometryReader, **HEADS))
     cfg.output_dir = tmp_path / "with"
     (file,) = show_frames(cfg)
     picture, smaller = png.imread(file)[..., :3], png.imread(without)[..., :3]

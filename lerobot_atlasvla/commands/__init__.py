@@ -1,0 +1,1 @@
+"""Commands behind the console scripts: atlasvla-check, atlasvla-cache, and the policy server."""

@@ -1,0 +1,179 @@
+"""From LeRobot's preprocessed batch to the model's inputs: every key and shape is checked, keys are forgotten.
+
+Shape suffixes: B batch, V view, N images, H and W in pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
+from lerobot.utils.constants import OBS_IMAGES, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
+from torch import Tensor
+from torchvision.transforms import v2
+
+from .configuration_atlasvla import AtlasVLAConfig
+from .model.types import ModelInputs, Views
+
+INDEX = "index"
+"""Key of a sample's index in its dataset."""
+
+
+def entry(batch: dict[str, Tensor], key: str) -> Tensor:
+    """Return one entry of a batch.
+
+    Raises:
+        ValueError: If it is missing; the message names the flags that map names.
+    """
+    if key not in batch:
+        raise ValueError(
+            f"{key!r} is missing from the batch, which has {sorted(batch)}. Map other names with --rename_map, or "
+            "for LIBERO cameras with --env.camera_name_mapping; for LIBERO's state use "
+            "--env.obs_type=pixels_agent_pos."
+        )
+    return batch[key]
+
+
+def prepare(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool) -> ModelInputs:
+    """Check the observations and bring them into the model's form; the batch itself is not changed.
+
+    Args:
+        config: The policy's configuration.
+        batch: Preprocessed observations.
+        training: Whether images are augmented.
+
+    Raises:
+        ValueError: For an entry that is missing or misshapen, or a camera that the policy does not know.
+    """
+    tokens_BL = entry(batch, OBS_LANGUAGE_TOKENS)
+    return ModelInputs(
+        views=prepare_views(config, batch, training=training),
+        state_BN=_state(config, batch) if config.use_state else tokens_BL.new_zeros(len(tokens_BL), 0).float(),
+        tokens_BL=tokens_BL,
+        token_mask_BL=entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
+    )
+
+
+def prepare_views(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool) -> Views:
+    """Check the cameras of a batch. Empty cameras that it does not have are left out; a blind policy has none.
+
+    Raises:
+        ValueError: For a camera that is missing, unknown or not RGB in [0, 1].
+    """
+    if not config.views:
+        cameras = [key for key in batch if key.startswith(f"{OBS_IMAGES}.") and not key.endswith("_is_pad")]
+        unknown = sorted(set(cameras) - set(config.view_keys))
+        if unknown:
+            raise ValueError(
+                f"The batch has cameras that the policy does not know: {unknown}; it looks through "
+                f"{list(config.view_keys)}. Leave them out, or name the ones to use with --policy.views."
+            )
+    there = [
+        (index, key)
+        for index, key in enumerate(config.view_keys)
+        if key in batch or key not in config.empty_camera_keys
+    ]
+    transform = ViewTransform(config.image_size)
+    if training:
+        transform = ViewTransform(config.image_size, config.random_shift, config.random_crop, config.color_jitter)
+    return Views(
+        cameras=tuple(_camera(batch, key) for _, key in there),
+        present=tuple(index for index, _ in there),
+        transform=transform,
+        augmented=transform.augments,
+        frames_B=batch[INDEX].flatten() if INDEX in batch else None,
+    )
+
+
+def _camera(batch: dict[str, Tensor], key: str) -> Tensor:
+    image = entry(batch, key)
+    if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+        raise ValueError(
+            f"{key} must be float RGB of shape (B, 3, H, W) in [0, 1], got {image.dtype} of shape {tuple(image.shape)}."
+        )
+    return image
+
+
+def _state(config: AtlasVLAConfig, batch: dict[str, Tensor]) -> Tensor:
+    state_BN = entry(batch, OBS_STATE)
+    expected = config.state_dim
+    if state_BN.ndim != 2 or state_BN.shape[1] != expected:
+        raise ValueError(f"{OBS_STATE} must have shape (B, {expected}) as in training, got {tuple(state_BN.shape)}.")
+    return state_BN
+
+
+@dataclass(frozen=True)
+class ViewTransform:
+    """Resizes camera images to the model's size and augments them at random.
+
+    Attributes:
+        image_size: (H, W) in pixels.
+        random_shift: Largest shift of each view in pixels; 0 = none.
+        random_crop: Largest fraction of each side that is cut away; 0 = none.
+        color_jitter: Largest change of brightness, contrast and saturation as a factor; 0 = none.
+    """
+
+    image_size: tuple[int, int]
+    random_shift: int = 0
+    random_crop: float = 0.0
+    color_jitter: float = 0.0
+
+    @property
+    def augments(self) -> bool:
+        """Whether anything is random."""
+        return bool(self.random_shift or self.random_crop or self.color_jitter)
+
+    def __call__(self, cameras: Sequence[Tensor]) -> Tensor:
+        """One ``(B, 3, H', W')`` per view to ``(B, V, 3, H, W)``, all in [0, 1]."""
+        views = torch.stack([self._resized(camera) for camera in cameras], dim=1)
+        if self.random_crop or self.color_jitter:
+            views = random_crop_and_jitter(views, self.random_crop, self.color_jitter)
+        if self.random_shift:
+            views = random_shift(views.flatten(0, 1), self.random_shift).view_as(views)
+        return views
+
+    def _resized(self, image: Tensor) -> Tensor:
+        if tuple(image.shape[-2:]) == self.image_size:
+            return image
+        return F.interpolate(image, self.image_size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def random_shift(images_N3HW: Tensor, max_shift: int) -> Tensor:
+    """Shift each image by its own random whole number of pixels, repeating the edge.
+
+    Source: Yarats et al., Image Augmentation Is All You Need, ICLR 2021, arXiv:2004.13649, sec. 3.
+
+    Args:
+        images_N3HW: Any images.
+        max_shift: Largest shift in pixels, each way and axis.
+    """
+    count, _, height, width = images_N3HW.shape
+    padded = F.pad(images_N3HW, (max_shift,) * 4, mode="replicate")
+    top, left = torch.randint(0, 2 * max_shift + 1, (2, count, 1), device=images_N3HW.device)
+    rows = top + torch.arange(height, device=top.device)
+    columns = left + torch.arange(width, device=top.device)
+    index = torch.arange(count, device=top.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_crop_and_jitter(views_BV3HW: Tensor, crop: float, jitter: float) -> Tensor:
+    """Zoom into a random window and shift colors at random, the same way for all views of a sample.
+
+    The views of a sample show one scene under one light: what changes between them should be the camera only.
+
+    Args:
+        views_BV3HW: RGB in [0, 1].
+        crop: Largest fraction of each side that is cut away; what is left is resized to the old size.
+        jitter: Largest change of brightness, contrast and saturation as a factor; hue changes by a tenth of it.
+    """
+    size = list(views_BV3HW.shape[-2:])
+    ratio = size[1] / size[0]
+    steps: list[torch.nn.Module] = []
+    if crop:
+        scale = ((1 - crop) ** 2, 1.0)
+        steps.append(v2.RandomResizedCrop(size, scale=scale, ratio=(ratio, ratio), antialias=True))
+    if jitter:
+        steps.append(v2.ColorJitter(jitter, jitter, jitter, hue=jitter / 10))
+    # A transform draws once per call and treats leading axes alike, so one call is one sample with all its views.
+    change = v2.Compose(steps)
+    return torch.stack([change(views_V3HW) for views_V3HW in views_BV3HW]).clamp(0, 1)

@@ -1,0 +1,102 @@
+"""Key of a feature cache: everything that VGGT's output on a frame depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any, Self
+
+import torch
+
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.weights import backbones
+
+# 1 held patch tokens from before the frame and global blocks as well (up to commit b6cd926).
+FORMAT = 2
+FLAG = "--policy.feature_cache"
+WITHOUT = f"train without it (leave out {FLAG}; when resuming, add {FLAG}=null)"
+
+
+class FeatureCacheError(ValueError):
+    """A feature cache can't be used or built; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """Everything that the content of a feature cache depends on; written beside it as ``cache.json``.
+
+    Attributes:
+        dataset: ``repo_id`` of the dataset.
+        frames: Its number of frames; one row each.
+        views: The cameras, in the policy's order.
+        image_size: (H, W) in pixels to which they were resized.
+        augmentation: The settings under which each copy was augmented.
+        copies: Copies of every frame.
+        vggt: Fingerprint of VGGT's weights, in the dtype in which they ran.
+        output_layers: The layers read.
+        dtype: Of the features.
+        layer: Shape of one layer's tokens, (V, 1 + P, 2C).
+        format: Version of the files.
+    """
+
+    dataset: str
+    frames: int
+    views: tuple[str, ...]
+    image_size: tuple[int, int]
+    augmentation: dict[str, float]
+    copies: int
+    vggt: str
+    output_layers: tuple[int, ...]
+    dtype: str
+    layer: tuple[int, int, int]
+    format: int = FORMAT
+
+    @classmethod
+    def of(cls, config: AtlasVLAConfig, *, dataset: str, frames: int, vggt: str) -> Self:
+        """The key of a policy's cache of one dataset; arguments as the attributes of those names."""
+        patches = prod(side // config.patch_size for side in config.image_size)
+        return cls(
+            dataset=dataset,
+            frames=frames,
+            views=tuple(config.view_keys),
+            image_size=tuple(config.image_size),
+            augmentation=augmentation(config),
+            copies=config.feature_cache_copies,
+            vggt=vggt,
+            output_layers=tuple(config.vggt_output_layers),
+            dtype=str(backbones.part_dtype(config, "vggt")).removeprefix("torch."),
+            layer=(len(config.view_keys), 1 + patches, 2 * config.vggt_embed_dim),
+        )
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The key that :meth:`to_json` wrote."""
+        lists = ("views", "image_size", "output_layers", "layer")
+        values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in content.items()}
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, by attribute."""
+        return asdict(self)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Of the features."""
+        return getattr(torch, self.dtype)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Bytes of one copy of one frame."""
+        return len(self.output_layers) * prod(self.layer) * self.torch_dtype.itemsize
+
+    def differences(self, other: CacheKey) -> list[str]:
+        """List what differs in ``other``: ``name: this, not that``."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+def augmentation(config: AtlasVLAConfig) -> dict[str, float]:
+    """Return the settings that change images in training; empty if none of them does."""
+    names = ("random_shift", "random_crop", "color_jitter")
+    return {name: getattr(config, name) for name in names if getattr(config, name)}

@@ -1,0 +1,298 @@
+"""Pretrained backbones of a policy: resolve their sources, read them, record what came from where.
+
+A backbone, or part, is ``vggt``, ``language`` or ``vision_tower``. A pretrained one is built without memory and filled
+from its source; a random one is built as it is. A frozen one that is still what its source gave is not saved
+(:mod:`.checkpoint`); its fingerprint tells.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lerobot_atlasvla.byte_tokenizer import VOCAB_SIZE
+from lerobot_atlasvla.config_checks import DINOV2_PATCH_SIZE
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.language import small_qwen3
+
+from . import download
+from .download import ResolvedWeights, WeightsError
+from .tensor_files import digest, read_tensors
+from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LANGUAGE = "Qwen/Qwen3-0.6B-Base"
+FALLBACK_LANGUAGE = "Qwen/Qwen2-0.5B"
+# facebook/dinov2-base, for a tower that is asked for at random.
+DINOV2_BASE = {
+    "model_type": "dinov2",
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 518,
+    "patch_size": DINOV2_PATCH_SIZE,
+}
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Describe one backbone and the settings it has.
+
+    Attributes:
+        name: ``vggt``, ``language`` or ``vision_tower``.
+        model_field: Setting that names the weights.
+        prefixes: What the released files may put before the tensors' names.
+        companions: Small files wanted beside the weights.
+    """
+
+    name: str
+    model_field: str
+    prefixes: tuple[str, ...]
+    companions: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """Return the command-line flag of ``model_field``."""
+        return f"--policy.{self.model_field}"
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("vggt", "vggt_model", (AGGREGATOR_PREFIX, ""), ()),
+        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES)),
+        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",)),
+    )
+}
+
+
+def used_parts(config: AtlasVLAConfig) -> list[str]:
+    """Return the backbones that this configuration has."""
+    if config.is_blind:
+        return ["language"]
+    return ["vggt", "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
+
+
+def pretrained_parts(config: AtlasVLAConfig) -> list[str]:
+    """Return those whose weights come from a named source."""
+    return [name for name in used_parts(config) if getattr(config, f"{name}_init") == "pretrained"]
+
+
+def announce_random(config: AtlasVLAConfig) -> None:
+    """Log a warning that names the backbones that start at random."""
+    pretrained = pretrained_parts(config)
+    random = [f"{name}_init=random" for name in used_parts(config) if name not in pretrained]
+    if random:
+        logger.warning("AtlasVLA starts from RANDOM weights, as asked: %s.", ", ".join(random))
+
+
+def resolve(config: AtlasVLAConfig, name: str) -> ResolvedWeights:
+    """Find the weights that a pretrained part's settings name, downloading them if only the Hub has them.
+
+    For the default language model alone there is a substitute, used loudly; the result then bears its name.
+
+    Raises:
+        WeightsError: If they can't be had; the message names the command that fetches them and the flags.
+    """
+    part = PARTS[name]
+    source, revision = getattr(config, part.model_field), getattr(config, f"{name}_revision")
+    options = {
+        "companions": part.companions,
+        "flag": part.flag,
+        "advice": f"or start this part from random weights with --policy.{name}_init=random",
+    }
+    if source == DEFAULT_LANGUAGE and not revision:
+        return download.resolve_or_substitute(source, FALLBACK_LANGUAGE, **options)
+    return download.resolve(source, revision=revision, **options)
+
+
+def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
+    """Return transformers' configuration of the language model and, where there is one, of the vision tower.
+
+    Args:
+        config: The configuration; architectures it has recorded are used for parts that are not in ``resolved``.
+        resolved: The weights of parts that are about to be read; their ``config.json`` is read.
+
+    Raises:
+        WeightsError: If a ``config.json`` is missing or unreadable.
+    """
+    found = dict(config.backbone_architectures)
+    if config.language_init == "random":
+        found["language"] = small_qwen3(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=config.language_hidden_size,
+            num_layers=config.language_num_layers,
+            num_heads=config.language_num_heads,
+            max_length=config.tokenizer_max_length,
+        )
+    if "vision_tower" in used_parts(config) and config.vision_tower_init == "random":
+        found.setdefault("vision_tower", DINOV2_BASE)
+    for name in resolved.keys() - {"vggt"}:
+        found[name] = _read_architecture(resolved[name], PARTS[name].flag)
+    lacking = [name for name in used_parts(config) if name != "vggt" and name not in found]
+    if lacking:
+        raise WeightsError(
+            f"config.json has no entry backbone_architectures.{lacking[0]}, without which the checkpoint's network "
+            "can't be built. Use the config.json it was saved with."
+        )
+    if "vision_tower" in used_parts(config) and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
+        raise WeightsError(
+            f"The vision tower must cut images into patches of {DINOV2_PATCH_SIZE} pixels, as DINOv2 does; "
+            f"{config.vision_tower} has patch_size {found['vision_tower'].get('patch_size')} (--policy.vision_tower)."
+        )
+    return found
+
+
+def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
+    file = resolved.folder / "config.json"
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
+        ) from error
+    # How the weights are stored and who wrote the file is not architecture.
+    return {key: value for key, value in content.items() if key not in ("torch_dtype", "dtype", "transformers_version")}
+
+
+def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
+    """Return the dtype of a part's weights: float32 if it learns; frozen, bfloat16 on a GPU unless one is asked for."""
+    if not config.is_frozen(name):
+        return torch.float32
+    if config.backbone_dtype == "auto":
+        return torch.bfloat16 if torch.device(config.device or "cpu").type == "cuda" else torch.float32
+    return getattr(torch, config.backbone_dtype)
+
+
+def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: ResolvedWeights) -> tuple[str, str]:
+    """Fill a part that was built without memory from its resolved weights.
+
+    Returns:
+        The digest of the weights as they are stored, and the part's :func:`fingerprint`.
+
+    Raises:
+        WeightsError: For a tensor that is missing or has another shape, by its name in the file.
+    """
+    part = PARTS[name]
+    shapes = {key: tuple(tensor.shape) for key, tensor in _released_names(name, module).items()}
+    try:
+        tensors, report = read_tensors(resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes)
+    except WeightsError as error:
+        raise WeightsError(f"{error} ({part.flag})") from error
+    logger.info("%s", report)
+    dtype = part_dtype(config, name)
+    as_stored = all(tensor.dtype == dtype for tensor in tensors.values())
+    fill(module, from_vggt(tensors) if name == "vggt" else tensors, dtype)
+    # Weights that were not cast have been hashed while they were read.
+    return report.digest, report.digest if as_stored else fingerprint(name, module)
+
+
+def fingerprint(name: str, module: nn.Module) -> str:
+    """Return the digest of a part's weights as they are now, in their present dtype, on any device the same."""
+    return digest({key: tensor.detach().cpu() for key, tensor in _released_names(name, module).items()})
+
+
+def _released_names(name: str, module: nn.Module) -> dict[str, Tensor]:
+    state = module.state_dict()
+    return to_vggt(state) if name == "vggt" else state
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Put tensors in place of a module's parameters, cast to ``dtype``; no second copy where it is theirs already."""
+    module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+
+
+class BackboneRecord:
+    """Keeps what each pretrained backbone of one policy was filled from, and what frozen ones were right after it.
+
+    Args:
+        config: The policy's configuration. LeRobot saves nothing else beside an adapter, so a saved record comes, and
+            goes (:meth:`note_in`), as ``backbone_sources`` of config.json.
+
+    Attributes:
+        sources: Part -> ``source``, ``revision``, ``digest`` and, if it is not quite what was asked, ``fallback``.
+        fingerprints: Part -> :func:`fingerprint` right after it was read; frozen parts read from a source only.
+    """
+
+    def __init__(self, config: AtlasVLAConfig):
+        self._config = config
+        self.sources: dict[str, dict[str, str]] = dict(config.backbone_sources)
+        self.fingerprints: dict[str, str] = {}
+
+    def load(self, name: str, module: nn.Module, resolved: ResolvedWeights) -> None:
+        """Fill a part of a new policy, and record its source.
+
+        Raises:
+            WeightsError: As :func:`read`.
+        """
+        found = self._read(name, module, resolved)
+        self.sources[name] = {"source": resolved.name, "revision": resolved.revision, "digest": found}
+        if resolved.fallback:
+            self.sources[name]["fallback"] = resolved.fallback
+
+    def load_from_checkpoint(self, name: str, module: nn.Module) -> None:
+        """Fill a part that a checkpoint refers to, and verify that it is the one the checkpoint was made with.
+
+        Raises:
+            WeightsError: If it can't be found, or its digest is another one.
+        """
+        known = self.sources.get(name, {})
+        if "digest" not in known:
+            raise WeightsError(
+                f"The checkpoint refers to {name} by source and digest, but its config.json has no entry "
+                f"backbone_sources.{name}. Use the config.json it was saved with."
+            )
+        resolved = self.resolve_from_checkpoint(name)
+        found = self._read(name, module, resolved)
+        if found != known["digest"]:
+            raise WeightsError(
+                f"The {name} weights of {resolved.name} are not the ones this checkpoint was made with "
+                f"({known['source']}{' at ' + known['revision'] if known.get('revision') else ''}): digest {found}, "
+                f"expected {known['digest']}. Point {PARTS[name].flag} to the right ones."
+            )
+
+    def resolve_from_checkpoint(self, name: str) -> ResolvedWeights:
+        """Find the weights that a part was filled from: at the recorded commit, unless the setting now names others.
+
+        Raises:
+            WeightsError: If they can't be had; neither a substitute nor random weights could take their place.
+        """
+        part, known = PARTS[name], self.sources.get(name, {})
+        source, revision = getattr(self._config, part.model_field), getattr(self._config, f"{name}_revision")
+        if known.get("source") == source:
+            revision = known.get("revision") or revision
+        # A checkpoint brings its own architecture and tokenizer.
+        return download.resolve(source, revision=revision, companions=(), flag=part.flag)
+
+    def _read(self, name: str, module: nn.Module, resolved: ResolvedWeights) -> str:
+        found, mark = read(self._config, name, module, resolved)
+        if self._config.is_frozen(name):
+            self.fingerprints[name] = mark
+        return found
+
+    def fingerprint(self, name: str, module: nn.Module) -> str:
+        """Return the fingerprint of a part that nothing has changed since it was read."""
+        return self.fingerprints.get(name) or fingerprint(name, module)
+
+    def unchanged(self, parts: Mapping[str, nn.Module]) -> list[str]:
+        """Return the frozen parts that are still, bit for bit, what their source gave."""
+        return [name for name, mark in self.fingerprints.items() if fingerprint(name, parts[name]) == mark]
+
+    def note_in(self, config: AtlasVLAConfig) -> None:
+        """Write the record into a configuration; a substitute for the language model becomes the setting."""
+        config.backbone_sources = self.sources
+        if "language" in pretrained_parts(config):
+            config.language_model = self.sources["language"]["source"]

@@ -1,0 +1,125 @@
+"""Checkpoints on disk: ``config.json`` and ``model.safetensors``, without frozen backbones that nothing has changed.
+
+The header of ``model.safetensors`` lists the backbones it leaves out; ``config.json`` has source, revision and digest
+of each. Loading reads exactly those from their sources, and everything else must be in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import backbones
+from .download import WeightsError, listing
+
+if TYPE_CHECKING:
+    from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+
+logger = logging.getLogger(__name__)
+
+_REFERENCES = "atlasvla_references"
+# A tensor that only checkpoints from before 26 November 2026 have (up to commit b6cd926).
+_GATE = "geometry_gate"
+
+
+def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return what the policy's state-dict names of each part start with."""
+    names = {id(module): name for name, module in policy.named_modules()}
+    return {part: f"{names[id(module)]}." for part, module in parts.items()}
+
+
+def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a policy's checkpoint; each of its two files appears complete or not at all.
+
+    Args:
+        policy: The policy.
+        folder: Where.
+        state: Its state dict, gathered from all processes if it is sharded.
+    """
+    parts, record = policy.model.backbones(), policy.backbone_record
+    unchanged = record.unchanged(parts)
+    for name in record.fingerprints.keys() - set(unchanged):
+        logger.warning("The frozen %s is not what its source gave any more, so the checkpoint includes it.", name)
+    whole = policy.config.save_full_weights
+    left_out = {} if whole else prefixes(policy, {name: parts[name] for name in unchanged})
+    starts = tuple(left_out.values())
+    kept = {name: tensor.detach().contiguous() for name, tensor in state.items() if not name.startswith(starts)}
+    file = folder / SAFETENSORS_SINGLE_FILE
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        save_file(kept, partial, metadata={"format": "pt", _REFERENCES: json.dumps(sorted(left_out))})
+        # Only now: on a full disk the previous checkpoint stays as it was.
+        policy.config._save_pretrained(folder)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(policy: AtlasVLAPolicy, file: Path) -> None:
+    """Fill a policy from its ``model.safetensors``, and the backbones that this leaves out from their sources.
+
+    Args:
+        policy: The policy; its pretrained backbones have no memory yet.
+        file: The weights.
+
+    Raises:
+        WeightsError: If the checkpoint is damaged or does not fit, or a source is missing or another one.
+    """
+    config, parts = policy.config, policy.model.backbones()
+    tensors, left_out = _read(file)
+    starts = prefixes(policy, {name: parts[name] for name in backbones.pretrained_parts(config)})
+    if unknown := sorted(set(left_out) - set(starts)):
+        raise WeightsError(f"{file} refers to {unknown}, which this policy's config.json does not take from a source.")
+    _check_fit(policy, file, tensors, tuple(starts[name] for name in left_out))
+    for name, start in starts.items():
+        if name in left_out:
+            policy.backbone_record.load_from_checkpoint(name, parts[name])
+        else:
+            inside = {key.removeprefix(start): tensors.pop(key) for key in list(tensors) if key.startswith(start)}
+            backbones.fill(parts[name], inside, backbones.part_dtype(config, name))
+    # Names and shapes have been checked; what is not in the file is filled.
+    policy.load_state_dict(tensors, strict=False)
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of a checkpoint and the backbones it leaves out."""
+    if not file.is_file():
+        raise WeightsError(f"{file} does not exist; a checkpoint's folder has a model.safetensors (--policy.path).")
+    try:
+        with safe_open(file, framework="pt") as handle:
+            left_out = json.loads((handle.metadata() or {}).get(_REFERENCES, "[]"))
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{file} is damaged or incomplete ({error}). Copy or download it again.") from error
+    if any(name.endswith(_GATE) for name in tensors):
+        raise WeightsError(
+            f"{file} was trained when images could reach the actions past VGGT's blocks, which is no longer built; use "
+            "it with AtlasVLA at commit b6cd926, or train again."
+        )
+    return tensors, left_out
+
+
+def _check_fit(policy: nn.Module, file: Path, tensors: Mapping[str, Tensor], left_out: tuple[str, ...]) -> None:
+    """Raise if the file and the backbones it leaves out are not exactly the policy's state dict."""
+    expected = {name: t for name, t in policy.state_dict().items() if not name.startswith(left_out)}
+    other = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    problems = {
+        "missing": expected.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - expected.keys(),
+        "of another shape": other,
+    }
+    if found := [f"{what}: {listing(sorted(names))}" for what, names in problems.items() if names]:
+        raise WeightsError(f"{file} does not fit its config.json: {'; '.join(found)}.")
