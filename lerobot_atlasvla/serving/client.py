@@ -117,7 +117,9 @@ class PolicyClient:
             ObservationError: If the observation does not fit the policy.
             PolicyServerError: If the server refuses or can't be reached.
         """
-        answer = unpack(self._call("SelectAction", b"" if self._queued else self._pack(observation)))
+        message = b"" if self._queued else self._pack(observation)
+        self._queued = 0  # also after an error, when it is not known
+        answer = unpack(self._call("SelectAction", message))
         self._queued = int(answer["queued"].item())
         return torch.from_numpy(answer["action"].copy())
 

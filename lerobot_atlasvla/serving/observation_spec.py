@@ -12,7 +12,7 @@ from lerobot_atlasvla import AtlasVLAConfig
 
 from .wire import TASK_KEY
 
-MAX_TASK_BYTES = 4096
+_MAX_TASK_BYTES = 4096
 
 
 class ObservationError(ValueError):
@@ -69,9 +69,7 @@ class ObservationSpec:
         if missing or unknown:
             problem = f"lacks {missing}" if missing else f"has {unknown}, which the policy does not read"
             raise ObservationError(f"The observation {problem}; the policy reads {[*self.keys, TASK_KEY]}.")
-        task = observation[TASK_KEY]
-        if not isinstance(task, str) or len(task.encode(errors="replace")) > MAX_TASK_BYTES:
-            raise ObservationError(f"task must be text of at most {MAX_TASK_BYTES} bytes.")
+        check_task(observation[TASK_KEY])
         for key in self.keys:
             if key in observation:
                 self._check_array(key, observation[key])
@@ -97,3 +95,16 @@ class ObservationSpec:
         if not (low >= 0 and high <= 1):
             shown = "not finite" if math.isnan(low) else f"in [{low:g}, {high:g}]"
             raise ObservationError(f"{key} must be in [0, 1] where it is float32; it is {shown}.")
+
+
+def check_task(task: Any) -> None:
+    """Check an instruction.
+
+    Raises:
+        ObservationError: If it is not text, or too long.
+    """
+    # Python's text can hold halves of characters, which have no bytes.
+    if not isinstance(task, str) or len(task.encode(errors="ignore")) != len(task.encode(errors="surrogatepass")):
+        raise ObservationError(f"{TASK_KEY} must be text.")
+    if len(task.encode()) > _MAX_TASK_BYTES:
+        raise ObservationError(f"{TASK_KEY} must have at most {_MAX_TASK_BYTES} bytes, got {len(task.encode())}.")

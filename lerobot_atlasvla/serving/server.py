@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,9 +90,11 @@ class PolicyService:
     async def _open(self, requests: Requests, context: aio.ServicerContext) -> bytes:
         """Start a session; the answer says how to use it."""
         policy = self._served.policy.config
+        session = self._sessions.open(_Session())
+        logger.info("%s opened a session, %d of %d.", context.peer(), len(self._sessions), self._config.max_sessions)
         return pack_json(
             {
-                "session": self._sessions.open(_Session()),
+                "session": session,
                 "observation": dataclasses.asdict(self._served.spec),
                 "max_message_bytes": self._config.max_message_bytes,
                 "chunk_size": policy.chunk_size,
@@ -115,6 +116,10 @@ class PolicyService:
         message = await rpc.only_message(requests)
         async with session.lock:
             if not session.actions:
+                if not message:
+                    raise rpc.RequestError(
+                        grpc.StatusCode.FAILED_PRECONDITION, "No action is queued; the request needs an observation."
+                    )
                 chunk_TA = await self._predict(message)
                 # Only now: a request that is given up while the policy computes leaves the queue as it was.
                 session.actions.extend(chunk_TA[: self._served.policy.config.n_action_steps])
@@ -162,7 +167,7 @@ async def running(served: ServedPolicy, config: ServerConfig) -> AsyncIterator[i
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),
         ],
-        maximum_concurrent_rpcs=8 * config.max_sessions,
+        maximum_concurrent_rpcs=4 * config.max_sessions,
     )
     handlers = [PolicyService(served, config, thread).handlers()]
     if config.stock_client:
@@ -186,6 +191,18 @@ async def running(served: ServedPolicy, config: ServerConfig) -> AsyncIterator[i
         thread.close()
 
 
+def serve(config: ServerConfig) -> None:
+    """Serve until interrupted.
+
+    Args:
+        config: Valid settings.
+
+    Raises:
+        ServingError: If the checkpoint or the address can't be had.
+    """
+    asyncio.run(_serve(ServedPolicy.load(config.checkpoint, config.device), config))
+
+
 async def _serve(served: ServedPolicy, config: ServerConfig) -> None:
     async with running(served, config) as port:
         logger.info(
@@ -198,33 +215,3 @@ async def _serve(served: ServedPolicy, config: ServerConfig) -> None:
         if not config.is_loopback:
             logger.warning("Other machines can connect; the token and all images travel unencrypted.")
         await asyncio.Event().wait()
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Serve until interrupted.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 1 for an error that the message explains, 2 for a flag that does not parse, 130 when interrupted.
-    """
-    import draccus
-    from draccus.utils import ParsingError
-
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
-    try:
-        config = draccus.parse(ServerConfig, args=argv)
-    except ParsingError as error:
-        sys.stderr.write(f"policy_server: {error} (see --help)\n")
-        return 2
-    try:
-        config.validate()
-        asyncio.run(_serve(ServedPolicy.load(config.checkpoint, config.device), config))
-    except ServingError as error:
-        sys.stderr.write(f"policy_server: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0

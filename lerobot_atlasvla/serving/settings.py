@@ -27,11 +27,11 @@ class ServerConfig:
     # environment variable ATLASVLA_SERVER_TOKEN is the alternative.
     token: str | None = field(default_factory=lambda: os.environ.get(TOKEN_VARIABLE))
     # Clients served at the same time.
-    max_sessions: int = 16
-    # Seconds without a request after which a session is forgotten.
-    session_idle_s: float = 300.0
-    # Largest request, MiB.
-    max_message_mb: int = 32
+    max_sessions: int = 32
+    # Seconds without a request after which a session is forgotten. PolicyClient.reset() starts a new one then.
+    session_idle_s: float = 60.0
+    # Largest request, MiB. Two full-HD images have 12.
+    max_message_mb: int = 16
     # Seconds that a request may take, its upload and its wait for the policy included.
     request_timeout_s: float = 30.0
     # Also serve LeRobot's own robot client (lerobot.async_inference.robot_client). On this machine's own address only:

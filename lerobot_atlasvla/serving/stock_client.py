@@ -5,8 +5,6 @@ checked, and copied into LeRobot's classes; what it gets is a pickle, as it expe
 """
 
 import asyncio
-import logging
-import math
 import os.path
 import pickle
 from collections.abc import AsyncIterator, Mapping
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from grpc import aio
 from lerobot.async_inference.configs import PolicyServerConfig
 from lerobot.async_inference.helpers import TimedAction, TimedObservation
@@ -22,7 +21,7 @@ from lerobot.transport import services_pb2
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
 from . import restricted_pickle, rpc
-from .observation_spec import MAX_TASK_BYTES, ObservationError
+from .observation_spec import ObservationError, check_task
 from .rpc import RequestError
 from .served_policy import ServedPolicy, checked_actions
 from .sessions import Sessions
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 _SERVICE = "transport.AsyncInference"
 # How long a client waits for an observation of its own to come along before it asks again, as in LeRobot.
 _OBSERVATION_WAIT_S = 2.0
-
-logger = logging.getLogger(__name__)
+_LARGEST = float(np.finfo(np.float32).max)
 
 # Generated without type information.
 _pb2: Any = services_pb2
@@ -66,7 +64,7 @@ class _Robot(PolicyServer):
         self.lerobot_features: Any = features
         self._joints: list[str] = features[OBS_STATE]["names"]
         self._cameras = [key.removeprefix(f"{OBS_IMAGES}.") for key in features if key != OBS_STATE]
-        self.actions_per_chunk = fields["actions_per_chunk"]
+        self.actions_per_chunk = min(fields["actions_per_chunk"], served.policy.config.chunk_size)
         self.arrived = asyncio.Event()
 
     def receive(self, message: restricted_pickle.TimedObservation) -> None:
@@ -109,10 +107,8 @@ class _Robot(PolicyServer):
             raise ObservationError(f"The observation lacks {missing}.")
         observation: dict[str, Any] = {name: _number(name, raw[name]) for name in self._joints}
         observation |= {name: _image(name, raw[name]) for name in self._cameras}
-        task = raw[TASK_KEY]
-        if type(task) is not str or len(task.encode(errors="replace")) > MAX_TASK_BYTES:
-            raise ObservationError(f"{TASK_KEY} must be text of at most {MAX_TASK_BYTES} bytes.")
-        return observation | {TASK_KEY: task}
+        check_task(raw[TASK_KEY])
+        return observation | {TASK_KEY: raw[TASK_KEY]}
 
 
 class StockClientService:
@@ -192,8 +188,6 @@ def _parsed(kind: Any, message: bytes) -> Any:
     Raises:
         MessageError: If it is something else.
     """
-    from google.protobuf.message import DecodeError
-
     try:
         return kind.FromString(message)
     except DecodeError as error:
@@ -254,9 +248,10 @@ def _features(served: ServedPolicy, asked: Any) -> dict[str, dict[str, Any]]:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, restricted_pickle.Array) and value.value is not None and value.value.ndim == 0:
         value = value.value.item()
-    if type(value) not in (int, float) or not math.isfinite(value):
+    # The state becomes float32; integers in pickles have any size.
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST:
         shown = value if type(value) is float else type(value).__name__
-        raise ObservationError(f"{name} must be a finite number, got {shown}.")
+        raise ObservationError(f"{name} must be a number that float32 can hold, got {shown}.")
     return float(value)
 
 

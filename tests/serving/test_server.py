@@ -120,6 +120,8 @@ def test_one_client_that_calls_twice_at_once_gets_each_action_once(raw, local):
     expected = sorted(action.tolist() for action in torch.cat([chunk, chunk]))
     got = sorted(answer["action"].tolist() for answer in answers)
     torch.testing.assert_close(torch.tensor(got), torch.tensor(expected))
+    # Two chunks were predicted, the second when the first was used up.
+    assert sorted(answer["queued"].item() for answer in answers) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_a_call_given_up_by_the_client_takes_no_action_away(served, local, monkeypatch):
@@ -205,6 +207,19 @@ def test_sessions_in_use_do_not_expire():
     assert len(sessions) == 1
 
 
+def test_a_client_that_lost_an_answer_sends_an_observation_again(address, local, monkeypatch):
+    with PolicyClient(address) as client:
+        client.select_action(observe(1))
+        with monkeypatch.context() as patched:
+            patched.setattr(client, "_timeout_s", -1.0)
+            with pytest.raises(PolicyServerError, match="DEADLINE_EXCEEDED"):
+                client.select_action(observe(1))
+        # Whether the server holds more actions of the chunk or not: its answer counts.
+        for expected in local.chunk(observe(1))[1:4]:
+            torch.testing.assert_close(client.select_action(observe(1)), expected)
+        torch.testing.assert_close(client.select_action(observe(2)), local.chunk(observe(2))[0])
+
+
 @pytest.mark.parametrize("method", ["SelectAction", "PredictActionChunk", "Reset"])
 def test_without_a_session_nothing_is_computed(address, method):
     assert RawClient(address).error(method, packed(observe(1)))[0] == "NOT_FOUND"
@@ -233,10 +248,13 @@ def huge_header(shape: str, dtype: str = "U8") -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(4)
 
 
+def test_with_nothing_queued_an_observation_is_needed(raw):
+    assert raw.error("SelectAction")[0] == "FAILED_PRECONDITION"
+
+
 @pytest.mark.parametrize(
     "message",
     [
-        b"",
         b"\x00" * 7,
         b"garbage" * 1000,
         struct.pack("<Q", 2**63) + b"{}",
@@ -323,6 +341,9 @@ def test_the_client_checks_before_it_sends(address):
         for observation, named in (UNFIT["no camera"], UNFIT["state not a number"], UNFIT["image of another size"]):
             with pytest.raises(ObservationError, match=named.replace(".", r"\.")):
                 client.select_action(observation)
+        for task in (None, 3, "half of a character: \ud83d"):
+            with pytest.raises(ObservationError, match="task must be text"):
+                client.select_action(observe(1) | {"task": task})
 
 
 def test_errors_of_the_policy_are_one_sentence_without_its_insides(served, monkeypatch, caplog):

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from lerobot_atlasvla import policy_server
@@ -88,15 +90,21 @@ def test_a_port_that_is_taken_is_said(served, address):
         pass
 
 
-def test_without_grpc_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(policy_server.sys.modules, "grpc", None)
-    with pytest.raises(SystemExit, match=r"pip install 'lerobot\[async\]'"):
-        policy_server.main([])
+def test_without_grpc_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    assert policy_server.main(["--checkpoint=a"]) == 1
+    assert "pip install 'lerobot[async]'" in capsys.readouterr().err
 
 
-def test_interrupting_is_no_traceback(monkeypatch, served):
+def test_interrupting_is_no_traceback(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server.ServedPolicy, "load", interrupted)
-    assert server.main(["--checkpoint=a"]) == 130
+    monkeypatch.setattr(server, "serve", interrupted)
+    assert policy_server.main(["--checkpoint=a"]) == 130
+
+
+def test_flags_are_judged_before_anything_slow_is_imported(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lerobot_atlasvla.serving.server", None)
+    assert policy_server.main(["--checkpoint=a", "--host=0.0.0.0"]) == 1
+    assert "--token" in capsys.readouterr().err

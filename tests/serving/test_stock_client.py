@@ -171,6 +171,8 @@ def test_without_instructions_nothing_is_computed(robot):
         ({"joint_3.pos": float("inf")}, "joint_3.pos"),
         ({"joint_3.pos": "1.0"}, "joint_3.pos"),
         ({"joint_3.pos": np.zeros(3, np.float32)}, "joint_3.pos"),
+        ({"joint_3.pos": 10**400}, "joint_3.pos"),
+        ({"task": "half of a character: \ud83d"}, "task must be text"),
         ({"image": None}, "image must be an image"),
         ({"image": np.zeros((32, 32), np.uint8)}, "(32, 32)"),
         ({"image": np.zeros((32, 32, 3), np.float32)}, "float32"),
