@@ -1,8 +1,10 @@
-"""``python -m lerobot_atlasvla.policy_server``: see :mod:`.commands.serve`."""
+"""``python -m lerobot_atlasvla.policy_server --checkpoint=...``: see :mod:`.commands.serve`."""
+
+import sys
 
 from .commands.serve import main
 
 __all__ = ["main"]
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,28 +1,47 @@
-"""LeRobot's policy server for robots whose policy runs on another machine, open to AtlasVLA.
+"""``python -m lerobot_atlasvla.policy_server --checkpoint=...``: serve a policy to robots (see ``serving``)."""
 
-``python -m lerobot_atlasvla.policy_server --host=127.0.0.1 --port=8080``: flags as of ``lerobot.async_inference``,
-whose own server knows a fixed list of policies only and never imports plugins. The robot's side is LeRobot's robot
-client.
-"""
+import logging
+import sys
 
-from lerobot_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.serving.settings import ServerConfig, ServingError
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted.
 
-    Raises:
-        SystemExit: If the packages that the server speaks through are not installed.
+    Args:
+        argv: Arguments instead of ``sys.argv[1:]``.
+
+    Returns:
+        Exit status: 1 for an error that the message explains, 2 for a flag that does not parse, 130 when interrupted.
     """
+    import draccus
+    from draccus.utils import ParsingError
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
     try:
-        from lerobot.async_inference import constants, policy_server
+        config = draccus.parse(ServerConfig, args=argv)
+    except ParsingError as error:
+        sys.stderr.write(f"policy_server: {error} (see --help)\n")
+        return 2
+    try:
+        config.validate()
+        _serve(config)
+    except ServingError as error:
+        sys.stderr.write(f"policy_server: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _serve(config: ServerConfig) -> None:
+    try:
+        import grpc  # noqa: F401 - only to say what is missing
     except ImportError as error:
-        raise SystemExit(f"The policy server needs gRPC ({error}). Run:  pip install 'lerobot[async]'") from error
-    name = AtlasVLAConfig.get_choice_name(AtlasVLAConfig)
-    if name not in constants.SUPPORTED_POLICIES:
-        constants.SUPPORTED_POLICIES.append(name)
-    policy_server.serve()
+        raise ServingError(f"gRPC is missing ({error}). Run:  pip install 'lerobot[async]'") from error
+    # Imports LeRobot's policies, which takes seconds: after the flags were found to be right.
+    from lerobot_atlasvla.serving.server import serve
 
-
-if __name__ == "__main__":
-    main()
+    serve(config)

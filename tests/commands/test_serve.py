@@ -1,130 +1,121 @@
-"""A robot whose policy runs elsewhere: the server as a process of its own, LeRobot's messages over a real socket."""
+"""The policy server as a process of its own; robots reach it through our client and through LeRobot's own."""
 
-import pickle
-import socket
+import logging
+import re
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
-import grpc
-import numpy as np
 import pytest
 import torch
-from lerobot.async_inference.helpers import RemotePolicyConfig, TimedObservation, raw_observation_to_observation
-from lerobot.transport import services_pb2, services_pb2_grpc
-from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
-from lerobot.utils.feature_utils import hw_to_dataset_features
+from lerobot.utils.constants import OBS_STR
+from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
 
-from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors, policy_server
-from tests.conftest import ACTION_DIM, CHUNK, PIXELS, STATE_DIM, TASK, dataset_stats
+from lerobot_atlasvla.serving.client import PolicyClient
+from tests.conftest import CHUNK, IMAGE, STATE, TASK, WRIST
+from tests.integration.test_rollout import Arm, ArmConfig
 from tests.released import save_checkpoint
+from tests.serving.helpers import Local
 
-# What a robot tells the client about itself: joints by name, cameras by shape.
-JOINTS = {f"joint_{index}.pos": float for index in range(STATE_DIM)}
-ROBOT = JOINTS | dict.fromkeys(("image", "wrist_image"), (PIXELS, PIXELS, 3))
-FEATURES = hw_to_dataset_features(ROBOT, "observation", use_video=False)
-PATIENCE_S = 600  # it is a hang after that; importing LeRobot takes seven seconds on a quiet machine
+PATIENCE_S = 240
 
 
-@contextmanager
-def serving(module: str, folder: Path):
-    """A channel to a server that runs until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def address(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    command = [sys.executable, "-m", "lerobot_atlasvla.policy_server", f"--checkpoint={checkpoint}", "--port=0"]
     with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, "--host=127.0.0.1", f"--port={port}"],
+            [*command, "--device=cpu", "--stock_client=true"],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}", grpc_channel_options()) as channel:
-            ready = grpc.channel_ready_future(channel)
-            deadline = time.monotonic() + PATIENCE_S
-            while not ready.done() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert ready.done(), (folder / "output.txt").read_text()[-3000:]
-            yield services_pb2_grpc.AsyncInferenceStub(channel)
+        deadline = time.monotonic() + PATIENCE_S
+        serving = None
+        while serving is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            serving = re.search(r"on 127\.0\.0\.1, port (\d+)", (folder / "output.txt").read_text())
+        assert serving, (folder / "output.txt").read_text()[-3000:]
+        yield f"127.0.0.1:{serving[1]}"
+        assert process.poll() is None
+        assert "Traceback" not in (folder / "output.txt").read_text()
     finally:
         process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait(30)
+
+
+@pytest.fixture
+def arm(tmp_path):
+    arm = Arm(ArmConfig(log=tmp_path / "received.json", calibration_dir=tmp_path))
+    arm.connect()
+    return arm
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving("lerobot_atlasvla.policy_server", tmp_path_factory.mktemp("server")) as stub:
-        yield stub
+def expected(checkpoint, tmp_path_factory):
+    """The chunk that a local policy predicts for what the arm always sees."""
+    folder = tmp_path_factory.mktemp("arm")
+    seen = Arm(ArmConfig(log=folder / "received.json", calibration_dir=folder)).get_observation()
+    state = torch.tensor([value for name, value in seen.items() if name.endswith(".pos")], dtype=torch.float32)
+    images = {IMAGE: seen["image"], WRIST: seen["wrist_image"]}
+    return Local(checkpoint).chunk(images | {STATE: state.numpy(), "task": TASK})
 
 
-def instruct(server, checkpoint: Path, actions: int = CHUNK) -> None:
-    server.Ready(services_pb2.Empty())
-    wanted = RemotePolicyConfig("atlasvla", str(checkpoint), FEATURES, actions)
-    server.SendPolicyInstructions(services_pb2.PolicySetup(data=pickle.dumps(wanted)))
+def test_the_loop_of_the_clients_documentation(address, arm, expected):
+    features = hw_to_dataset_features(arm.observation_features, OBS_STR)
+    with PolicyClient(address) as policy:
+        policy.reset()
+        for _ in range(CHUNK + 2):
+            frame = build_dataset_frame(features, arm.get_observation(), OBS_STR)
+            action = policy.select_action({**frame, "task": TASK})
+            arm.send_action(dict(zip(arm.action_features, action.tolist(), strict=True)))
+    received = torch.tensor(arm.received)
+    torch.testing.assert_close(received, torch.cat([expected, expected[:2]]), rtol=1e-4, atol=1e-5)
 
 
-def observe(seed: int, task: str = TASK) -> dict:
-    """What a robot sees: floats by joint, pictures as bytes."""
-    random = np.random.default_rng(seed)
-    seen = {
-        name: float(random.normal()) if kind is float else random.integers(0, 255, kind, np.uint8)
-        for name, kind in ROBOT.items()
-    }
-    return seen | {"task": task}
+def test_lerobots_own_robot_client(address, arm, expected, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for its log
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    from lerobot.async_inference import robot_client
+    from lerobot.async_inference.configs import RobotClientConfig
 
-
-def act(server, observation: dict, step: int = 0) -> list:
-    timed = TimedObservation(timestamp=time.time(), timestep=step, observation=observation, must_go=True)
-    server.SendObservations(send_bytes_in_chunks(pickle.dumps(timed), services_pb2.Observation))
-    return pickle.loads(server.GetActions(services_pb2.Empty()).data)
-
-
-def locally(checkpoint: Path, observation: dict) -> torch.Tensor:
-    """The same policy without a network in between."""
-    policy = AtlasVLAPolicy.from_pretrained(checkpoint)
-    preprocessor, postprocessor = make_atlasvla_pre_post_processors(policy.config, dataset_stats())
-    batch = preprocessor(raw_observation_to_observation(observation, FEATURES, policy.config.image_features))
-    return postprocessor(policy.predict_action_chunk(batch))[0]
-
-
-def test_the_server_answers_with_the_actions_of_the_policy(server, checkpoint):
-    instruct(server, checkpoint)
-    chunks = []
-    for step, seed in ((0, 1), (5, 2)):
-        answer = act(server, observe(seed), step)
-        assert [timed.get_timestep() for timed in answer] == list(range(step, step + CHUNK))
-        chunks.append(torch.stack([timed.get_action() for timed in answer]))
-        assert chunks[-1].shape == (CHUNK, ACTION_DIM)
-        assert chunks[-1].isfinite().all()
-        torch.testing.assert_close(chunks[-1], locally(checkpoint, observe(seed)), rtol=1e-4, atol=1e-5)
-    assert not torch.equal(*chunks)
-
-
-def test_the_next_client_brings_another_policy(server, tmp_path):
-    instruct(server, save_checkpoint(tmp_path, head="flow"), actions=4)
-    actions = torch.stack([timed.get_action() for timed in act(server, observe(3))])
-    assert actions.shape == (4, ACTION_DIM)
-    assert actions.isfinite().all()
-
-
-def test_lerobots_own_server_knows_no_plugins(checkpoint, tmp_path):
-    """The reason for ours; once this fails, ours can go."""
-    with (
-        serving("lerobot.async_inference.policy_server", tmp_path) as stock,
-        pytest.raises(grpc.RpcError, match="atlasvla not supported"),
-    ):
-        instruct(stock, checkpoint)
-
-
-def test_without_grpc_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lerobot.async_inference", None)
-    with pytest.raises(SystemExit, match=r"pip install 'lerobot_policy_atlasvla\[async\]'"):
-        policy_server.main()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    monkeypatch.setattr(robot_client, "make_robot_from_config", lambda _: arm)
+    client = robot_client.RobotClient(
+        RobotClientConfig(
+            policy_type="atlasvla",
+            pretrained_name_or_path=str(checkpoint),
+            robot=ArmConfig(log=arm.log),
+            actions_per_chunk=CHUNK,
+            server_address=address,
+            task=TASK,
+            fps=60,
+            aggregate_fn_name="latest_only",
+        )
+    )
+    assert client.start()
+    receiving = threading.Thread(target=client.receive_actions, daemon=True)
+    moving = threading.Thread(target=client.control_loop, args=(TASK,), daemon=True)
+    receiving.start()
+    moving.start()
+    deadline = time.monotonic() + 60
+    while len(arm.received) < CHUNK + 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    client.shutdown_event.set()
+    moving.join(10)
+    receiving.join(10)
+    client.stop()
+    received = torch.tensor(arm.received[: CHUNK + 3])
+    # The next chunk begins at the last step that was executed, whose action comes too late.
+    torch.testing.assert_close(received, torch.cat([expected, expected[1:4]]), rtol=1e-4, atol=1e-5)
