@@ -174,7 +174,8 @@ def _without_libero() -> str:
     """Return why there is no simulator to check, or nothing if there is one."""
     if not sys.platform.startswith("linux"):
         return "not on this platform (Linux only): training works, rollouts in LIBERO do not"
-    return "" if _has_libero() else "not installed: training works, rollouts in LIBERO do not"
+    install = f"pip install '{DISTRIBUTION}[libero]'"
+    return "" if _has_libero() else f"not installed ({install}): training works, rollouts in LIBERO do not"
 
 
 def check_gl() -> str:
