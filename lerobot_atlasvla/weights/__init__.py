@@ -1,1 +1,1 @@
-"""Pretrained weights: where they are, and the tensors that are needed of them."""
+"""Weights on disk and on the Hub: pretrained backbones, checkpoints, adapters and the card of a pushed checkpoint."""
