@@ -1,6 +1,7 @@
 """Importing the plugin leaves no trace; importing LIBERO prepares it, in this process and in its workers."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_training_act_leaves_the_same_files_at_home_as_without_the_plugin(datase
     )
     left = {}
     for name in ("hidden", "installed"):
-        home = tmp_path / name
+        home = tmp_path / "home"  # the same path twice: the datasets library has it in its file names
         home.mkdir()
         first_on_the_path = shim.parent if name == "hidden" else tmp_path / "nothing"
         done = run_command(
@@ -96,6 +97,7 @@ def test_training_act_leaves_the_same_files_at_home_as_without_the_plugin(datase
         assert ("PLUGIN HIDDEN: True" in done.stdout) is (name == "hidden")
         assert (tmp_path / f"run_{name}" / "checkpoints/last/pretrained_model/model.safetensors").is_file()
         left[name] = files_in(home)
+        shutil.rmtree(home)
     assert left["installed"] == left["hidden"]
 
 
