@@ -19,8 +19,8 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from eval.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
-from eval.run_settings import RunError
+from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
+from eval.rollout.settings import RunError
 
 DIGESTS = "SHA256SUMS"
 CARD = "README.md"

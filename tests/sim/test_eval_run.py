@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.crew import Crew, Schedule
-from eval.rollouts import Job, Task, WorkerSettings
-from eval.run import exported
-from eval.run_folder import read_run
+from eval.rollout.run import exported
+from eval.rollout.run_folder import read_run
+from eval.rollout.worker import Job, Task, WorkerSettings
+from eval.rollout.worker_pool import Crew, Schedule
 from lerobot_atlasvla.sim.assets import _ENV_RESOLVED, ENV_ASSETS
 from tests.released import save_checkpoint
 

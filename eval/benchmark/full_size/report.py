@@ -1,0 +1,297 @@
+"""From what ``eval.full_size`` measured to bars, tables and a Markdown report."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.common.commands import GIB, Process
+
+MAX_PEAK_GIB = 16.0
+MAX_TRAINED = {"atlasvla_libero": 60_000_000}
+MAX_CHECKPOINT_MB = {"atlasvla_libero": 300.0}
+MAX_LOAD_RATIO = 1.2
+ACTION_SHAPE = [1, 7]
+
+# Views -> seconds of a forward pass and peak GiB of the authors' own code.
+REFERENCE = {1: ("9.3-11.8", "4.0"), 2: ("17.4-17.7", "4.1")}
+REFERENCE_NOTE = """The reference's figures are those of VGGT's upstream code with random weights, float32, two threads,
+batch 1, taken at another time on another shared machine. They show the order of magnitude; this is no side-by-side
+measurement, and the ratio of two columns is not a speed-up. Our weights are the checkpoint's file, mapped into memory:
+private is what is left without such pages, which processes share and the kernel may drop."""
+NOTE = """Weights and data are random numbers in the released shapes: this shows that everything fits and runs, offline
+and without a GPU; losses only have to be finite, and a policy trained here knows nothing. Every stage is a process of
+its own. Peak memory is the kernel's figure for it (resident, over its whole life, mapped files included). The first
+action includes what happens once per instruction, the second is another prediction, a queued one only leaves the
+queue. Seconds depend on what else the machine was doing: the CPU's seconds of a process, threads added up, tell."""
+
+LOAD_NOTE = """As on a GPU: backbones stored in float32 (VGGT, DINOv2) or bfloat16 (Qwen3) end up in bfloat16. A
+process's own memory leaves out mapped files: tensors are mapped from their file and cast, then its pages can go."""
+
+
+@dataclass
+class PresetResult:
+    """What was measured of one preset; what a failed stage leaves open stays empty.
+
+    Attributes:
+        preset: Name of the preset.
+        processes: By stage: train, resume, act, load.
+        losses: One per training step, the resumed one last.
+        step_s: Seconds of each of these steps.
+        last_step: Step of the last checkpoint.
+        checkpoint_mb: ``model.safetensors``, MB.
+        folder_mb: The whole ``pretrained_model`` folder, MB.
+        act: Figures of the acting process.
+        load: Figures of the process that only loads.
+    """
+
+    preset: str
+    processes: dict[str, Process] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
+    last_step: int = 0
+    checkpoint_mb: float = 0.0
+    folder_mb: float = 0.0
+    act: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """Everything the report tells.
+
+    Attributes:
+        steps: Training steps before the resume.
+        prepared: Processes of the preparation, by stage.
+        presets: One result each.
+        aggregator: Processes that timed the aggregator, by number of views.
+        aggregator_figures: Their figures, as far as there are any.
+    """
+
+    steps: int
+    prepared: dict[str, Process] = field(default_factory=dict)
+    presets: list[PresetResult] = field(default_factory=list)
+    aggregator: dict[int, Process] = field(default_factory=dict)
+    aggregator_figures: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def peak_gib(self) -> float:
+        """Most memory of any process."""
+        every = [*self.prepared.values(), *self.aggregator.values()]
+        every += [done for one in self.presets for done in one.processes.values()]
+        return max(done.peak_gib for done in every)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One requirement and how it came out.
+
+    Attributes:
+        of: Preset, or ``preparation`` or ``aggregator``.
+        text: What is required.
+        measured: What was found.
+        met: Whether that is enough.
+    """
+
+    of: str
+    text: str
+    measured: str
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.of}: {self.text}: {self.measured}"
+
+
+def bars(outcome: Outcome) -> list[Bar]:
+    """Every requirement of a run."""
+    found = process_bars("preparation", outcome.prepared)
+    for result in outcome.presets:
+        found += preset_bars(result, outcome.steps + 1)
+    found += process_bars("aggregator", {f"{views} view(s)": done for views, done in outcome.aggregator.items()})
+    for views, figures in outcome.aggregator_figures.items():
+        found.append(yes_or_no("aggregator", f"{views} view(s): finite output", figures["finite"]))
+    return found
+
+
+def process_bars(of: str, processes: Mapping[str, Process]) -> list[Bar]:
+    """Exit status and memory of every process."""
+    found = []
+    for name, done in processes.items():
+        found.append(Bar(of, f"{name}: exit status 0", str(done.status), done.status == 0))
+        text = f"{name}: peak memory at most {MAX_PEAK_GIB:g} GiB"
+        found.append(Bar(of, text, f"{done.peak_gib:.2f} GiB", done.peak_gib <= MAX_PEAK_GIB))
+    return found
+
+
+def preset_bars(result: PresetResult, steps: int) -> list[Bar]:
+    """What a preset has to keep; if a stage failed, that is the bar it misses.
+
+    Args:
+        result: What was measured.
+        steps: Training steps, the resumed one included.
+    """
+    name, act = result.preset, result.act
+    found = process_bars(name, result.processes)
+    if not act:
+        return found
+    trained, size, shape = act["trained_parameters"], result.checkpoint_mb, act["action_shape"]
+    if most := MAX_TRAINED.get(name):
+        found.append(Bar(name, f"at most {most:,} trained parameters", f"{trained:,}", trained <= most))
+    if limit := MAX_CHECKPOINT_MB.get(name):
+        found.append(Bar(name, f"model.safetensors of at most {limit:g} MB", f"{size:.0f} MB", size <= limit))
+    if result.load:
+        ratio = result.load["ratio"]
+        text = f"own memory while loading in bfloat16 at most {MAX_LOAD_RATIO:g} times what stays"
+        found.append(Bar(name, text, f"{ratio:.2f}", ratio <= MAX_LOAD_RATIO))
+    # LeRobot's log is searched for numbers: a loss that is none is missing.
+    losses = len(result.losses)
+    return [
+        *found,
+        Bar(name, f"{steps} finite losses", str(losses), losses == steps),
+        Bar(name, f"resumed up to step {steps}", f"step {result.last_step}", result.last_step == steps),
+        yes_or_no(name, "finite trained weights", act["trained_finite"]),
+        yes_or_no(name, "finite actions", act["actions_finite"]),
+        Bar(name, f"actions of shape {tuple(ACTION_SHAPE)}", str(tuple(shape)), shape == ACTION_SHAPE),
+    ]
+
+
+def yes_or_no(of: str, text: str, met: bool) -> Bar:
+    """A requirement without a number."""
+    return Bar(of, text, "yes" if met else "no", met)
+
+
+def passed(outcome: Outcome) -> list[str]:
+    """Names of the presets that miss nothing."""
+    missed = {bar.of for bar in bars(outcome) if not bar.met}
+    return [result.preset for result in outcome.presets if result.preset not in missed]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    rules = "|".join("---" for _ in head)
+    return [f"| {' | '.join(head)} |", f"|{rules}|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def preset_table(outcome: Outcome) -> list[str]:
+    """One row per preset."""
+    head = (
+        "preset",
+        "result",
+        "trained / all parameters, M",
+        "wall (CPU) train / resume / act / load, s",
+        "training step, s",
+        "peak train / resume / act / load, GiB",
+        "model.safetensors (folder), MB",
+        "load, s",
+        "first / second / queued action, s",
+        "losses",
+    )
+    good = passed(outcome)
+    rows = []
+    for result in outcome.presets:
+        processes, act = result.processes.values(), result.act
+        loaded = ("-", "-", "-")
+        if act:
+            seconds = [act[f"{which}_action_s"] for which in ("first", "second", "queued")]
+            loaded = (
+                f"{act['trained_parameters'] / 1e6:.1f} / {act['all_parameters'] / 1e6:,.1f}",
+                f"{act['load_s']:.1f}",
+                " / ".join(f"{value:.3f}" for value in seconds),
+            )
+        parameters, load, actions = loaded
+        rows.append(
+            (
+                result.preset,
+                "pass" if result.preset in good else "**fail**",
+                parameters,
+                " / ".join(f"{done.wall_s:.0f} ({done.cpu_s:.0f})" for done in processes),
+                ", ".join(f"{value:.1f}" for value in result.step_s) or "-",
+                " / ".join(f"{done.peak_gib:.2f}" for done in processes),
+                f"{result.checkpoint_mb:.0f} ({result.folder_mb:.0f})" if result.checkpoint_mb else "-",
+                load,
+                actions,
+                ", ".join(f"{value:.3f}" for value in result.losses) or "-",
+            )
+        )
+    return table(head, rows)
+
+
+def load_table(outcome: Outcome) -> list[str]:
+    """Loading in bfloat16: one row per preset."""
+    head = ("preset", "weights, GiB", "own memory before / most / after, GiB", "most over after, both less before", "s")
+    rows = []
+    for result in outcome.presets:
+        if figures := result.load:
+            memory = " / ".join(f"{figures[f'{when}_gib']:.2f}" for when in ("before", "peak", "after"))
+            rows.append(
+                (
+                    result.preset,
+                    f"{figures['weights_gib']:.2f}",
+                    memory,
+                    f"{figures['ratio']:.2f}",
+                    f"{figures['load_s']:.1f}",
+                )
+            )
+    return table(head, rows)
+
+
+def aggregator_table(outcome: Outcome) -> list[str]:
+    """One row per number of views, the reference's figures beside ours."""
+    head = (
+        "views",
+        "forward, s: median (each)",
+        "wall (CPU), s",
+        "peak, GiB (private)",
+        "reference: forward, s",
+        "reference: peak, GiB",
+    )
+    rows = []
+    for views, done in outcome.aggregator.items():
+        figures = outcome.aggregator_figures.get(views)
+        seconds, private = "-", ""
+        if figures:
+            each = ", ".join(f"{value:.2f}" for value in figures["forward_s"])
+            seconds = f"{figures['median_forward_s']:.2f} ({each})"
+            private = f" ({figures['private_gib']:.2f})"
+        whole = f"{done.wall_s:.0f} ({done.cpu_s:.0f})"
+        rows.append((str(views), seconds, whole, f"{done.peak_gib:.2f}{private}", *REFERENCE[views]))
+    return table(head, rows)
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores and memory (Linux)."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    cores = len(os.sched_getaffinity(0))
+    return {"processor": models[0] if models else "unknown", "cores": str(cores), "memory": f"{memory:.1f} GiB"}
+
+
+def render(outcome: Outcome, last_line: str, commands: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The Markdown report.
+
+    Args:
+        outcome: What was measured.
+        last_line: Last line of the run's output.
+        commands: Lines of the list of commands.
+        environment: Versions and machine.
+    """
+    every = bars(outcome)
+    missed = [bar for bar in every if not bar.met]
+    lines = ["# The full presets at their true size, on a CPU", "", f"`{last_line}`", "", *NOTE.splitlines(), ""]
+    lines += ["## Presets", "", *preset_table(outcome), ""]
+    if any(result.load for result in outcome.presets):
+        lines += ["## Loading a checkpoint, backbones in bfloat16", "", *LOAD_NOTE.splitlines(), ""]
+        lines += [*load_table(outcome), ""]
+    if outcome.aggregator:
+        lines += ["## VGGT's aggregator alone: batch 1, 224 px, float32, two threads", ""]
+        lines += [*aggregator_table(outcome), "", *REFERENCE_NOTE.splitlines(), ""]
+    lines += [f"## Bars: {len(every) - len(missed)} of {len(every)} met", ""]
+    lines += [*(f"- MISSED: {bar}" for bar in missed), *([""] if missed else [])]
+    lines += table(
+        ("of", "bar", "measured", "met"),
+        [(bar.of, bar.text, bar.measured, "yes" if bar.met else "**no**") for bar in every],
+    )
+    lines += ["", "## Commands", "", *(f"- {command}" for command in commands), ""]
+    lines += ["## Versions and machine", "", *(f"- {key}: {value}" for key, value in environment.items()), ""]
+    return "\n".join(lines)

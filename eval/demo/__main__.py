@@ -1,0 +1,6 @@
+"""``python -m eval.demo``; the code is in ``eval/demo/command.py``."""
+
+from eval.demo.command import main
+
+if __name__ == "__main__":
+    main()
