@@ -7,29 +7,25 @@ a report.
 
 import json
 import re
-import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import draccus
-
-from eval.benchmark.full_size.command import REPO_ID, offline, probe, training_flags
-from eval.benchmark.full_size.report import machine, table
+from eval.benchmark.full_size.command import REPO_ID, training_flags, worker_command
 from eval.benchmark.full_size.weights import WEIGHTS_NAME
-from eval.common.commands import Process, measure
-from eval.common.environment_info import versions
-from eval.demo.command import tool
-from eval.report.data import REPORT_FILE, SCHEMA_VERSION, json_text, write_text
-from eval.rollout.lerobot_results import read_training_curve
+from eval.benchmark.harness import environment, run_stages, shown, training_figures
+from eval.common.cli import run_command
+from eval.common.commands import Process, tool
+from eval.common.errors import EvalError, check_at_least
+from eval.common.markdown import origin, table
+from eval.report.data import publish
 
 PRESET = "atlasvla_libero"
 # Losses in LeRobot's log have three decimals.
 LOSS_TOLERANCE = 0.0011
-_UPDATE_S = re.compile(r"\bupdt_s:(\d+\.\d+)")
 _CACHE_MB = re.compile(r"copies x (\d+\.\d+) MB")
 NOTE = """Weights, pictures and actions are random numbers in the released shapes, so only time and agreement mean
 anything. *Update* is LeRobot's `updt_s`: forward, backward and optimizer step, without waiting for data; the first one
@@ -58,20 +54,17 @@ class SpeedConfig:
         """Find what can't work before anything is written.
 
         Raises:
-            ValueError: For a folder in the way, missing weights, or too few steps.
+            EvalError: For a folder in the way, missing weights, or too few steps.
         """
         if self.root.exists():
-            raise ValueError(f"{self.root} exists already; choose another (--root).")
+            raise EvalError(f"{self.root} exists already; choose another (--root).")
         for name in ("VGGT-1B", "Qwen3-0.6B-Base"):
             if not (self.weights / name / WEIGHTS_NAME).is_file():
-                raise ValueError(
+                raise EvalError(
                     f"{self.weights / name} has no {WEIGHTS_NAME}; write the weights with "
                     f"python -m eval.benchmark.full_size.weights --root={self.weights} (--weights)."
                 )
-        if self.steps < 2 or self.batch_size < 1:
-            raise ValueError(
-                f"--steps must be at least 2 and --batch_size at least 1, got {self.steps} and {self.batch_size}."
-            )
+        check_at_least(self, steps=2, batch_size=1)
 
 
 def commands(cfg: SpeedConfig) -> dict[str, list[str]]:
@@ -88,41 +81,25 @@ def commands(cfg: SpeedConfig) -> dict[str, list[str]]:
     ]
     cache = f"--policy.feature_cache={cfg.root / 'features'}"
     return {
-        "data": probe("data", cfg.root / "data", cfg.root / "data.json", f"--repo_id={REPO_ID}"),
+        "data": worker_command("data", cfg.root / "data", cfg.root / "data.json", f"--repo_id={REPO_ID}"),
         "without": [tool("lerobot-train"), *training, f"--output_dir={cfg.root / 'without'}"],
         "cache": [tool("atlasvla-cache"), *training, cache],
         "with": [tool("lerobot-train"), *training, cache, f"--output_dir={cfg.root / 'with'}"],
     }
 
 
-def run(cfg: SpeedConfig) -> dict[str, Process]:
-    """All stages, one after the other.
-
-    Raises:
-        OSError: If one fails; its output is in its log.
-    """
-    processes = {}
-    for stage, command in commands(cfg).items():
-        log = cfg.root / f"{stage}.log"
-        processes[stage] = measure(stage, command, log, offline())
-        if status := processes[stage].status:
-            raise OSError(f"{stage} failed with exit status {status}; its output is in {log}")
-    return processes
-
-
-def figures(cfg: SpeedConfig, processes: dict[str, Process]) -> dict[str, Any]:
+def figures(cfg: SpeedConfig, processes: Mapping[str, Process]) -> dict[str, Any]:
     """What the logs say.
 
     Raises:
-        ValueError: If a run's log lacks a step.
+        EvalError: If a run's log lacks a step.
     """
     found: dict[str, Any] = {}
     for stage in ("without", "with"):
         log = cfg.root / f"{stage}.log"
-        losses = [loss for _, loss in read_training_curve(log, 1)]
-        updates = [float(seconds) for seconds in _UPDATE_S.findall(log.read_text(errors="replace"))]
+        losses, updates = training_figures(log)
         if len(losses) != cfg.steps or len(updates) != cfg.steps:
-            raise ValueError(f"{log} has {len(losses)} losses and {len(updates)} times, expected {cfg.steps}.")
+            raise EvalError(f"{log} has {len(losses)} losses and {len(updates)} times, expected {cfg.steps}.")
         done = processes[stage]
         found[stage] = {
             "losses": losses,
@@ -147,8 +124,8 @@ def figures(cfg: SpeedConfig, processes: dict[str, Process]) -> dict[str, Any]:
     }
 
 
-def render(values: dict[str, Any], shown: Sequence[str], environment: dict[str, str]) -> str:
-    """The Markdown report; the last line of output is its verdict."""
+def render(values: Mapping[str, Any], commands: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the Markdown report; the last line of output is its verdict."""
     rows = []
     for stage, name in (("without", "VGGT in every step"), ("with", "feature cache")):
         one = values[stage]
@@ -157,65 +134,38 @@ def render(values: dict[str, Any], shown: Sequence[str], environment: dict[str, 
         rows.append((name, f"{one['median_update_s']:.2f}", updates, f"{one['peak_gib']:.2f}", losses))
     lines = ["# The feature cache at full size, on a CPU", "", f"`{verdict(values)}`", "", *NOTE.splitlines(), ""]
     lines += [f"Preset {PRESET} without augmentation, float32, batch {values['batch_size']}.", ""]
-    lines += table(("run", "update, s: median", "each", "peak, GiB", "losses"), rows)
+    lines += [*table(("run", "update, s: median", "each", "peak, GiB", "losses"), rows), ""]
     lines += [
-        "",
         f"Building the cache of {values['frames']} frames: {values['cache_s']:.0f} s, the program's start included; "
         f"{values['cache_mb_per_frame']:.2f} MB a frame in float32 (half of it in bfloat16).",
         "",
-        "## Commands",
-        "",
-        *(f"- `{command}`" for command in shown),
-        "",
-        "## Versions and machine",
-        "",
-        *(f"- {key}: {value}" for key, value in environment.items()),
-        "",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *origin([f"`{command}`" for command in commands], environment)])
 
 
-def verdict(values: dict[str, Any]) -> str:
+def verdict(values: Mapping[str, Any]) -> str:
     """One line."""
     agree = "the same losses" if values["same_losses"] else "OTHER LOSSES"
     apart = values["largest_loss_difference"]
     return f"feature cache: update {values['speed_up']:.1f} times as fast, {agree} (at most {apart:.4f} apart)"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run everything.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 if the losses agree, 1 if not or if the run can't be made.
-    """
-    cfg = draccus.parse(SpeedConfig, args=argv)
-    try:
-        cfg.check()
-        cfg.root.mkdir(parents=True)
-        # Now, because the working tree may be another one by the end.
-        environment = versions() | machine()
-        values = figures(cfg, run(cfg))
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"feature cache: {error}\n")
-        return 1
-    shown = [_anonymous(cfg, command) for command in commands(cfg).values()]
-    folder = cfg.reports / cfg.name
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"schema_version": SCHEMA_VERSION, "kind": "feature_cache", "name": cfg.name, "complete": True}
-    content |= {"figures": values, "commands": shown, "environment": environment}
-    write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", render(values, shown, environment))
-    sys.stdout.write(f"{verdict(values)}, report {folder / 'report.md'}\n")
+def run(cfg: SpeedConfig, _: str) -> int:
+    """Run everything; the exit status is 0 if the losses agree, else 1."""
+    cfg.check()
+    cfg.root.mkdir(parents=True)
+    found, stages = environment(), commands(cfg)
+    values = figures(cfg, run_stages(stages, cfg.root))
+    lines = [shown(command, {cfg.weights: "WEIGHTS", cfg.root: "ROOT"}) for command in stages.values()]
+    content = {"figures": values, "commands": lines, "environment": found}
+    page = publish(cfg.reports / cfg.name, "feature_cache", content, render(values, lines, found))
+    sys.stdout.write(f"{verdict(values)}, report {page}\n")
     return 0 if values["same_losses"] else 1
 
 
-def _anonymous(cfg: SpeedConfig, command: Sequence[str]) -> str:
-    """A command without the folders of this machine."""
-    text = shlex.join([Path(command[0]).name, *command[1:]])
-    return text.replace(str(cfg.weights), "WEIGHTS").replace(str(cfg.root), "ROOT")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0 if the losses agree, 1 if not or if the run can't be made."""
+    return run_command("eval.benchmark.feature_cache_speed", SpeedConfig, run, argv)
 
 
 if __name__ == "__main__":

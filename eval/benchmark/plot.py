@@ -1,6 +1,5 @@
 """Picture of a benchmark: latency and training throughput of each policy. The file is written whole or not at all."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,12 @@ from typing import Any
 import numpy as np
 
 from eval.benchmark.report import trained_at
+from eval.report.plots import new_figure, save
 
 
 def plot(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], path: Path) -> None:
     """Latency from P50 to P95 on the left, training throughput on the right, both logarithmic; written to ``path``."""
-    # Without pyplot: no window system is asked, and nothing stays open.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 1.8 + 0.55 * len(rows)), layout="constrained")
+    figure = new_figure(11, 1.8 + 0.55 * len(rows))
     acting, training = figure.subplots(1, 2, sharey=True)
     for number, (part, label) in enumerate((("model", "model-only"), ("sensor", "sensor-to-action"))):
         low = np.array([row[part]["p50_ms"] for row in rows])
@@ -34,6 +31,4 @@ def plot(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], path: Path) ->
     for axes in (acting, training):
         axes.grid(alpha=0.3, axis="x", which="both")
         axes.legend(fontsize=8, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=110, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    save(figure, path)

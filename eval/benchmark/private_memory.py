@@ -1,17 +1,18 @@
 """A process's own memory (Linux): without mapped files, which processes share and the kernel can drop."""
 
 import threading
-from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from eval.common.commands import GIB
 
 
 def private_gib() -> float:
     """This process's own memory now, GiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / GIB
+    memory = psutil.Process().memory_info()
+    return (memory.rss - memory.shared) / GIB
 
 
 class PrivateMemoryWatch:

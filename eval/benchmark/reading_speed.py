@@ -6,11 +6,10 @@ The same frames of one dataset are read in both ways, in turn, in one process: w
 beside it.
 """
 
-import shlex
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,11 @@ from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION
 
-from eval.benchmark.full_size.report import machine, table
-from eval.common.environment_info import versions
-from eval.report.data import REPORT_FILE, SCHEMA_VERSION, json_text, write_text
+from eval.benchmark.harness import environment
+from eval.common.cli import run_command
+from eval.common.errors import EvalError, check_at_least
+from eval.common.markdown import origin, table
+from eval.report.data import publish
 from lerobot_atlasvla.action_table import INDEX, ActionTable
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
@@ -59,14 +60,13 @@ class ReadingConfig:
         """Find what can't work.
 
         Raises:
-            ValueError: Naming the flag.
+            EvalError: Naming the flag.
         """
         if not (self.root / "meta/info.json").is_file():
-            raise ValueError(f"{self.root} is no LeRobotDataset: it has no meta/info.json (--root).")
-        if self.samples < 1 or self.rounds < 2:
-            raise ValueError(f"--samples must be at least 1 and --rounds 2, got {self.samples} and {self.rounds}.")
+            raise EvalError(f"{self.root} is no LeRobotDataset: it has no meta/info.json (--root).")
+        check_at_least(self, samples=1, rounds=2)
         if not self.chunk_sizes or min(self.chunk_sizes) < 1:
-            raise ValueError(f"--chunk_sizes must be whole numbers from 1 on, got {self.chunk_sizes}.")
+            raise EvalError(f"--chunk_sizes must be whole numbers from 1 on, got {self.chunk_sizes}.")
 
 
 def measure(cfg: ReadingConfig) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def measure(cfg: ReadingConfig) -> dict[str, Any]:
             rounds[name].append([_milliseconds(reader, frame) for frame in frames])
     figures = {}
     for name, every in rounds.items():
-        counted = every[1:]
+        counted = np.array(every[1:])
         figures[name] = {
-            "median_ms": statistics.median(ms for one in counted for ms in one),
-            "round_medians_ms": [statistics.median(one) for one in counted],
-            "p95_ms": float(np.percentile([ms for one in counted for ms in one], 95)),
+            "median_ms": float(np.median(counted)),
+            "round_medians_ms": np.median(counted, axis=1).tolist(),
+            "p95_ms": float(np.percentile(counted, 95)),
         }
     cameras = single.meta.camera_keys
     return {
@@ -122,7 +122,7 @@ def _look_up_us(dataset: LeRobotDataset, chunk_size: int) -> float:
     return statistics.median(times)
 
 
-def render(cfg: ReadingConfig, values: dict[str, Any], command: str, environment: dict[str, str]) -> str:
+def render(cfg: ReadingConfig, values: Mapping[str, Any], command: str, environment: Mapping[str, str]) -> str:
     """The Markdown report."""
     base = values["ms"]["one row"]["median_ms"]
     rows = []
@@ -134,47 +134,31 @@ def render(cfg: ReadingConfig, values: dict[str, Any], command: str, environment
     lines += [f"{values['frames']:,} frames, {cfg.samples} of them read; stored as {values['stored_as']}: {pictures}."]
     lines += [""]
     lines += table(("read", "ms a sample: median", "of each round", "P95", "times one row"), rows)
-    lines += ["", f"Look up: {values['look_up_us']:.1f} microseconds a sample.", "", "## Command", "", f"- `{command}`"]
-    lines += ["", "## Versions and machine", "", *(f"- {key}: {value}" for key, value in environment.items()), ""]
-    return "\n".join(lines)
+    lines += ["", f"Look up: {values['look_up_us']:.1f} microseconds a sample.", ""]
+    return "\n".join([*lines, *origin([f"`{command}`"], environment)])
 
 
-def verdict(values: dict[str, Any]) -> str:
-    """One line."""
-    base = values["ms"]["one row"]["median_ms"]
-    others = {name: one["median_ms"] / base for name, one in values["ms"].items() if name != "one row"}
-    return f"reading: one row {base:.2f} ms; " + ", ".join(
-        f"{name} {times:.1f} times" for name, times in others.items()
-    )
+def verdict(values: Mapping[str, Any]) -> str:
+    """Return one line."""
+    medians = {name: one["median_ms"] for name, one in values["ms"].items()}
+    base = medians.pop("one row")
+    others = ", ".join(f"{name} {median / base:.1f} times" for name, median in medians.items())
+    return f"reading: one row {base:.2f} ms; {others}"
+
+
+def run(cfg: ReadingConfig, command: str) -> None:
+    """Measure and write the report."""
+    cfg.check()
+    found = environment()
+    values = measure(cfg)
+    content = {"settings": draccus.encode(cfg), "figures": values, "commands": [command], "environment": found}
+    page = publish(cfg.reports / cfg.name, "reading", content, render(cfg, values, command, found))
+    sys.stdout.write(f"{verdict(values)}, report {page}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0, or 1 for a setting that can't work.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    cfg = draccus.parse(ReadingConfig, args=arguments)
-    try:
-        cfg.check()
-    except ValueError as error:
-        sys.stderr.write(f"reading: {error}\n")
-        return 1
-    environment = versions() | machine()
-    values = measure(cfg)
-    folder = cfg.reports / cfg.name
-    folder.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "-m", "eval.benchmark.reading_speed", *arguments])
-    content = {"schema_version": SCHEMA_VERSION, "kind": "reading", "name": cfg.name, "complete": True}
-    content |= {"settings": draccus.encode(cfg), "figures": values, "commands": [command], "environment": environment}
-    write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", render(cfg, values, command, environment))
-    sys.stdout.write(f"{verdict(values)}, report {folder / 'report.md'}\n")
-    return 0
+    """Run the command; exit status 0, or 1 for a setting that can't work."""
+    return run_command("eval.benchmark.reading_speed", ReadingConfig, run, argv)
 
 
 if __name__ == "__main__":

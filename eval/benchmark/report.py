@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmark.full_size.report import table
 from eval.benchmark.settings import DEFAULT_PRESET, split
+from eval.common.markdown import origin, table
 
 REFERENCES = ("smolvla", "act")
 NOT_IN_RUN = "n/a: not in this run"
@@ -228,12 +228,9 @@ def render(content: Mapping[str, Any]) -> str:
         lines += ["## Not measured", "", *(f"- {name}: {why}" for name, why in content["not_measured"].items()), ""]
     asked = [(t["policy"], t["metric"], t["measured"], _STATES[t["state"]]) for t in content["targets"]]
     lines += ["## Targets", "", *table(("policy", "target", "measured", "state"), asked), ""]
-    lines += ["## Commands", "", *(f"- `{command}`" for command in content["commands"]), ""]
-    lines += ["## Versions and machine", "", *(f"- {key}: {value}" for key, value in content["environment"].items())]
-    for row in rows:
-        if row["gpu"]:
-            lines += [f"- GPU right after acting, {row['policy']}: {', '.join(row['gpu'].values())}"]
-    return "\n".join([*lines, ""])
+    gpus = {f"GPU right after acting, {row['policy']}": ", ".join(row["gpu"].values()) for row in rows if row["gpu"]}
+    commands = [f"`{command}`" for command in content["commands"]]
+    return "\n".join([*lines, *origin(commands, content["environment"] | gpus)])
 
 
 _STATES = {"met": "met", "missed": "**missed**", "unmeasured": "unmeasured"}

@@ -5,10 +5,13 @@ plus sign: ``act+amp``. What is written down here is only what LeRobot's own def
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from eval.common.errors import EvalError
 
 PRESETS = Path("configs/policy")
 DEFAULT_PRESET = "atlasvla_libero"
@@ -80,8 +83,31 @@ PEER_NOTES = {
 }
 
 
-class UnknownPolicyError(ValueError):
-    """A name is no preset, no policy of LeRobot, or has an unknown variant; the message says what there is."""
+@dataclass(kw_only=True)
+class Measurement:
+    """What the command and its worker processes have in common: how a policy is measured."""
+
+    # cpu or cuda; empty takes the GPU if there is one.
+    device: str = ""
+    # float32 or bfloat16, for policies with such a setting; empty: bfloat16 on a GPU, float32 on a CPU.
+    dtype: str = ""
+    # Samples per training step.
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 16])
+    # Calls and training steps before the timed ones.
+    warmup: int = 3
+    # Timed chunks per round.
+    repetitions: int = 30
+    # Timed training steps per batch size and round.
+    train_steps: int = 10
+    # Threads of PyTorch; 0 leaves that to PyTorch.
+    threads: int = 0
+    # Memory that a policy may take, GiB; more is recorded as out of memory. Unset: 90 % of what a CPU's machine has
+    # free at the start; on a GPU no limit. 0 is no limit.
+    memory_limit_gib: float | None = None
+    # Seconds that a process may take; it is ended then, and what it has measured is kept.
+    timeout_s: int = 1800
+    # Folder of eval.benchmark.full_size.weights, for AtlasVLA's backbones. Unset: random weights, no vocabulary.
+    weights: Path | None = None
 
 
 def presets() -> list[str]:
@@ -109,17 +135,17 @@ def check_names(names: list[str]) -> None:
     """Find names that nobody can build.
 
     Raises:
-        UnknownPolicyError: For an unknown preset, type or variant.
+        EvalError: For an unknown preset, type or variant.
     """
     for name in names:
         base, variants = split(name)
         if base not in presets() and base not in peers():
-            raise UnknownPolicyError(
+            raise EvalError(
                 f"no policy {base!r}: presets in {PRESETS} are {', '.join(presets()) or 'none'} (run this from the "
                 f"repository's root), LeRobot has {', '.join(peers())} (--policies)."
             )
         if unknown := [variant for variant in variants if variant not in VARIANTS]:
-            raise UnknownPolicyError(
+            raise EvalError(
                 f"{name} has the unknown variant {unknown[0]!r}; there are {', '.join(VARIANTS)} (--policies)."
             )
 

@@ -21,17 +21,18 @@ from typing import Any
 import draccus
 
 from eval.benchmark.policies import TASK, Built, build, classes, raw_batch, raw_observation
-from eval.benchmark.settings import split
+from eval.benchmark.settings import Measurement, split
 from eval.common.commands import GIB
-from eval.report.data import json_text, write_text
+from eval.common.errors import first_line
+from eval.common.files import json_text, write_text
 
 GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "temperature.gpu")
 # Steps between two chunks that are timed per chunk, so that a policy of 100 actions takes no longer than one of 10.
 BETWEEN = 5
 
 
-@dataclass
-class ProbeConfig:
+@dataclass(kw_only=True)
+class WorkerConfig(Measurement):
     """One policy in one round."""
 
     # As in eval.benchmark.
@@ -42,24 +43,8 @@ class ProbeConfig:
     device: str = "cpu"
     # float32 or bfloat16.
     dtype: str = "float32"
-    # Samples per training step.
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 16])
-    # Calls before the timed ones.
-    warmup: int = 3
-    # Timed calls.
-    repetitions: int = 30
-    # Timed training steps per batch size.
-    train_steps: int = 10
-    # Threads of PyTorch; 0 leaves that to PyTorch.
-    threads: int = 0
-    # Memory that the process may take, GiB: on a GPU its share of the GPU's; 0 is no limit.
-    memory_limit_gib: float = 0
-    # Seconds after which the process is ended; 0 is no limit.
-    timeout_s: int = 0
     # Whether to write a checkpoint and measure it.
     checkpoint: bool = True
-    # Folder of eval.benchmark.full_size.weights, for AtlasVLA's backbones.
-    weights: Path | None = None
     # Settings of the policy.
     overrides: dict[str, Any] = field(default_factory=dict)
     # When the process was started, on the system's monotonic clock, seconds; 0 is now.
@@ -83,8 +68,7 @@ class Recorder:
 
 def reason(error: BaseException) -> str:
     """Kind and first line of an error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
+    return f"{type(error).__name__}: {first_line(error)}"[:300]
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -142,7 +126,7 @@ def resident(entry: str) -> int:
     return int(Path("/proc/self/status").read_text().split(f"{entry}:")[1].split()[0]) * 1024
 
 
-def limit_memory(device: str, gib: float) -> None:
+def limit_memory(device: str, gib: float | None) -> None:
     """Let a request for more memory fail, where otherwise the machine would slow down or end a process."""
     if not gib:
         return
@@ -188,7 +172,7 @@ def acting_step(built: Built) -> Callable[[], Any]:
     return step
 
 
-def acting(cfg: ProbeConfig, built: Built, meter: Meter) -> dict[str, Any]:
+def acting(cfg: WorkerConfig, built: Built, meter: Meter) -> dict[str, Any]:
     """Seconds of chunks and of steps between them, and the memory this takes."""
     import torch
     from lerobot.policies.utils import prepare_observation_for_inference
@@ -225,7 +209,7 @@ def acting(cfg: ProbeConfig, built: Built, meter: Meter) -> dict[str, Any]:
     } | ({"gpu": gpu_state()} if meter.cuda else {})
 
 
-def training(cfg: ProbeConfig, built: Built, meter: Meter, recorder: Recorder) -> list[dict[str, Any]]:
+def training(cfg: WorkerConfig, built: Built, meter: Meter, recorder: Recorder) -> list[dict[str, Any]]:
     """Seconds of training steps and peak memory, by batch size; one that fails ends it, but for smaller ones."""
     policy, found = built.policy, []
     optimizer_config = policy.config.get_optimizer_preset()
@@ -245,7 +229,7 @@ def training(cfg: ProbeConfig, built: Built, meter: Meter, recorder: Recorder) -
 
 
 def train(
-    cfg: ProbeConfig, built: Built, meter: Meter, optimizer: Any, optimizer_config: Any, size: int
+    cfg: WorkerConfig, built: Built, meter: Meter, optimizer: Any, optimizer_config: Any, size: int
 ) -> dict[str, Any]:
     """Time training steps at one batch size, as lerobot-train makes them, the batch being on the device already."""
     policy = built.policy
@@ -259,7 +243,7 @@ def train(
 
 
 def timed_steps(
-    cfg: ProbeConfig, built: Built, meter: Meter, optimizer: Any, optimizer_config: Any, batch: dict[str, Any]
+    cfg: WorkerConfig, built: Built, meter: Meter, optimizer: Any, optimizer_config: Any, batch: dict[str, Any]
 ) -> dict[str, Any]:
     """Time training steps on one batch."""
     import torch
@@ -299,7 +283,7 @@ def checkpoint_bytes(built: Built) -> int:
     return written - built.referred_bytes
 
 
-def measure(cfg: ProbeConfig, recorder: Recorder) -> None:
+def measure(cfg: WorkerConfig, recorder: Recorder) -> None:
     """All stages of one policy."""
     started = cfg.started or time.monotonic()
     recorder.stage("imports")
@@ -347,7 +331,7 @@ def measure(cfg: ProbeConfig, recorder: Recorder) -> None:
 
 
 @draccus.wrap()
-def main(cfg: ProbeConfig) -> None:
+def main(cfg: WorkerConfig) -> None:
     """Measure one policy; a policy that fails is a result, and no failure of this process."""
     # Ends the process even from inside a kernel, where no exception could be raised.
     signal.alarm(cfg.timeout_s)

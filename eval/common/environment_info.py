@@ -1,8 +1,12 @@
 """What moves results besides the settings: the commit and the versions of packages."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+from eval.common.commands import GIB
 
 
 def git_commit() -> str:
@@ -21,3 +25,12 @@ def versions() -> dict[str, str]:
     return {"commit": git_commit(), "python": sys.version.split()[0]} | {
         n: importlib.metadata.version(n) for n in names
     }
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores and memory (Linux)."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    cores = len(os.sched_getaffinity(0))
+    return {"processor": models[0] if models else "unknown", "cores": str(cores), "memory": f"{memory:.1f} GiB"}

@@ -10,13 +10,18 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import draccus
-
-from eval.common.commands import measure
+from eval.common.cli import run_command
+from eval.common.commands import measure, tool
+from eval.common.errors import EvalError
+from eval.common.files import set_aside
+from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
 from lerobot_atlasvla.sim.culling import ENV_CULL
 from lerobot_atlasvla.sim.displace import ENV_DISPLACE_CM, check_displace_cm
@@ -67,38 +72,48 @@ HELD_OUT = 0.1
 """Share of the demonstrations that no policy is trained on."""
 
 
-def tool(name: str) -> str:
-    """Path of a console script of this environment."""
-    return str(Path(sys.executable).with_name(name))
-
-
 @dataclass(frozen=True)
 class Stage:
     """One command of the demo.
 
     Attributes:
+        says: What happens and why, for the terminal.
         command: Program and arguments.
+        follows: Text in the lines of the progress bar of its output that is shown; empty if it has none.
         environment: Variables that it needs besides those of all stages.
         free_cores: Cores that its arithmetic leaves to others, such as software rendering.
     """
 
+    says: str
     command: list[str]
+    follows: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     free_cores: int = 1
 
 
-def run_stage(name: str, stage: Stage, log: Path) -> float:
-    """Run one stage, its output on the terminal and in ``log``; return seconds.
+def run_stage(name: str, stage: Stage, place: str, log: Path) -> float:
+    """Run one stage, its output in ``log``; return seconds.
+
+    Args:
+        name: Of the stage.
+        stage: What to run.
+        place: Of how many stages it is which, such as ``1/6``.
+        log: File that gets all that the command prints.
 
     Raises:
-        SystemExit: If the command fails, naming it and its log.
+        EvalError: If the command fails, naming it and its log, with the last lines of the log.
     """
     threads = max(1, (os.cpu_count() or 2) - stage.free_cores)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | stage.environment
-    command = stage.command
-    process = measure(name, command, log, environment)
+    text = textwrap.fill(f"[{place}] {name}: {stage.says}", 100, subsequent_indent="      ")
+    sys.stdout.write(f"\n{text}\n      log: {log}\n")
+    sys.stdout.flush()
+    with closing(StageProgress(name, stage.follows)) as progress:
+        process = measure(name, stage.command, log, environment, progress)
     if process.status:
-        raise SystemExit(f"demo: {name} failed with exit status {process.status}; its output is in {log}")
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+        raise EvalError(f"{name} failed with exit status {process.status}; its output, in {log}, ends with\n{last}")
+    sys.stdout.write(f"      done in {process.wall_s:.0f} s\n")
     return process.wall_s
 
 
@@ -125,6 +140,8 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
 
     found = {
         "collect": Stage(
+            f"a scripted expert solves the task {cfg.episodes} times from random placements, in LIBERO's simulator. "
+            "These demonstrations are the training data.",
             [
                 tool("atlasvla-collect"),
                 f"--root={data}",
@@ -137,11 +154,19 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
                 f"--recovery_share={cfg.recovery_share:g}",
                 f"--workers={cfg.workers}",
                 f"--seed={cfg.seed}",
-            ]
+            ],
+            "collecting",
         ),
         # Reading takes a sixth of the time that learning takes.
-        "train": Stage(training(train), free_cores=0),
+        "train": Stage(
+            f"lerobot-train learns the smallest policy, atlasvla_tiny, from them in {cfg.steps} steps.",
+            training(train),
+            "Training",
+            free_cores=0,
+        ),
         "eval": Stage(
+            f"lerobot-eval has the policy act in {cfg.rollouts} rollouts, objects displaced by up to "
+            f"{cfg.displace_cm:g} cm.",
             [
                 tool("lerobot-eval"),
                 f"--policy.path={checkpoint}",
@@ -157,9 +182,12 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
                 f"--output_dir={evaluation}",
                 f"--seed={cfg.seed}",
             ],
+            "Stepping through eval batches",
             {ENV_DISPLACE_CM: f"{cfg.displace_cm:g}"},
         ),
         "reliance": Stage(
+            "on demonstrations that were held out, images, state and instruction are swapped: what do the actions "
+            "depend on?",
             [
                 sys.executable,
                 "-m",
@@ -167,13 +195,18 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
                 f"--checkpoint={checkpoint}",
                 f"--dataset_root={data}",
                 f"--output_dir={out / 'reliance'}",
-            ]
+            ],
         ),
     }
     if cfg.blind_control:
-        # No image to learn from: both cores read.
-        found["blind_train"] = Stage(training(f"{out}/blind_train", "--policy.views=none", "--num_workers=2"))
+        found["blind_train"] = Stage(
+            "the control: a policy without images learns from the same demonstrations, in as many steps.",
+            # No image to learn from: both cores read.
+            training(f"{out}/blind_train", "--policy.views=none", "--num_workers=2"),
+            "Training",
+        )
         found["blind_eval"] = Stage(
+            "the blind policy acts in the same rollouts. What it achieves needs no eyes.",
             [
                 sys.executable,
                 "-m",
@@ -187,37 +220,35 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
                 f"--look={cfg.look}",
                 f"--seeds=[{cfg.seed}]",
                 "--videos=0",
-            ]
+            ],
+            "rollout",
         )
     return found
 
 
-def set_aside(folder: Path) -> None:
-    """Rename what an earlier run left, so that nothing is overwritten."""
-    if folder.exists():
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
-        kept = folder.with_name(f"{folder.name}-{stamp}")
-        folder.rename(kept)
-        sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
-
-
-@draccus.wrap()
-def main(cfg: DemoConfig) -> None:
+def run(cfg: DemoConfig, _: str) -> None:
     """Run the demo; its last lines of output are the result."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     started = time.monotonic()
     try:
         check_displace_cm(cfg.displace_cm, "--displace_cm")
     except ValueError as error:
-        raise SystemExit(f"demo: {error}") from error
+        raise EvalError(str(error)) from error
     os.environ[ENV_LOOK] = cfg.look
     os.environ[ENV_CULL] = "1"  # the same pictures, sooner
     # Settles assets, look and OpenGL for all stages, and fails here rather than minutes later.
     prepare_libero()
-    set_aside(cfg.output_dir)
+    if kept := set_aside(cfg.output_dir):
+        sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
     cfg.output_dir.mkdir(parents=True)
     planned = stages(cfg)
-    seconds = {name: run_stage(name, stage, cfg.output_dir / f"{name}.log") for name, stage in planned.items()}
+    sys.stdout.write(
+        f"AtlasVLA demo: from nothing to a policy and its success rate, in {len(planned)} stages, each a command that "
+        f"you could type. Everything is written to {cfg.output_dir}; about 20 minutes on two cores.\n"
+    )
+    seconds = {
+        name: run_stage(name, stage, f"{number}/{len(planned)}", cfg.output_dir / f"{name}.log")
+        for number, (name, stage) in enumerate(planned.items(), start=1)
+    }
     lines = write_report(
         cfg.output_dir,
         commands={name: as_typed(stage) for name, stage in planned.items()},
@@ -225,6 +256,12 @@ def main(cfg: DemoConfig) -> None:
         wall_s=time.monotonic() - started,
     )
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for a stage that failed, 2 for a flag that does not parse."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return run_command("demo", DemoConfig, run, argv)
 
 
 def as_typed(stage: Stage) -> str:

@@ -8,18 +8,18 @@ This is for choosing settings in minutes, when rollouts would take hours. It is 
 here as they do in a rollout, and on the frames of its own training a policy may know the answers by heart.
 """
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import draccus
 import torch
 from lerobot.utils.constants import ACTION
 
+from eval.common.cli import run_command
 from eval.common.environment_info import versions
+from eval.common.errors import EvalError, check_at_least, check_report_name
 from eval.offline.action_error_page import cells, render
 from eval.offline.policy_data import (
     check_is_dataset,
@@ -29,9 +29,8 @@ from eval.offline.policy_data import (
     read_dataset,
     read_metadata,
 )
-from eval.report.data import REPORT_FILE, SCHEMA_VERSION, ReportError, json_text, note_text, write_text
+from eval.report.data import note_text, publish
 from eval.rollout.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
-from eval.rollout.settings import RunError
 from eval.rollout.training_record import training_record
 from lerobot_atlasvla.data.schema import ACTION_DIM
 
@@ -77,20 +76,16 @@ class ActionErrorConfig:
         """Find what can't work, before anything is read.
 
         Raises:
-            RunError: Naming the flag.
+            EvalError: Naming the flag.
         """
-        if not self.name or Path(self.name).name != self.name:
-            raise RunError(f"--name={self.name!r} must be the name of a folder in --reports={self.reports}.")
+        check_report_name(self.name, self.reports)
         if not self.checkpoints:
-            raise RunError("--checkpoints=[] must name at least one.")
+            raise EvalError("--checkpoints=[] must name at least one.")
         if self.labels is not None and (
             len(self.labels) != len(self.checkpoints) or len(set(self.labels)) < len(self.labels)
         ):
-            raise RunError(f"--labels={self.labels} must be one for each of --checkpoints, and no two the same.")
-        for flag, minimum in {"frames": 2, "steps": 1, "batch_size": 1}.items():
-            value = getattr(self, flag)
-            if value is not None and value < minimum:
-                raise RunError(f"--{flag}={value} must be at least {minimum}.")
+            raise EvalError(f"--labels={self.labels} must be one for each of --checkpoints, and no two the same.")
+        check_at_least(self, frames=2, steps=1, batch_size=1)
         check_is_dataset(self.dataset_root)
 
 
@@ -141,12 +136,12 @@ def open_dataset(root: Path, steps: int) -> "LeRobotDataset":
     """The dataset, with the actions of ``steps`` steps at each frame.
 
     Raises:
-        RunError: If it can't be read, or its actions are not LIBERO's.
+        EvalError: If it can't be read, or its actions are not LIBERO's.
     """
     meta = read_metadata(root)
     shape = tuple((meta.features.get(ACTION) or {}).get("shape") or ())
     if shape != (ACTION_DIM,):
-        raise RunError(f"--dataset_root={root} has actions of shape {shape}; LIBERO's are ({ACTION_DIM},).")
+        raise EvalError(f"--dataset_root={root} has actions of shape {shape}; LIBERO's are ({ACTION_DIM},).")
     return read_dataset(meta, root, {ACTION: [step / meta.fps for step in range(steps)]})
 
 
@@ -154,12 +149,12 @@ def read_frames(dataset: "LeRobotDataset", count: int) -> Frames:
     """Frames spread evenly over a dataset.
 
     Raises:
-        RunError: If it has fewer.
+        EvalError: If it has fewer.
     """
     from torch.utils.data import default_collate
 
     if count > dataset.num_frames:
-        raise RunError(f"--frames={count} is more than the dataset's {dataset.num_frames}.")
+        raise EvalError(f"--frames={count} is more than the dataset's {dataset.num_frames}.")
     items: list[Any] = [dataset[index * dataset.num_frames // count] for index in range(count)]
     observations = {key: [item[key] for item in items] for key in items[0] if key.startswith("observation.")}
     return Frames(
@@ -175,16 +170,16 @@ def check_fit(checkpoint: Checkpoint, path: Path, dataset: "LeRobotDataset", ste
     """Find why a policy can't act on a dataset.
 
     Raises:
-        RunError: If it keeps a history of observations, executes fewer actions than are compared, or expects other
+        EvalError: If it keeps a history of observations, executes fewer actions than are compared, or expects other
             observations.
     """
     if checkpoint.pictures_every is None:
-        raise RunError(
+        raise EvalError(
             f"--checkpoints: {path} is a policy of type {checkpoint.config.type} with n_obs_steps="
             f"{checkpoint.config.n_obs_steps}; only policies that act on one observation per chunk can be compared."
         )
     if steps > checkpoint.pictures_every:
-        raise RunError(
+        raise EvalError(
             f"--steps={steps} is more than the {checkpoint.pictures_every} actions that {path} executes per chunk."
         )
     check_observations(checkpoint.config, dataset.meta, f"--checkpoints: {path}")
@@ -229,7 +224,7 @@ def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
     """Content of ``report.json`` without what identifies the report.
 
     Raises:
-        RunError: If checkpoints, dataset or settings don't fit each other.
+        EvalError: If checkpoints, dataset or settings don't fit each other.
     """
     from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -250,7 +245,7 @@ def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
         try:
             own_SNA, other_SNA = act(checkpoint, dataset, frames, cfg)  # noqa: N806
         except LOADING_ERRORS as error:
-            raise RunError(f"--checkpoints: {path} can't be loaded or can't act on the dataset: {error}") from error
+            raise EvalError(f"--checkpoints: {path} can't be loaded or can't act on the dataset: {error}") from error
         training = training_record(checkpoint.folder) or {}
         policies.append(
             {
@@ -278,31 +273,17 @@ def _labels(paths: Sequence[Path], found: Sequence[Checkpoint]) -> list[str]:
     return names if len(set(names)) == len(paths) else [str(path) for path in paths]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare checkpoints and write the report.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0, or 1 for what can't be compared.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    cfg = draccus.parse(ActionErrorConfig, args=arguments)
+def run(cfg: ActionErrorConfig, command: str) -> None:
+    """Compare the checkpoints and write the report."""
+    cfg.check()
     folder = cfg.reports / cfg.name
-    try:
-        cfg.check()
-        note = note_text(cfg.note, folder, KIND)
-        environment = versions()
-        content = {"schema_version": SCHEMA_VERSION, "kind": KIND, "name": cfg.name, "complete": True}
-        content |= {"note": note, **compare(cfg)}
-        content |= {"commands": [shlex.join(["python", "-m", "eval.action_error", *arguments])]}
-        content |= {"seed": cfg.seed, "device": cfg.device, "environment": environment}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / REPORT_FILE, json_text(content))
-        write_text(folder / "report.md", render(content))
-    except (OSError, ReportError, RunError) as error:
-        sys.stderr.write(f"action error: {error}\n")
-        return 1
-    sys.stdout.write(f"action error: report {folder / 'report.md'}\n")
-    return 0
+    note, environment = note_text(cfg.note, folder, KIND), versions()
+    content = {"note": note, **compare(cfg), "commands": [command]}
+    content |= {"seed": cfg.seed, "device": cfg.device, "environment": environment}
+    page = publish(folder, KIND, content, render(content | {"name": cfg.name}))
+    sys.stdout.write(f"action error: report {page}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, or 1 for what can't be compared."""
+    return run_command("eval.action_error", ActionErrorConfig, run, argv)

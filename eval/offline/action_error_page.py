@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.benchmark.full_size.report import table
+from eval.common.markdown import table
 
 NOTE = """Mean absolute error of the first {steps} actions on {frames} frames, spread evenly over the {episodes}
 episodes of `{dataset}`. Actions are those of the controller, in [-1, 1]; the intervals are 95 %, over frames. *Other

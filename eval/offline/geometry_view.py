@@ -4,18 +4,20 @@ One image per frame. Row 1: the views. Row 2: with the attention over their patc
 VGGT is pretrained and whose source has the weights of the depth head.
 """
 
-import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import draccus
 import numpy as np
 import torch
 
+from eval.common.cli import run_command
+from eval.common.errors import EvalError
+from eval.common.files import replacing
+from eval.offline.policy_data import read_dataset, read_metadata
 from eval.rollout.checkpoint import CONFIG_FILE, find_checkpoint, read_json
-from eval.rollout.settings import RunError
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -44,17 +46,14 @@ def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
     """The policy and its preprocessor.
 
     Raises:
-        SystemExit: If the folder holds no AtlasVLA policy, or one that can't be loaded.
+        EvalError: If the folder holds no AtlasVLA policy, or one that can't be loaded.
     """
-    try:
-        checkpoint = find_checkpoint(checkpoint)
-        kind = read_json(checkpoint / CONFIG_FILE).get("type")
-    except (OSError, RunError) as error:
-        raise SystemExit(f"geometry view: {error}") from error
+    checkpoint = find_checkpoint(checkpoint)
+    kind = read_json(checkpoint / CONFIG_FILE).get("type")
     if kind != POLICY_TYPE:
-        raise SystemExit(
-            f"geometry view: --checkpoint={checkpoint} is a policy of type {kind}; only {POLICY_TYPE} has action "
-            "queries whose attention can be shown."
+        raise EvalError(
+            f"--checkpoint={checkpoint} is a policy of type {kind}; only {POLICY_TYPE} has action queries whose "
+            "attention can be shown."
         )
     from lerobot.policies.factory import make_pre_post_processors
 
@@ -65,7 +64,7 @@ def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
         here = {"device_processor": {"device": policy.config.device}}
         preprocess, _ = make_pre_post_processors(policy.config, str(checkpoint), preprocessor_overrides=here)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"geometry view: --checkpoint={checkpoint} can't be loaded: {error}") from error
+        raise EvalError(f"--checkpoint={checkpoint} can't be loaded: {error}") from error
     return policy, preprocess
 
 
@@ -73,21 +72,13 @@ def open_dataset(root: Path, frames: list[int]) -> "LeRobotDataset":
     """The dataset, which has all the frames.
 
     Raises:
-        SystemExit: If there is no readable dataset, no frame is asked for, or one that it does not have.
+        EvalError: If there is no readable dataset, no frame is asked for, or one that it does not have.
     """
-    # Without this file LeRobot would go and look for the dataset on the Hub.
-    if not (root / "meta/info.json").is_file():
-        raise SystemExit(f"geometry view: --dataset_root={root} is no LeRobot dataset: it has no meta/info.json.")
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    try:
-        dataset = LeRobotDataset(f"local/{root.name}", root=root)
-    except Exception as error:  # a damaged one fails in many ways, also while LeRobot asks the Hub for what is missing
-        raise SystemExit(f"geometry view: --dataset_root={root} can't be read: {error}") from error
+    dataset = read_dataset(read_metadata(root), root, None)
     outside = [frame for frame in frames if not 0 <= frame < dataset.num_frames]
     if outside or not frames:
-        raise SystemExit(
-            f"geometry view: --frames={frames} must be one or more of the dataset's frames 0 .. "
+        raise EvalError(
+            f"--frames={frames} must be one or more of the dataset's frames 0 .. "
             f"{dataset.num_frames - 1}" + (f"; {outside} are not." if outside else ".")
         )
     return dataset
@@ -143,12 +134,8 @@ def draw(
     scale = ScalarMappable(Normalize(0, largest), COLORMAP)
     figure.colorbar(scale, ax=list(grid[1]), shrink=0.8, label="attention per patch")
     figure.suptitle(title, fontsize=9, wrap=True)
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        figure.savefig(partial, dpi=110, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, dpi=110, format="png")
 
 
 def show_frames(cfg: GeometryViewConfig) -> list[Path]:
@@ -158,7 +145,7 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
         The files, in the order of the frames.
 
     Raises:
-        SystemExit: If checkpoint, dataset, frames or folder can't be used, or don't fit each other.
+        EvalError: If checkpoint, dataset, frames or folder can't be used, or don't fit each other.
     """
     # The dataset first: its mistakes show within a second, a policy can take a minute to load.
     dataset = open_dataset(cfg.dataset_root, cfg.frames)
@@ -176,8 +163,8 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
             with AttentionRecorder(policy) as recorder:
                 policy.predict_action_chunk(batch)
         except ValueError as error:
-            raise SystemExit(
-                f"geometry view: frame {frame} of --dataset_root={cfg.dataset_root} does not fit the policy: {error}"
+            raise EvalError(
+                f"frame {frame} of --dataset_root={cfg.dataset_root} does not fit the policy: {error}"
             ) from error
         (attention,) = recorder.chunks
         images = [to_uint8(batch[key][0]) for key in attention.views]
@@ -185,11 +172,9 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
         title = f"frame {frame}, episode {int(item['episode_index'])}: {item['task']}"
         file = cfg.output_dir / f"frame_{frame:06d}.png"
         try:
-            # Only now, so that an input that can't be used leaves no empty folder.
-            cfg.output_dir.mkdir(parents=True, exist_ok=True)
             draw(images, attention, depths, title, file)
         except OSError as error:
-            raise SystemExit(f"geometry view: --output_dir={cfg.output_dir} can't be written to: {error}") from error
+            raise EvalError(f"--output_dir={cfg.output_dir} can't be written to: {error}") from error
         sys.stdout.write(f"geometry view: {file}\n")
         files.append(file)
     return files
@@ -200,7 +185,11 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
     return (image.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-@draccus.wrap()
-def main(cfg: GeometryViewConfig) -> None:
+def run(cfg: GeometryViewConfig, _: str) -> None:
     """Show what the policy makes of the frames."""
     show_frames(cfg)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for what can't be shown, 2 for a flag that does not parse."""
+    return run_command("eval.geometry_view", GeometryViewConfig, run, argv)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from lerobot.utils.constants import OBS_IMAGES
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
+from eval.common.errors import EvalError
 from eval.rollout.checkpoint import Checkpoint
-from eval.rollout.settings import RunError
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
@@ -18,18 +18,18 @@ def check_is_dataset(root: Path) -> None:
     """Refuse a folder that is no dataset; reads nothing.
 
     Raises:
-        RunError: If it has no ``meta/info.json``.
+        EvalError: If it has no ``meta/info.json``.
     """
     # Without this file LeRobot would go and look for the dataset on the Hub.
     if not (root / "meta/info.json").is_file():
-        raise RunError(f"--dataset_root={root} is no LeRobot dataset: it has no meta/info.json.")
+        raise EvalError(f"--dataset_root={root} is no LeRobot dataset: it has no meta/info.json.")
 
 
 def read_metadata(root: Path) -> "LeRobotDatasetMetadata":
     """LeRobot's metadata of a local dataset.
 
     Raises:
-        RunError: If it can't be read.
+        EvalError: If it can't be read.
     """
     from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
 
@@ -37,7 +37,7 @@ def read_metadata(root: Path) -> "LeRobotDatasetMetadata":
     try:
         return LeRobotDatasetMetadata(f"local/{root.name}", root=root)
     except Exception as error:  # a damaged one fails in many ways, also while LeRobot asks the Hub for what is missing
-        raise RunError(f"--dataset_root={root} can't be read: {error}") from error
+        raise EvalError(f"--dataset_root={root} can't be read: {error}") from error
 
 
 def read_dataset(
@@ -51,7 +51,7 @@ def read_dataset(
         seconds: LeRobot's ``delta_timestamps``: by key, the times relative to a frame that are read with it.
 
     Raises:
-        RunError: If it can't be read.
+        EvalError: If it can't be read.
     """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -59,7 +59,7 @@ def read_dataset(
     try:
         return LeRobotDataset(meta.repo_id, root=root, delta_timestamps=times)
     except Exception as error:  # as above
-        raise RunError(f"--dataset_root={root} can't be read: {error}") from error
+        raise EvalError(f"--dataset_root={root} can't be read: {error}") from error
 
 
 def check_observations(
@@ -74,7 +74,7 @@ def check_observations(
         rename_map: Keys of the dataset that the policy's preprocessor renames.
 
     Raises:
-        RunError: Naming the first observation that is missing or has another shape.
+        EvalError: Naming the first observation that is missing or has another shape.
     """
     renamed = rename_map or {}
     features = {renamed.get(key, key): feature for key, feature in dataset_to_policy_features(meta.features).items()}
@@ -83,7 +83,7 @@ def check_observations(
         # Places of cameras that the robot does not have are filled in by the policy.
         if shape != tuple(wanted.shape) and not key.startswith(f"{OBS_IMAGES}.empty_camera_"):
             has = "has none" if shape is None else f"has {shape}"
-            raise RunError(f"{source} expects {key} of shape {tuple(wanted.shape)}; the dataset {has}.")
+            raise EvalError(f"{source} expects {key} of shape {tuple(wanted.shape)}; the dataset {has}.")
 
 
 def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:

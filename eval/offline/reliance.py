@@ -5,19 +5,19 @@ geometry blocks of an AtlasVLA policy by noise or by nothing; what is reported i
 loss change. The measurement itself is ``lerobot_atlasvla/inspection/reliance.py``.
 """
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import draccus
 import torch
-from draccus.utils import DecodingError
 from lerobot.utils.constants import ACTION
 
+from eval.common.cli import run_command
 from eval.common.environment_info import versions
+from eval.common.errors import EvalError, check_at_least
+from eval.common.files import json_text, write_text
 from eval.offline.held_out import EpisodeChoice, choose_episodes
 from eval.offline.policy_data import (
     check_is_dataset,
@@ -27,7 +27,6 @@ from eval.offline.policy_data import (
     read_dataset,
     read_metadata,
 )
-from eval.report.data import json_text, write_text
 from eval.report.reliance_page import PLOT, frames_text, plot_reliance, reliance_table, render
 from eval.report.reliance_results import (
     KIND,
@@ -38,9 +37,7 @@ from eval.report.reliance_results import (
     last_line,
     parts_content,
 )
-from eval.rollout.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
-from eval.rollout.checks import choose_device
-from eval.rollout.settings import RunError
+from eval.rollout.checkpoint import LOADING_ERRORS, Checkpoint, choose_device, read_checkpoint
 from eval.rollout.training_record import training_record
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
 from lerobot_atlasvla.inspection.reliance import Reliance, measure, renamed_keys
@@ -75,13 +72,11 @@ class RelianceConfig:
         """Find what can't work, before anything large is read.
 
         Raises:
-            RunError: Naming the flag.
+            EvalError: Naming the flag.
         """
-        for flag in ("max_episodes", "frames_per_episode", "batch_size"):
-            if getattr(self, flag) < 1:
-                raise RunError(f"--{flag}={getattr(self, flag)} must be at least 1.")
+        check_at_least(self, max_episodes=1, frames_per_episode=1, batch_size=1)
         if self.episodes is not None and (not self.episodes or len(set(self.episodes)) < len(self.episodes)):
-            raise RunError(f"--episodes={self.episodes} must name at least one episode, and none twice.")
+            raise EvalError(f"--episodes={self.episodes} must name at least one episode, and none twice.")
         check_is_dataset(self.dataset_root)
 
 
@@ -89,11 +84,11 @@ def folder_of(cfg: RelianceConfig, checkpoint: Checkpoint) -> Path:
     """Where the results go.
 
     Raises:
-        RunError: If it has to be named.
+        EvalError: If it has to be named.
     """
     folder = cfg.output_dir or default_folder(checkpoint.folder)
     if folder is None:
-        raise RunError(
+        raise EvalError(
             f"--output_dir is needed: --checkpoint={cfg.checkpoint} is not named pretrained_model, so no place "
             "beside it belongs to this checkpoint alone."
         )
@@ -104,26 +99,26 @@ def measure_checkpoint(cfg: RelianceConfig, checkpoint: Checkpoint) -> tuple[Rel
     """Load policy and dataset, and measure.
 
     Raises:
-        RunError: If they can't be read or don't fit each other or the settings.
+        EvalError: If they can't be read or don't fit each other or the settings.
     """
     from lerobot.datasets.factory import resolve_delta_timestamps
 
     meta = read_metadata(cfg.dataset_root)
     if meta.total_episodes < 2:
-        raise RunError(
+        raise EvalError(
             f"--dataset_root={cfg.dataset_root}: reliance swaps frames between episodes; the dataset has "
             f"{meta.total_episodes}."
         )
     shape = tuple((meta.features.get(ACTION) or {}).get("shape") or ())
     if len(shape) != 1:
-        raise RunError(f"--dataset_root={cfg.dataset_root} has actions of shape {shape}; they must be flat.")
+        raise EvalError(f"--dataset_root={cfg.dataset_root} has actions of shape {shape}; they must be flat.")
     table: Any = meta.episodes
     choice = choose_episodes(checkpoint.folder, cfg.dataset_root, list(table["tasks"]), cfg.episodes, cfg.max_episodes)
     dataset = read_dataset(meta, cfg.dataset_root, resolve_delta_timestamps(checkpoint.config, meta))
     try:
         frames = PairedFrames(dataset, choice.episodes, cfg.frames_per_episode, cfg.seed)
     except ValueError as error:
-        raise RunError(f"--{error}") from error
+        raise EvalError(f"--{error}") from error
     try:
         preprocess, postprocess = load_processors(checkpoint)
         check_observations(checkpoint.config, meta, f"--checkpoint={cfg.checkpoint}", renamed_keys(preprocess))
@@ -138,7 +133,7 @@ def measure_checkpoint(cfg: RelianceConfig, checkpoint: Checkpoint) -> tuple[Rel
             batch_size=cfg.batch_size,
         )
     except LOADING_ERRORS as error:
-        raise RunError(
+        raise EvalError(
             f"--checkpoint={cfg.checkpoint}, a policy of type {checkpoint.config.type}, can't be loaded or can't act "
             f"on --dataset_root={cfg.dataset_root}: {error}"
         ) from error
@@ -174,37 +169,22 @@ def content_of(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, write the three files and print the table; the last line sums it up.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0, or 1 for what can't be measured, 2 for a flag that does not parse.
-    """
+def run(cfg: RelianceConfig, command: str) -> None:
+    """Measure, write the three files and print the table; the last line sums it up."""
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        cfg = draccus.parse(RelianceConfig, args=arguments)
-    except DecodingError as error:
-        sys.stderr.write(f"reliance: {error} (see --help)\n")
-        return 2
-    try:
-        cfg.check()
-        register_third_party_plugins()
-        checkpoint = read_checkpoint(cfg.checkpoint, choose_device(cfg.device), None)
-        folder = folder_of(cfg, checkpoint)
-        command = shlex.join(["python", "-m", "eval.reliance", *arguments])
-        content = content_of(cfg, checkpoint, *measure_checkpoint(cfg, checkpoint), command)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RELIANCE_FILE, json_text(content))
-        write_text(folder / "reliance.md", render(content))
-        plot_reliance(content, folder / PLOT)
-    except (OSError, RunError) as error:
-        sys.stderr.write(f"reliance: {error}\n")
-        return 1
+    cfg.check()
+    register_third_party_plugins()
+    checkpoint = read_checkpoint(cfg.checkpoint, choose_device(cfg.device), None)
+    folder = folder_of(cfg, checkpoint)
+    content = content_of(cfg, checkpoint, *measure_checkpoint(cfg, checkpoint), command)
+    write_text(folder / RELIANCE_FILE, json_text(content))
+    write_text(folder / "reliance.md", render(content))
+    plot_reliance(content, folder / PLOT)
     lines = [frames_text(content), *reliance_table(content), f"report: {folder / 'reliance.md'}", last_line(content)]
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for what can't be measured, 2 for a flag that does not parse."""
+    return run_command("eval.reliance", RelianceConfig, run, argv)

@@ -9,29 +9,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import draccus
-from draccus.utils import DecodingError
-
-from eval.benchmark.full_size.report import table
+from eval.common.cli import run_command
+from eval.common.errors import EvalError, check_report_name
+from eval.common.files import json_text, write_text
+from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate, newcombe_difference
 from eval.report.compare import obstacles
 from eval.report.data import (
     REPORT_FILE,
     SCHEMA_VERSION,
     LabelledRun,
-    ReportError,
     counts,
-    json_text,
     labelled,
     note_text,
     rate_figures,
     run_figures,
-    write_text,
 )
 from eval.report.page import provenance_lines, reliance_lines
 from eval.report.plots import plot_success
 from eval.report.reliance_results import with_reliance
-from eval.rollout.run_folder import RunFolderError, read_run
+from eval.rollout.run_folder import read_run
 
 KIND = "ablations"
 READING = """Intervals are 95 % intervals over rollouts: Wilson's of a rate, Newcombe's of a difference (unpaired, all
@@ -61,29 +58,28 @@ class AblationsConfig:
         """By variant, in the order given, and by training seed.
 
         Raises:
-            ReportError: If runs and variants do not go together, or the runs can't be compared with each other.
-            RunFolderError: If a folder is no run folder.
+            EvalError: If runs and variants do not go together, or the runs can't be compared with each other.
+            EvalError: If a folder is no run folder.
         """
         if len(self.variants) != len(self.runs):
-            raise ReportError(f"--variants must be {len(self.runs)}, one for each of --runs, got {len(self.variants)}.")
+            raise EvalError(f"--variants must be {len(self.runs)}, one for each of --runs, got {len(self.variants)}.")
         if len(set(self.variants)) < 2:
-            raise ReportError(f"--variants must name a reference and something else, got {self.variants}.")
-        if Path(self.name).name != self.name or self.name in ("", ".."):
-            raise ReportError(f"--name={self.name!r} must be the name of a folder inside --reports={self.reports}.")
+            raise EvalError(f"--variants must name a reference and something else, got {self.variants}.")
+        check_report_name(self.name, self.reports)
         found: dict[str, dict[int, LabelledRun]] = {}
         for variant, folder in zip(self.variants, self.runs, strict=True):
             run = read_run(folder)
             seed = (run.training or {}).get("seed")
             if seed is None:
-                raise ReportError(f"{folder}: its checkpoint does not say with which seed it was trained (--runs).")
+                raise EvalError(f"{folder}: its checkpoint does not say with which seed it was trained (--runs).")
             if seed in found.setdefault(variant, {}):
-                raise ReportError(f"{variant!r} has two runs of training seed {seed}; {folder} is the second (--runs).")
+                raise EvalError(f"{variant!r} has two runs of training seed {seed}; {folder} is the second (--runs).")
             (found[variant][seed],) = with_reliance([labelled(f"{variant}, seed {seed}", run)], [])
         first = next(iter(next(iter(found.values())).values()))
         for by_seed in found.values():
             for entry in by_seed.values():
                 if different := obstacles(first.run, entry.run):
-                    raise ReportError(f"{entry.label} can't be compared with {first.label}: {'; '.join(different)}.")
+                    raise EvalError(f"{entry.label} can't be compared with {first.label}: {'; '.join(different)}.")
         return found
 
 
@@ -179,14 +175,13 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
         ``report.md`` and the content of ``report.json``.
 
     Raises:
-        ReportError: For settings that do not go together.
-        RunFolderError: If a folder is no run folder.
+        EvalError: For settings that do not go together.
+        EvalError: If a folder is no run folder.
         OSError: If a file can't be read or written.
     """
     variants = cfg.read()
     folder = cfg.reports / cfg.name
     content = content_of(variants, cfg, note_text(cfg.note, folder, KIND))
-    folder.mkdir(parents=True, exist_ok=True)
     seeds = sorted({seed for by_seed in variants.values() for seed in by_seed})
     rates = {
         f"training seed {seed}": [by_seed[seed].counts if seed in by_seed else None for by_seed in variants.values()]
@@ -198,28 +193,15 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
     return folder / "report.md", content
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write a report; the last lines of output are the variants.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when the report is written, 1 for an error that the message explains, 2 for a flag that does not
-        parse.
-    """
-    try:
-        cfg = draccus.parse(AblationsConfig, args=argv)
-    except DecodingError as error:
-        sys.stderr.write(f"ablations: {error} (see --help)\n")
-        return 2
-    try:
-        file, content = write_report(cfg)
-    except (OSError, ReportError, RunFolderError) as error:
-        sys.stderr.write(f"ablations: {error}\n")
-        return 1
+def run(cfg: AblationsConfig, _: str) -> None:
+    """Write a report; the last lines of output are the variants."""
+    file, content = write_report(cfg)
     sys.stdout.write(f"report: {file}\n")
     for figures in content["variants"]:
         found = figures.get("to_reference", {"verdict": "reference"})["verdict"]
         sys.stdout.write(f"{figures['variant']}: {figures['total']}, {found}\n")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for an error that the message explains, 2 for a flag that does not parse."""
+    return run_command("eval.ablations", AblationsConfig, run, argv)

@@ -6,28 +6,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import draccus
-from draccus.utils import DecodingError
-
+from eval.common.cli import run_command
+from eval.common.errors import EvalError, check_report_name
+from eval.common.files import json_text, write_text
 from eval.report.compare import compare, compare_tasks, obstacles, paired_lines, verdict
 from eval.report.data import (
     REPORT_FILE,
     SCHEMA_VERSION,
     LabelledRun,
-    ReportError,
     counts,
     enumeration,
-    json_text,
     note_text,
     read_runs,
     run_figures,
     steps_to_success,
-    write_text,
 )
 from eval.report.page import render
 from eval.report.plots import plot_loss, plot_steps, plot_success
 from eval.report.reliance_results import with_reliance
-from eval.rollout.run_folder import RunFolderError
 
 PLOTS = ("loss.png", "success.png", "steps.png")
 
@@ -59,23 +55,23 @@ class ReportConfig:
         """Read the runs.
 
         Raises:
-            ReportError: If labels and runs do not go together, a run has no finished rollouts, or a result of
+            EvalError: If labels and runs do not go together, a run has no finished rollouts, or a result of
                 eval.reliance is of none of their checkpoints.
-            RunFolderError: If a run folder can't be read.
+            EvalError: If a run folder can't be read.
         """
         paths = [self.run] if isinstance(self.run, str) else self.run
         if self.title.startswith("{"):
             # What flags hold is YAML, where "Title: more" is a mapping.
-            raise ReportError(f"--title={self.title} is not text; put quotes inside the quotes: --title='\"A: b\"'.")
+            raise EvalError(f"--title={self.title} is not text; put quotes inside the quotes: --title='\"A: b\"'.")
         if not paths:
-            raise ReportError("--run=[] must name at least one run folder or report.")
+            raise EvalError("--run=[] must name at least one run folder or report.")
         entries = [entry for path in paths for entry in read_runs(Path(path))]
         labels = self.labels or [entry.label for entry in entries]
         if len(labels) != len(entries):
             known = ", ".join(entry.label for entry in entries)
-            raise ReportError(f"--labels={labels} must be {len(entries)}, one for each run of --run: {known}.")
+            raise EvalError(f"--labels={labels} must be {len(entries)}, one for each run of --run: {known}.")
         if len(set(labels)) < len(labels) or any(not label or "|" in label or "\n" in label for label in labels):
-            raise ReportError(f"--labels={labels} must differ from each other and have no line ends and no '|'.")
+            raise EvalError(f"--labels={labels} must differ from each other and have no line ends and no '|'.")
         given = [self.reliance] if isinstance(self.reliance, str) else self.reliance
         entries = with_reliance(entries, [Path(path) for path in given])
         return [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
@@ -84,11 +80,10 @@ class ReportConfig:
         """Where the report goes.
 
         Raises:
-            ReportError: If the name is not that of a folder.
+            EvalError: If the name is not that of a folder.
         """
         name = self.name or "_vs_".join(entry.run.name for entry in entries)
-        if Path(name).name != name or name == "..":
-            raise ReportError(f"--name={name!r} must be the name of a folder inside --reports={self.reports}.")
+        check_report_name(name, self.reports)
         return self.reports / name
 
 
@@ -177,40 +172,26 @@ def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
         ``report.md`` and the content of ``report.json``.
 
     Raises:
-        ReportError: For settings that do not go together, or a run without finished rollouts.
-        RunFolderError: If a run folder can't be read.
+        EvalError: For settings that do not go together, or a run without finished rollouts.
+        EvalError: If a run folder can't be read.
         OSError: If a file can't be read or written.
     """
     entries = cfg.read()
     folder = cfg.folder(entries)
     content = report_content(entries, folder.name, cfg.title, note_text(cfg.note, folder, "rollouts"))
-    folder.mkdir(parents=True, exist_ok=True)
     plots = write_plots(entries, folder)
     write_text(folder / REPORT_FILE, json_text(content))
     write_text(folder / "report.md", render(entries, content, plots))
     return folder / "report.md", content
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write a report; the last line of output is the (first) run's total.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when the report is written, also of an incomplete run; 1 for an error that the message explains,
-        2 for a flag that does not parse.
-    """
-    try:
-        cfg = draccus.parse(ReportConfig, args=argv)
-    except DecodingError as error:
-        sys.stderr.write(f"report: {error} (see --help)\n")
-        return 2
-    try:
-        file, content = write_report(cfg)
-    except (OSError, ReportError, RunFolderError) as error:
-        sys.stderr.write(f"report: {error}\n")
-        return 1
+def run(cfg: ReportConfig, _: str) -> None:
+    """Write a report, also of an incomplete run; the last line of output is the (first) run's total."""
+    file, content = write_report(cfg)
     lines = [*content["incomplete"], f"report: {file}", f"total: {content['total']}"]
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for an error that the message explains, 2 for a flag that does not parse."""
+    return run_command("eval.report", ReportConfig, run, argv)

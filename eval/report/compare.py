@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.common.errors import EvalError
 from eval.common.statistics import format_difference, mcnemar_exact, newcombe_difference
-from eval.report.data import LabelledRun, ReportError, Task, read_runs
-from eval.rollout.run_folder import Rollout, Run, RunFolderError
+from eval.report.data import LabelledRun, Task, read_runs
+from eval.rollout.run_folder import Rollout, Run
 
 SETTINGS = ("image_size", "settle_steps", "init_states", "episode_length", "look", "camera_shift", "displace_cm")
 SIMULATOR = ("assets", "assets_note", "mujoco", "robosuite", "hf-libero")
@@ -157,7 +158,7 @@ def _one(path: Path) -> LabelledRun:
     found = read_runs(path)
     if len(found) > 1:
         names = ", ".join(entry.label for entry in found)
-        raise ReportError(f"{path} holds {len(found)} runs ({names}) and compares them; name their run folders here.")
+        raise EvalError(f"{path} holds {len(found)} runs ({names}) and compares them; name their run folders here.")
     return found[0]
 
 
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         a, b = _one(arguments.a), _one(arguments.b)
-    except (OSError, ReportError, RunFolderError) as error:
+    except (OSError, EvalError) as error:
         sys.stderr.write(f"compare: {error}\n")
         return 1
     differing = obstacles(a.run, b.run)

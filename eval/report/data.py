@@ -1,8 +1,6 @@
 """The numbers of a report: from finished rollouts to ``report.json``, and back."""
 
 import json
-import os
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from eval.common.errors import EvalError
+from eval.common.files import json_text, write_text
 from eval.common.statistics import format_rate, mean_over_seeds, wilson_interval
 from eval.rollout.run_folder import RUN_FILE, Rollout, Run, read_run, with_later_settings
 
@@ -19,14 +19,9 @@ SUITE_TASKS = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "li
 _COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in ("instruction", "displacement_cm"))
 _DISPLACEMENT_COLUMNS = ("displaced_x_cm", "displaced_y_cm")
 _RUN_PARTS = ("name", "command", "policy", "training", "settings", "versions", "simulator")
-_INNERMOST_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s*\]")
 
 Task = tuple[str, int]
 """(suite, task_id)"""
-
-
-class ReportError(ValueError):
-    """There is nothing to report, or something cannot be read; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class LabelledRun:
         if settings["task_ids"] is not None:
             tasks = len(settings["suites"]) * len(settings["task_ids"])
         elif unknown := [suite for suite in settings["suites"] if suite not in SUITE_TASKS]:
-            raise ReportError(
+            raise EvalError(
                 f"{self.run.name} asks for all tasks of {', '.join(unknown)}, whose number is not known; "
                 f"known are {', '.join(SUITE_TASKS)}."
             )
@@ -121,16 +116,16 @@ def labelled(label: str, run: Run) -> LabelledRun:
     """Check that a run can be reported.
 
     Raises:
-        ReportError: If no rollout has finished, or one is there twice.
+        EvalError: If no rollout has finished, or one is there twice.
     """
     if not run.rollouts:
-        raise ReportError(
+        raise EvalError(
             f"{run.path if run.path != Path() else run.name} has no finished rollouts, so there is nothing to report."
         )
     keys = [rollout.key for rollout in run.rollouts]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ReportError(f"{run.name} has the rollout (suite, task, seed, initial state) = {twice} more than once.")
+        raise EvalError(f"{run.name} has the rollout (suite, task, seed, initial state) = {twice} more than once.")
     return LabelledRun(label, run)
 
 
@@ -194,25 +189,25 @@ def read_runs(path: Path) -> list[LabelledRun]:
         One entry for a run folder, labelled with its name; those of the report, with its labels, otherwise.
 
     Raises:
-        ReportError: If it is none of them, or has no finished rollouts.
-        RunFolderError: If a run folder cannot be read.
+        EvalError: If it is none of them, or has no finished rollouts.
+        EvalError: If a run folder cannot be read.
     """
     if (path / RUN_FILE).is_file():
         run = read_run(path)
         return [labelled(run.name, run)]
     file = path / REPORT_FILE if path.is_dir() else path
     if not file.is_file():
-        raise ReportError(f"{path} is neither a run folder of eval.run nor a report ({REPORT_FILE}) of eval.report.")
+        raise EvalError(f"{path} is neither a run folder of eval.run nor a report ({REPORT_FILE}) of eval.report.")
     content = read_report(file)
     if content["kind"] != "rollouts":
-        raise ReportError(f"{file} is a report of kind {content['kind']!r}; only 'rollouts' holds single rollouts.")
+        raise EvalError(f"{file} is a report of kind {content['kind']!r}; only 'rollouts' holds single rollouts.")
     try:
         return [
             replace(labelled(entry["label"], _run_of(entry)), reliance=entry.get("reliance"))
             for entry in content["runs"]
         ]
     except (KeyError, TypeError) as error:
-        raise ReportError(f"{file} is not what eval.report writes: {error!r}.") from error
+        raise EvalError(f"{file} is not what eval.report writes: {error!r}.") from error
 
 
 def _run_of(entry: Mapping[str, Any]) -> Run:
@@ -231,15 +226,15 @@ def read_report(file: Path) -> dict[str, Any]:
     """Read a ``report.json`` of any kind.
 
     Raises:
-        ReportError: If it is none, or of another version.
+        EvalError: If it is none, or of another version.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         kind, version = content["kind"], content.get("schema_version", SCHEMA_VERSION)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{file} is not a report: {error!r}.") from error
+        raise EvalError(f"{file} is not a report: {error!r}.") from error
     if kind == "rollouts" and version != SCHEMA_VERSION:
-        raise ReportError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
+        raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
     return content
 
 
@@ -252,12 +247,12 @@ def note_text(file: Path | None, folder: Path, kind: str) -> str:
         kind: What is about to be written there.
 
     Raises:
-        ReportError: If the folder holds a report of another kind.
+        EvalError: If the folder holds a report of another kind.
         OSError: If the file cannot be read.
     """
     earlier = read_report(folder / REPORT_FILE) if (folder / REPORT_FILE).is_file() else {}
     if earlier and earlier["kind"] != kind:
-        raise ReportError(f"{folder} holds a report of kind {earlier['kind']!r}; choose another --name.")
+        raise EvalError(f"{folder} holds a report of kind {earlier['kind']!r}; choose another --name.")
     return earlier.get("note", "") if file is None else file.read_text(encoding="utf-8")
 
 
@@ -266,15 +261,16 @@ def enumeration(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-def json_text(content: Mapping[str, Any]) -> str:
-    """JSON with one line for each innermost list, so that a rollout is a line and a change of one is seen in a diff."""
-    # A line end within a string is written as \n, so a real one only ever belongs to the layout.
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    return _INNERMOST_LIST.sub(lambda found: f"[{re.sub(r',\n\s+', ', ', found.group(1))}]", text) + "\n"
+def publish(folder: Path, kind: str, content: Mapping[str, Any], page: str) -> Path:
+    """Write ``report.json`` and ``report.md``; return the latter.
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    Args:
+        folder: Folder of the report, which is made.
+        kind: Of the report.
+        content: Of ``report.json``, without what identifies it.
+        page: Markdown.
+    """
+    head = {"schema_version": SCHEMA_VERSION, "kind": kind, "name": folder.name, "complete": True}
+    write_text(folder / REPORT_FILE, json_text(head | dict(content)))
+    write_text(folder / "report.md", page)
+    return folder / "report.md"

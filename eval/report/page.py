@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.benchmark.full_size.report import table
+from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate, mean_over_seeds
 from eval.report.data import LabelledRun, counts, steps_to_success
 from eval.report.reliance_results import NOT_MEASURED, interval_text, part
@@ -218,21 +218,6 @@ def provenance_lines(entry: LabelledRun) -> list[str]:
         *facts({f"policy {name}": value for name, value in run.policy.items()} | run.versions | run.simulator),
         "",
     ]
-
-
-def facts(values: Mapping[str, Any]) -> list[str]:
-    """One bullet per value that is known; a long text stays on its bullet."""
-    return [f"- {name}: {_words(value)}" for name, value in values.items() if value not in (None, "")]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} -> {of}" for key, of in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(str(one) for one in value)
-    return " ".join(str(value).split())
 
 
 def shift_words(shift: Mapping[str, float]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.common.files import replacing
+from eval.common.lerobot_results import TaskResult
 from eval.common.statistics import wilson_interval
-from eval.rollout.lerobot_results import TaskResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,19 +86,25 @@ def _draw_success(axes: Axes, rows: Sequence[str], counts: Mapping[str, Sequence
     for number, (label, of_run) in enumerate(counts.items()):
         offset = 0.7 * ((number + 0.5) / len(counts) - 0.5)
         measured = [(row, *entry) for row, entry in enumerate(of_run) if entry is not None]
-        rates = [100 * successes / rollouts for _, successes, rollouts in measured]
-        limits = [wilson_interval(successes, rollouts) for _, successes, rollouts in measured]
-        # At 0 and 100 % rounding can put a limit on the wrong side of the rate by 1e-14, which Matplotlib refuses.
-        below = [max(0.0, rate - 100 * low) for rate, (low, _) in zip(rates, limits, strict=True)]
-        above = [max(0.0, 100 * high - rate) for rate, (_, high) in zip(rates, limits, strict=True)]
+        rates, errors = rates_with_intervals([(successes, rollouts) for _, successes, rollouts in measured])
         heights = [row + offset for row, _, _ in measured]
-        axes.errorbar(rates, heights, xerr=[below, above], fmt="o", capsize=3, markersize=4, label=label)
+        axes.errorbar(rates, heights, xerr=errors, fmt="o", capsize=3, markersize=4, label=label)
         for height, (_, successes, rollouts) in zip(heights, measured, strict=True):
             axes.annotate(f"{successes}/{rollouts}", (103, height), va="center", fontsize=8, annotation_clip=False)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel="success rate, %, with 95 % Wilson interval", xlim=(-2, 102), ylim=(len(rows) - 0.5, -0.5))
     axes.grid(alpha=0.3, axis="x")
     _legend(axes, counts)
+
+
+def rates_with_intervals(counts: Sequence[Counts]) -> tuple[list[float], list[list[float]]]:
+    """Return success rates, %, and how far their 95 % Wilson intervals reach below and above, for error bars."""
+    rates = [100 * successes / rollouts for successes, rollouts in counts]
+    limits = [wilson_interval(successes, rollouts) for successes, rollouts in counts]
+    # At 0 and 100 % rounding can put a limit on the wrong side of the rate by 1e-14, which Matplotlib refuses.
+    below = [max(0.0, rate - 100 * low) for rate, (low, _) in zip(rates, limits, strict=True)]
+    above = [max(0.0, 100 * high - rate) for rate, (_, high) in zip(rates, limits, strict=True)]
+    return rates, [below, above]
 
 
 def _legend(axes: Axes, labels: Mapping[str, object]) -> None:
@@ -116,7 +122,6 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    # Matplotlib's version is left out, so that the same numbers give the same file on more machines.
-    figure.savefig(partial, dpi=110, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    with replacing(path) as scratch:
+        # Matplotlib's version is left out, so that the same numbers give the same file on more machines.
+        figure.savefig(scratch, dpi=110, format="png", metadata={"Software": None})

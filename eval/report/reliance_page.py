@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark.full_size.report import table
+from eval.common.markdown import table
 from eval.report.plots import new_figure, save
 from eval.report.reliance_results import interval_text, last_line
 from lerobot_atlasvla.inspection.reliance import EVERYTHING, IMAGES

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eval.common.errors import EvalError
 from eval.common.statistics import mean_interval
-from eval.report.data import LabelledRun, ReportError
+from eval.report.data import LabelledRun
 from eval.rollout.checkpoint import find_checkpoint
 from eval.rollout.run_folder import Run
-from eval.rollout.settings import RunError
 from lerobot_atlasvla.inspection.reliance import (
     BLOCKS_AS_NOISE,
     BLOCKS_REMOVED,
@@ -79,20 +79,20 @@ def read_reliance(path: Path | str) -> dict[str, Any]:
         path: The file, or the folder that has it.
 
     Raises:
-        ReportError: If there is none, or it is of something else or another version.
+        EvalError: If there is none, or it is of something else or another version.
     """
     path = Path(path)
     file = path / RELIANCE_FILE if path.is_dir() else path
     if not file.is_file():
-        raise ReportError(f"{path} has no {RELIANCE_FILE} of eval.reliance.")
+        raise EvalError(f"{path} has no {RELIANCE_FILE} of eval.reliance.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         kind, version, digest = content["kind"], content["schema_version"], content["checkpoint"]["weights_sha256"]
         summary(content)
     except (ValueError, KeyError, TypeError) as error:
-        raise ReportError(f"{file} is not what eval.reliance writes: {error!r}.") from error
+        raise EvalError(f"{file} is not what eval.reliance writes: {error!r}.") from error
     if (kind, version) != (KIND, SCHEMA_VERSION) or not isinstance(digest, str):
-        raise ReportError(f"{file} is of kind {kind!r}, version {version}; this reads {KIND!r}, {SCHEMA_VERSION}.")
+        raise EvalError(f"{file} is of kind {kind!r}, version {version}; this reads {KIND!r}, {SCHEMA_VERSION}.")
     return content
 
 
@@ -154,13 +154,13 @@ def with_reliance(entries: Sequence[LabelledRun], given: Sequence[Path]) -> list
         given: Results of ``eval.reliance``: files, or folders that have one.
 
     Raises:
-        ReportError: If one that is given is of none of the runs' checkpoints, or one can't be read.
+        EvalError: If one that is given is of none of the runs' checkpoints, or one can't be read.
     """
     of_given = [(path, read_reliance(path)) for path in given]
     digests = {entry.run.policy.get("weights_sha256") for entry in entries} - {None}
     for path, content in of_given:
         if (digest := content["checkpoint"]["weights_sha256"]) not in digests:
-            raise ReportError(
+            raise EvalError(
                 f"--reliance={path} is of a checkpoint with weights_sha256 {digest[:12]}..., which none of --run has."
             )
     found = []
@@ -177,7 +177,7 @@ def _nearby(run: Run) -> list[dict[str, Any]]:
     # A run that was read from a report has no folder.
     places = [run.path, run.path / RELIANCE_FOLDER] if run.path != Path() else []
     if checkpoint := run.policy.get("checkpoint"):
-        with contextlib.suppress(RunError):  # It may have been moved away since.
+        with contextlib.suppress(EvalError):  # It may have been moved away since.
             beside = default_folder(find_checkpoint(Path(checkpoint)))
             places += [] if beside is None else [beside]
     return [read_reliance(place) for place in places if (place / RELIANCE_FILE).is_file()]

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark.full_size.report import table
+from eval.common.errors import EvalError
+from eval.common.files import write_text
+from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate
-from eval.report.data import REPORT_FILE, ReportError, read_report, write_text
+from eval.report.data import REPORT_FILE, read_report
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 REPORTS = Path("eval/results")
@@ -34,7 +36,7 @@ def results_block(reports: Path, page: Path) -> str:
         page: Where the tables are shown.
 
     Raises:
-        ReportError: If a ``report.json`` cannot be read, or lacks something.
+        EvalError: If a ``report.json`` cannot be read, or lacks something.
     """
     rows, shift_rows, ablation_rows, old = [], [], [], []
     for file in sorted(reports.glob(f"*/{REPORT_FILE}")):
@@ -52,7 +54,7 @@ def results_block(reports: Path, page: Path) -> str:
             elif content["kind"] == "ablations":
                 ablation_rows += [(name, *cells) for cells in _ablation_cells(content)]
         except (KeyError, TypeError, AttributeError) as error:
-            raise ReportError(f"{file} lacks something that the table of results shows: {error!r}.") from error
+            raise EvalError(f"{file} lacks something that the table of results shows: {error!r}.") from error
     lines = table(_HEAD, rows) if rows else [NONE_YET]
     if shift_rows:
         lines += ["", *table(_SHIFT_HEAD, shift_rows)]
@@ -131,12 +133,12 @@ def updated(page: Path, reports: Path) -> tuple[str, str]:
     """Text of a page as it is, and as it should be.
 
     Raises:
-        ReportError: If the page does not have both marks once, in order, or a report cannot be read.
+        EvalError: If the page does not have both marks once, in order, or a report cannot be read.
     """
     text = page.read_text(encoding="utf-8")
     begin, end = text.find(BEGIN), text.find(END)
     if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
-        raise ReportError(f"{page} must have {BEGIN} and then {END}, each once, around the table of results.")
+        raise EvalError(f"{page} must have {BEGIN} and then {END}, each once, around the table of results.")
     return text, f"{text[: begin + len(BEGIN)]}\n{results_block(reports, page)}\n{text[end:]}"
 
 
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None, root: Path = Path()) -> int:
         for page, after in stale.items():
             write_text(page, after)
             sys.stdout.write(f"{page} is up to date now\n")
-    except (OSError, ReportError) as error:
+    except (OSError, EvalError) as error:
         sys.stderr.write(f"results_table: {error}\n")
         return 1
     return 0

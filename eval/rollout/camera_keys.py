@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from eval.common.errors import EvalError
+
 SCENE = "agentview_image"
 WRIST = "robot0_eye_in_hand_image"
 CAMERAS = (SCENE, WRIST)
@@ -12,10 +14,6 @@ _WRIST_WORDS = ("wrist", "hand", "gripper")
 _EMPTY = "empty_camera"
 # Scene and wrist key of the published LIBERO datasets.
 _KNOWN = (("image", "wrist_image"), ("image", "image2"))
-
-
-class CameraError(ValueError):
-    """The policy's views cannot be told apart, or the mapping given does not fit them."""
 
 
 def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -30,13 +28,13 @@ def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None
         for a blind policy, which has no image keys.
 
     Raises:
-        CameraError: If the keys leave it open which is which, there are more than two, or ``override`` names an unknown
+        EvalError: If the keys leave it open which is which, there are more than two, or ``override`` names an unknown
             camera or not exactly the policy's views.
     """
     keys = [key for key in image_keys if _EMPTY not in key]
     foreign = [key for key in keys if not key.startswith(PREFIX)]
     if foreign or (image_keys and not keys):
-        raise CameraError(
+        raise EvalError(
             f"LIBERO's pictures arrive as {PREFIX}NAME, but the policy's image features are "
             f"{_listed(image_keys)}; such a policy cannot be rolled out in LIBERO."
         )
@@ -49,7 +47,7 @@ def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None
     wrist = [name for name in names if any(word in name.lower() for word in _WRIST_WORDS)]
     scene = [name for name in names if name not in wrist]
     if len(wrist) > 1 or len(scene) > 1:
-        raise CameraError(
+        raise EvalError(
             f"It is not clear which of the policy's views {_listed(keys)} is LIBERO's scene camera and which the wrist "
             f'camera. Say so with --cameras=\'{{"{SCENE}": "NAME", "{WRIST}": "NAME"}}\', each NAME one of '
             f"{_listed(names)}."
@@ -60,11 +58,11 @@ def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None
 def _checked(override: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
     unknown = [camera for camera in override if camera not in CAMERAS]
     if unknown:
-        raise CameraError(
+        raise EvalError(
             f"--cameras names the camera {_listed(unknown)}, which LIBERO does not offer; allowed: {_listed(CAMERAS)}."
         )
     if sorted(override.values()) != sorted(names):
-        raise CameraError(
+        raise EvalError(
             f"--cameras maps to the views {_listed(list(override.values()))}, but the policy needs exactly "
             f"{_listed(names)}, each from one of {_listed(CAMERAS)}."
         )

@@ -2,17 +2,23 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from eval.rollout.settings import RunError
+from eval.common.errors import EvalError, first_line
+from eval.rollout.camera_keys import SCENE, camera_mapping
+from eval.rollout.settings import RunConfig
 
 if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
 
+logger = logging.getLogger("eval.run")
+
+BLIND_VIDEO_SIZE = 256
 CONFIG_FILE = "config.json"
 TRAIN_CONFIG_FILE = "train_config.json"
 # Of a whole policy, or of an adapter on top of another one.
@@ -90,6 +96,83 @@ class Checkpoint:
         return (record.get("simulator") or {}).get("assets") or record.get("assets")
 
 
+@dataclass(frozen=True)
+class EvaluatedPolicy:
+    """A checkpoint and how it is rolled out.
+
+    Attributes:
+        checkpoint: The policy, with the device and the number of executed actions in force.
+        device: Where it runs.
+        cameras: LIBERO's cameras to the policy's views.
+        image_size: Side of the rendered pictures, pixels.
+    """
+
+    checkpoint: Checkpoint
+    device: str
+    cameras: dict[str, str]
+    image_size: int
+
+
+def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
+    """Find the checkpoint and settle how it is rolled out; its weights are loaded by the workers.
+
+    Raises:
+        EvalError: If it can't be read, or a setting does not fit it.
+    """
+    device = choose_device(cfg.device)
+    checkpoint = read_checkpoint(cfg.checkpoint, device, cfg.n_action_steps)
+    cameras = camera_mapping(list(checkpoint.config.image_features), cfg.cameras)
+    if cfg.overlay and checkpoint.config.type != "atlasvla":
+        raise EvalError(
+            f"--overlay=true is for policies of type atlasvla; this one is of type {checkpoint.config.type}."
+        )
+    if cfg.overlay and SCENE not in cameras:
+        raise EvalError("--overlay=true shows the scene camera, which this policy does not have.")
+    return EvaluatedPolicy(checkpoint, device, cameras, choose_image_size(cfg.image_size, checkpoint))
+
+
+def choose_device(asked: str | None) -> str:
+    """``asked``, or cuda where there is one, or cpu.
+
+    Raises:
+        EvalError: If this machine has no such device.
+    """
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise EvalError(f"--device={asked} cannot be used here: {first_line(error)}") from error
+    return asked
+
+
+def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
+    """``asked``, or the side of the pictures that the policy was trained on; warns where the two differ.
+
+    A blind policy was trained on none: the size is that of its videos.
+
+    Raises:
+        EvalError: If nothing is asked for and the policy's views have several sizes.
+    """
+    trained_on = checkpoint.picture_size
+    if not checkpoint.config.image_features:
+        return asked or BLIND_VIDEO_SIZE
+    if asked is None:
+        if trained_on is None:
+            raise EvalError("The policy's views are not square, or of several sizes; choose one with --image_size.")
+        return trained_on
+    if trained_on not in (None, asked):
+        logger.warning(
+            "The policy was trained on pictures of %s px and gets %s px. Policies of type atlasvla resize them; "
+            "others, such as act, may take them as they are and fail.",
+            trained_on,
+            asked,
+        )
+    return asked
+
+
 def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Checkpoint:
     """Find and read a checkpoint.
 
@@ -99,7 +182,7 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
         n_action_steps: Number of actions to execute per chunk instead of the checkpoint's own.
 
     Raises:
-        RunError: If there is no checkpoint, its configuration cannot be read, or ``n_action_steps`` does not fit it.
+        EvalError: If there is no checkpoint, its configuration cannot be read, or ``n_action_steps`` does not fit it.
     """
     import lerobot.policies  # noqa: F401 - registers LeRobot's own
     from draccus.utils import DecodingError
@@ -108,7 +191,7 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
     folder = find_checkpoint(path)
     weights = [folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()]
     if not weights:
-        raise RunError(f"--checkpoint={path} has no weights: {folder} lacks {' or '.join(_WEIGHTS_FILES)}.")
+        raise EvalError(f"--checkpoint={path} has no weights: {folder} lacks {' or '.join(_WEIGHTS_FILES)}.")
     try:
         config = PreTrainedConfig.from_pretrained(folder)
         _check_action_steps(config, n_action_steps)
@@ -118,7 +201,7 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
             overrides.append(f"--n_action_steps={n_action_steps}")
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=overrides)
     except (ValueError, TypeError, NotImplementedError, DecodingError) as error:
-        raise RunError(f"--checkpoint={path}: {folder / CONFIG_FILE} cannot be used: {error}") from error
+        raise EvalError(f"--checkpoint={path}: {folder / CONFIG_FILE} cannot be used: {error}") from error
     config.pretrained_path = folder
     with weights[0].open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -129,16 +212,16 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object, empty if there is no such file.
 
     Raises:
-        RunError: If the file holds something else.
+        EvalError: If the file holds something else.
     """
     if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{file} is not JSON: {error}.") from error
+        raise EvalError(f"{file} is not JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise RunError(f"{file} holds no JSON object.")
+        raise EvalError(f"{file} holds no JSON object.")
     return content
 
 
@@ -146,15 +229,15 @@ def find_checkpoint(path: Path) -> Path:
     """The folder named ``pretrained_model`` of a checkpoint, wherever above it ``path`` points.
 
     Raises:
-        RunError: If there is none.
+        EvalError: If there is none.
     """
     if not path.is_dir():
-        raise RunError(f"--checkpoint={path} is not a folder.")
+        raise EvalError(f"--checkpoint={path} is not a folder.")
     for candidate in (path, path / "pretrained_model", path / "checkpoints/last/pretrained_model"):
         if (candidate / CONFIG_FILE).is_file():
             # "last" is a link that training moves on.
             return candidate.resolve()
-    raise RunError(
+    raise EvalError(
         f"--checkpoint={path} is not a LeRobot checkpoint: neither it, its pretrained_model nor its "
         f"checkpoints/last/pretrained_model has a {CONFIG_FILE}."
     )
@@ -172,11 +255,11 @@ def _check_action_steps(config: "PreTrainedConfig", n_action_steps: int | None) 
     if n_action_steps is None:
         return
     if not hasattr(config, "n_action_steps"):
-        raise RunError(
+        raise EvalError(
             f"--n_action_steps={n_action_steps} cannot be set: a policy of type {config.type} has no such number."
         )
     limit = _chunk_size(config)
     if limit is not None and not 1 <= n_action_steps <= limit:
-        raise RunError(
+        raise EvalError(
             f"--n_action_steps={n_action_steps} must lie in 1 .. {limit}, the actions of one chunk of this checkpoint."
         )

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from eval.common.errors import EvalError
+from eval.common.files import write_text
+
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 ROLLOUTS_FILE = "rollouts.jsonl"
@@ -22,10 +25,6 @@ SETTINGS_ADDED_LATER = {"displace_cm": 0.0}
 
 RolloutKey = tuple[str, int, int, int]
 """(suite, task_id, seed, init_state): what a rollout is, whatever came out of it."""
-
-
-class RunFolderError(ValueError):
-    """A folder is no run folder, or cannot be used as one; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -118,31 +117,28 @@ def read_run(path: Path | str) -> Run:
         path: The folder that ``--output_dir`` named.
 
     Raises:
-        RunFolderError: If it is no run folder, was written by another version, or a line cannot be read.
+        EvalError: If it is no run folder, was written by another version, or a line cannot be read.
     """
     path = Path(path)
     file = path / RUN_FILE
     if not file.is_file():
-        raise RunFolderError(f"{path} is not a run folder of eval.run: it has no {RUN_FILE}.")
+        raise EvalError(f"{path} is not a run folder of eval.run: it has no {RUN_FILE}.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content.pop("schema_version")
         if version != SCHEMA_VERSION:
-            raise RunFolderError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
+            raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
         content["settings"] = with_later_settings(content["settings"])
         return Run(**content, rollouts=tuple(_read_rollouts(path / ROLLOUTS_FILE)), path=path)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{file} is not what eval.run writes: {error!r}.") from error
+        raise EvalError(f"{file} is not what eval.run writes: {error!r}.") from error
 
 
 def write_run(run: Run) -> None:
     """Write ``run.json`` into ``run.path``, whole or not at all; the rollouts are not touched."""
-    run.path.mkdir(parents=True, exist_ok=True)
     names = [f.name for f in fields(run) if f.name not in ("rollouts", "path")]
     content = {"schema_version": SCHEMA_VERSION} | {name: getattr(run, name) for name in names}
-    scratch = run.path / f".{RUN_FILE}.partial"
-    scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, run.path / RUN_FILE)
+    write_text(run.path / RUN_FILE, json.dumps(content, indent=1) + "\n")
 
 
 class RolloutLog:
@@ -168,7 +164,7 @@ def open_log(folder: Path) -> Iterator[RolloutLog]:
     """Open ``rollouts.jsonl`` of a run folder for appending, dropping a last line that was cut short.
 
     Raises:
-        RunFolderError: If another process is writing to the same run folder.
+        EvalError: If another process is writing to the same run folder.
     """
     import fcntl  # LIBERO, too, is for Linux only; reading a run is not
 
@@ -178,7 +174,7 @@ def open_log(folder: Path) -> Iterator[RolloutLog]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunFolderError(f"Another eval.run is writing to {folder}; wait for it or stop it.") from error
+            raise EvalError(f"Another eval.run is writing to {folder}; wait for it or stop it.") from error
         os.ftruncate(descriptor, file.read_bytes().rfind(b"\n") + 1)
         yield RolloutLog(descriptor)
     finally:
@@ -194,4 +190,4 @@ def _read_rollouts(file: Path) -> Iterator[Rollout]:
         try:
             yield Rollout.from_json(json.loads(line))
         except (json.JSONDecodeError, TypeError) as error:
-            raise RunFolderError(f"{file}, line {number}, is not a rollout: {error}.") from error
+            raise EvalError(f"{file}, line {number}, is not a rollout: {error}.") from error

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval.common.lerobot_results import read_training_curve
 from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, read_json
-from eval.rollout.lerobot_results import read_training_curve
 from lerobot_atlasvla.training_curves import FOLDER
 
 COMMAND_FILE = "train_command.txt"

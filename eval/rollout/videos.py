@@ -1,12 +1,12 @@
 """A video of a rollout, drawn afterwards from the simulator's states: rollouts that nobody films cost nothing."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval.common.files import replacing
 from lerobot_atlasvla.data.demonstrate import CONTROL_FREQ_HZ
 from lerobot_atlasvla.sim.camera_shift import SCENE_CAMERA
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _BAR = 16
 """Height of the caption, pixels."""
 _COLOURS = {True: (30, 130, 50), False: (170, 40, 40)}
-_PARTIAL = "partial-"
 
 
 def video_name(suite: str, task_id: int, seed: int, init_state: int, success: bool) -> str:
@@ -91,8 +90,5 @@ def write_video(path: Path, frames: Sequence[np.ndarray]) -> None:
     """
     from lerobot.utils.io_utils import write_video as write
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The codec goes by the end of the name.
-    scratch = path.with_name(_PARTIAL + path.name)
-    write(scratch, list(frames), CONTROL_FREQ_HZ)
-    os.replace(scratch, path)
+    with replacing(path) as scratch:
+        write(scratch, list(frames), CONTROL_FREQ_HZ)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
+from eval.common.errors import EvalError
 from eval.rollout.camera_keys import PREFIX, SCENE
 from eval.rollout.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
-from eval.rollout.settings import RunError
 from eval.rollout.videos import captioned, scene_pictures, video_name, with_attention, write_video
 from lerobot_atlasvla.data.demonstrate import start_worker
 from lerobot_atlasvla.sim.displace import displacement_cm_of
@@ -176,7 +176,7 @@ class Evaluator:
                 preprocessor_overrides={"device_processor": {"device": settings.device}},
             )
         except LOADING_ERRORS as error:
-            raise RunError(f"--checkpoint={settings.checkpoint} cannot be loaded: {error}") from error
+            raise EvalError(f"--checkpoint={settings.checkpoint} cannot be loaded: {error}") from error
         self._attention: AttentionRecorder | None = None
         if settings.overlay:
             from lerobot_atlasvla import attention_view

@@ -49,7 +49,7 @@ class Schedule:
         return job
 
 
-class Crew:
+class WorkerPool:
     """Worker processes, started as they are needed; a context manager that ends them.
 
     Args:

@@ -1,15 +1,23 @@
 """The demo's stages and what it leaves behind, without running it."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from eval.common.errors import EvalError
+from eval.common.lerobot_results import read_eval_info
 from eval.demo import command as demo
 from eval.demo import report as demo_report
 from eval.demo.command import DemoConfig, as_typed, stages
+from eval.demo.contact_sheet import filmed_rollouts, read_frames
+from eval.demo.progress import StageProgress
+from eval.demo.report import next_steps
 from eval.report.reliance_results import RELIANCE_FILE
+from eval.rollout.videos import write_video
 from lerobot_atlasvla.inspection.reliance import IMAGES
 from tests.run_folders import make_run, rollouts_of
 
@@ -46,15 +54,41 @@ def test_the_blind_control_can_be_left_out(tmp_path):
 
 
 def test_a_stage_is_shown_as_it_would_be_typed():
-    stage = demo.Stage(["/opt/env/bin/lerobot-eval", "--env.task_ids=[0]"], {"ATLASVLA_LIBERO_DISPLACE_CM": "8"})
+    command = ["/opt/env/bin/lerobot-eval", "--env.task_ids=[0]"]
+    stage = demo.Stage("", command, environment={"ATLASVLA_LIBERO_DISPLACE_CM": "8"})
     assert as_typed(stage) == "ATLASVLA_LIBERO_DISPLACE_CM=8 lerobot-eval '--env.task_ids=[0]'"
 
 
-def test_a_displacement_that_is_none_ends_it_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["demo", f"--output_dir={tmp_path / 'out'}", "--displace_cm=-1"])
-    with pytest.raises(SystemExit, match=r"demo: --displace_cm=-1"):
-        demo.main()
+def test_a_displacement_that_is_none_ends_it_before_anything_is_written(tmp_path, capsys):
+    assert demo.main([f"--output_dir={tmp_path / 'out'}", "--displace_cm=-1"]) == 1
+    assert capsys.readouterr().err.startswith("demo: --displace_cm=-1")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_is_told_in_a_paragraph_and_its_noise_goes_to_the_log(tmp_path, capfd):
+    noisy = "import sys; sys.stderr.write('deprecated!'); print('Training: 100%|x| 40/40 [00:09<00:00]')"
+    log = tmp_path / "train.log"
+    stage = demo.Stage("the policy learns.", [sys.executable, "-c", noisy], "Training")
+    assert demo.run_stage("train", stage, "2/6", log) > 0
+    shown = capfd.readouterr()
+    assert shown.out.startswith(f"\n[2/6] train: the policy learns.\n      log: {log}\n      done in ")
+    assert "deprecated" not in shown.out + shown.err
+    assert "deprecated" in log.read_text()
+
+
+def test_a_stage_that_fails_shows_the_end_of_its_log(tmp_path):
+    lines = "print('loading'); raise SystemExit('no such folder: x')"
+    with pytest.raises(EvalError, match=r"train failed with exit status 1; .*\nloading\nno such folder: x"):
+        demo.run_stage("train", demo.Stage("", [sys.executable, "-c", lines]), "1/1", tmp_path / "train.log")
+
+
+def test_progress_follows_one_bar_of_the_output_however_it_is_cut_up():
+    output = b"Generating: 9%|#| 1/9 [0]\rTraining:  10%|#  | 4/40 [00:01<00:09]\rTraining:  20%|## | 8/40 [00:02]\nbye"
+    progress = StageProgress("train", "Training")
+    for index in range(len(output)):
+        progress(output[index : index + 1])
+    assert progress.done == (8, 40)
+    progress.close()
 
 
 def make_folder(out: Path, assets: str = "official") -> Path:
@@ -123,5 +157,43 @@ def test_a_control_that_was_left_out_is_not_passed_over(tmp_path, simulator):
 
 
 def test_demonstrations_of_another_scene_make_no_result(tmp_path, simulator):
-    with pytest.raises(SystemExit, match="stand-in"):
+    with pytest.raises(EvalError, match="stand-in"):
         report(make_folder(tmp_path, assets="stand-in"), blind=False)
+
+
+def test_frames_of_filmed_failures_and_successes_are_on_the_page(tmp_path, simulator):
+    out = make_folder(tmp_path)
+    videos = [out / f"eval/videos/eval_episode_{number}.mp4" for number in range(3)]
+    for video in videos[1:]:
+        frames = [np.full((32, 32, 3), 20 * step, np.uint8) for step in range(12)]
+        write_video(video, frames)
+    file = out / "eval/eval_info.json"
+    content = json.loads(file.read_text())
+    content["per_task"][0]["metrics"]["video_paths"] = [str(video) for video in videos]
+    file.write_text(json.dumps(content))
+    assert filmed_rollouts(read_eval_info(file)) == [
+        ("libero_spatial 0, rollout 2", False, videos[2]),
+        ("libero_spatial 0, rollout 1", True, videos[1]),
+    ]
+    report(out, blind=False)
+    text = (out / "report.md").read_text()
+    assert "![frames of rollouts](rollouts.png)" in text
+    assert "- [eval/videos/eval_episode_2.mp4](eval/videos/eval_episode_2.mp4)" in text
+    assert (out / "rollouts.png").stat().st_size > 1000
+    first, *_, last = read_frames(videos[2], 3)
+    assert first.max() < 30
+    assert last.min() > 200
+
+
+def test_what_to_look_at_next_depends_on_the_figures(tmp_path):
+    settings = {"suite": "libero_spatial", "task_id": 0, "displace_cm": 6.0}
+    falling, level = ([(step, loss) for step, loss in enumerate(losses, 1)] for losses in ([5, 4, 3, 2, 1], [1] * 5))
+    doubtful = "\n".join(next_steps(tmp_path, settings, (5, 20), (4, 20), falling))
+    assert "nothing here shows yet that the policy looks" in doubtful
+    assert '`make demo ARGS="--steps=10"`' in doubtful
+    assert "The failures" in doubtful
+    clear = "\n".join(next_steps(tmp_path, settings, (20, 20), (2, 20), level))
+    assert "intervals of the seeing" not in clear
+    assert "still falling" not in clear
+    assert "The failures" not in clear
+    assert f"--checkpoint={tmp_path / 'train/checkpoints/last'}" in clear

@@ -14,7 +14,7 @@ import pytest
 from eval.rollout.run import exported
 from eval.rollout.run_folder import read_run
 from eval.rollout.worker import Job, Task, WorkerSettings
-from eval.rollout.worker_pool import Crew, Schedule
+from eval.rollout.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.sim.assets import _ENV_RESOLVED, ENV_ASSETS
 from tests.released import save_checkpoint
 
@@ -99,8 +99,8 @@ def test_a_killed_run_is_continued_by_the_same_command(tmp_path):
 
 def outcomes(settings: WorkerSettings, jobs: list[Job], workers: int, **environment: str) -> dict:
     names = {"ATLASVLA_LIBERO_REPEATABLE": "1", "OMP_NUM_THREADS": "1"}
-    with exported(STAND_IN | names | environment), Crew(workers, settings) as crew:
-        return {outcome.rollout.init_state: outcome for outcome in crew.roll_out(Schedule(jobs), lambda job: job)}
+    with exported(STAND_IN | names | environment), WorkerPool(workers, settings) as pool:
+        return {outcome.rollout.init_state: outcome for outcome in pool.roll_out(Schedule(jobs), lambda job: job)}
 
 
 @pytest.mark.slow

@@ -6,9 +6,6 @@ released names and shapes and are random, so it shows that everything fits and r
 
 import dataclasses
 import json
-import os
-import re
-import shlex
 import shutil
 import sys
 import time
@@ -16,16 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import draccus
 import yaml
-from draccus.utils import DecodingError
 
-from eval.benchmark.full_size.report import REFERENCE, Outcome, PresetResult, bars, machine, passed, render
+from eval.benchmark.full_size.report import REFERENCE, Outcome, PresetResult, bars, passed, render
 from eval.benchmark.full_size.weights import WEIGHTS_NAME, checkpoint_size, releases
-from eval.common.commands import measure
-from eval.common.environment_info import versions
-from eval.demo.command import tool
-from eval.rollout.lerobot_results import read_training_curve
+from eval.benchmark.harness import environment, run_stages, training_figures
+from eval.benchmark.harness import shown as shown_without
+from eval.common.cli import run_command
+from eval.common.commands import measure, offline, tool
+from eval.common.errors import EvalError, check_at_least
+from eval.common.files import set_aside, write_text
 
 PRESETS = Path("configs/policy")
 REPO_ID = "local/full_size"
@@ -33,7 +30,6 @@ REPO_ID = "local/full_size"
 PRESET_BYTES = 2 * 10**9
 # Those of the reference's figures.
 AGGREGATOR_THREADS = 2
-_STEP_S = re.compile(r"\bupdt_s:(\d+\.\d+)")
 
 
 @dataclass
@@ -60,40 +56,32 @@ class FullSizeConfig:
         """Find what can't work before anything is written.
 
         Raises:
-            ValueError: For a preset that does not exist, one folder for two purposes, or a number below 1.
+            EvalError: For a preset that does not exist, one folder for two purposes, or a number below 1.
         """
         known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
         if unknown := [preset for preset in self.presets if preset not in known]:
-            raise ValueError(
+            raise EvalError(
                 f"no preset {', '.join(unknown)} in {PRESETS}, which has {', '.join(known) or 'none'}; "
                 "run this from the repository's root (--presets)."
             )
         if not self.presets or len(set(self.presets)) < len(self.presets):
-            raise ValueError(f"every preset is to be named once, got {self.presets} (--presets).")
+            raise EvalError(f"every preset is to be named once, got {self.presets} (--presets).")
         if self.root.resolve() == self.weights_folder.resolve():
-            raise ValueError(f"--root and --weights must be two folders, got {self.root} for both.")
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"--steps and --batch_size must be at least 1, got {self.steps} and {self.batch_size}.")
+            raise EvalError(f"--root and --weights must be two folders, got {self.root} for both.")
+        check_at_least(self, steps=1, batch_size=1)
 
 
-def probe(what: str, path: Path, out: Path, *flags: str) -> list[str]:
-    """Command of a job of ``eval.benchmark.full_size.worker``."""
-    return [
-        sys.executable,
-        "-m",
-        "eval.benchmark.full_size.worker",
-        f"--what={what}",
-        f"--path={path}",
-        f"--out={out}",
-        *flags,
-    ]
+def worker_command(what: str, path: Path, out: Path, *flags: str) -> list[str]:
+    """Return the command of a job of ``eval.benchmark.full_size.worker``."""
+    worker = [sys.executable, "-m", "eval.benchmark.full_size.worker"]
+    return [*worker, f"--what={what}", f"--path={path}", f"--out={out}", *flags]
 
 
 def preparation(cfg: FullSizeConfig) -> dict[str, list[str]]:
     """Commands that all presets need, by stage."""
     return {
         "weights": [sys.executable, "-m", "eval.benchmark.full_size.weights", f"--root={cfg.weights_folder}"],
-        "data": probe("data", cfg.root / "data", cfg.root / "data.json", f"--repo_id={REPO_ID}"),
+        "data": worker_command("data", cfg.root / "data", cfg.root / "data.json", f"--repo_id={REPO_ID}"),
     }
 
 
@@ -142,8 +130,8 @@ def preset_commands(cfg: FullSizeConfig, preset: str) -> dict[str, list[str]]:
             "--resume=true",
             f"--steps={cfg.steps + 1}",
         ],
-        "act": probe("act", last, folder / "act.json"),
-        "load": probe("load", last, folder / "load.json"),
+        "act": worker_command("act", last, folder / "act.json"),
+        "load": worker_command("load", last, folder / "load.json"),
     }
 
 
@@ -151,7 +139,7 @@ def aggregator_commands(cfg: FullSizeConfig) -> dict[int, list[str]]:
     """Commands that time VGGT's aggregator, by number of views."""
     weights = cfg.weights_folder / "VGGT-1B"
     flags = {views: (f"--views={views}", f"--threads={AGGREGATOR_THREADS}") for views in REFERENCE}
-    return {views: probe("aggregator", weights, aggregator_file(cfg, views), *flags[views]) for views in flags}
+    return {views: worker_command("aggregator", weights, aggregator_file(cfg, views), *flags[views]) for views in flags}
 
 
 def aggregator_file(cfg: FullSizeConfig, views: int) -> Path:
@@ -163,7 +151,7 @@ def check_room(cfg: FullSizeConfig) -> None:
     """Refuse to start on a disk that will be full before the end.
 
     Raises:
-        OSError: Naming the folder, what it needs and what is free.
+        EvalError: Naming the folder, what it needs and what is free.
     """
     missing = sum(
         checkpoint_size(release.tensors, release.dtype, release.metadata)
@@ -178,7 +166,7 @@ def check_room(cfg: FullSizeConfig) -> None:
         needs[disk] = needs.get(disk, 0) + size
         free = shutil.disk_usage(there).free
         if free < needs[disk]:
-            raise OSError(
+            raise EvalError(
                 f"{folder} needs {needs[disk] / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB left. Make room, or "
                 "choose other folders with --root and --weights."
             )
@@ -188,27 +176,16 @@ def set_aside_earlier(cfg: FullSizeConfig) -> None:
     """Move what an earlier run left, so that nothing is overwritten; weights are kept in place.
 
     Raises:
-        FileExistsError: If the folder holds something else.
+        EvalError: If the folder holds something else.
     """
-    if not cfg.root.exists():
-        return
     weights = cfg.weights_folder.resolve()
-    left = [entry for entry in sorted(cfg.root.iterdir()) if not weights.is_relative_to(entry.resolve())]
-    if left:
-        # Every run begins with this file.
-        if not (cfg.root / "weights.log").exists():
-            raise FileExistsError(f"{cfg.root} holds other files, such as {left[0].name}. Choose another --root.")
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(cfg.root.stat().st_mtime))
-        kept = cfg.root.with_name(f"{cfg.root.name}-{stamp}")
-        kept.mkdir()
-        for entry in left:
-            entry.rename(kept / entry.name)
+    entries = sorted(cfg.root.iterdir()) if cfg.root.exists() else []
+    left = [entry for entry in entries if not weights.is_relative_to(entry.resolve())]
+    # Every run begins with this file.
+    if left and not (cfg.root / "weights.log").exists():
+        raise EvalError(f"{cfg.root} holds other files, such as {left[0].name}. Choose another --root.")
+    if kept := set_aside(cfg.root, left):
         sys.stdout.write(f"full size: an earlier run was moved to {kept}\n")
-
-
-def offline() -> dict[str, str]:
-    """The environment of every stage: none may need the network."""
-    return os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def run_preset(cfg: FullSizeConfig, preset: str) -> PresetResult:
@@ -224,8 +201,9 @@ def run_preset(cfg: FullSizeConfig, preset: str) -> PresetResult:
         if stage in ("act", "load"):
             setattr(result, stage, json.loads((folder / f"{stage}.json").read_text()))
             continue
-        result.losses += [loss for _, loss in read_training_curve(log, 1)]
-        result.step_s += [float(seconds) for seconds in _STEP_S.findall(log.read_text(errors="replace"))]
+        losses, step_s = training_figures(log)
+        result.losses += losses
+        result.step_s += step_s
         checkpoint = (folder / "train/checkpoints/last").resolve()
         saved = checkpoint / "pretrained_model"
         result.last_step = int(checkpoint.name)
@@ -238,14 +216,9 @@ def run(cfg: FullSizeConfig) -> Outcome:
     """All stages, one after the other.
 
     Raises:
-        OSError: If the preparation fails; its output says why.
+        EvalError: If the preparation fails; its output says why.
     """
-    outcome = Outcome(cfg.steps)
-    for stage, command in preparation(cfg).items():
-        log = cfg.root / f"{stage}.log"
-        outcome.prepared[stage] = measure(stage, command, log, offline())
-        if status := outcome.prepared[stage].status:
-            raise OSError(f"{stage} failed with exit status {status}; its output is in {log}")
+    outcome = Outcome(cfg.steps, run_stages(preparation(cfg), cfg.root))
     for preset in cfg.presets:
         outcome.presets.append(run_preset(cfg, preset))
     for views, command in aggregator_commands(cfg).items():
@@ -257,17 +230,9 @@ def run(cfg: FullSizeConfig) -> Outcome:
 
 
 def shown(cfg: FullSizeConfig, command: Sequence[str]) -> str:
-    """A command as the report shows it: it must not depend on where the files lie."""
+    """Return a command as the report shows it, without the folders of this machine."""
     # In this order: the weights may lie in the root.
-    names = {str(cfg.weights_folder): "WEIGHTS", str(cfg.root): "ROOT"}
-    parts = [Path(command[0]).name]
-    for argument in command[1:]:
-        flag, equals, value = argument.partition("=")
-        for folder, name in names.items():
-            if value == folder or value.startswith(f"{folder}/"):
-                value = name + value.removeprefix(folder)
-        parts.append(f"{flag}{equals}{value}")
-    return shlex.join(parts)
+    return shown_without(command, {cfg.weights_folder: "WEIGHTS", cfg.root: "ROOT"})
 
 
 def write_report(
@@ -294,7 +259,7 @@ def write_report(
     stages |= {f"aggregator, {views} view(s)": command for views, command in aggregator_commands(cfg).items()}
     commands = [f"all ({wall_s:.0f} s): `{shown(cfg, ['python', '-m', 'eval.full_size', *arguments])}`"]
     commands += [f"{name}: `{shown(cfg, command)}`" for name, command in stages.items()]
-    file.write_text(render(outcome, f"{last_line}ROOT/{file.name}", commands, environment))
+    write_text(file, render(outcome, f"{last_line}ROOT/{file.name}", commands, environment))
     content = {
         "wall_s": wall_s,
         "commands": commands,
@@ -302,12 +267,12 @@ def write_report(
         "outcome": dataclasses.asdict(outcome),
         "bars": [dataclasses.asdict(bar) for bar in bars(outcome)],
     }
-    file.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+    write_text(file.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
     sys.stdout.write("".join(f"missed: {bar}\n" for bar in missed) + f"{last_line}{file}\n")
     return 1 if missed else 0
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run everything; the last line of output is the result.
 
     Args:
@@ -317,22 +282,15 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0 when every bar is met, 1 when one is missed or the run can't be made, 2 for a flag that does not
         parse.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = list(sys.argv[1:] if argv is None else argv)
     started = time.monotonic()
-    try:
-        cfg = draccus.parse(FullSizeConfig, args=arguments)
-    except DecodingError as error:
-        sys.stderr.write(f"full size: {error} (see --help)\n")
-        return 2
-    try:
+
+    def body(cfg: FullSizeConfig, _: str) -> int:
         cfg.check()
         check_room(cfg)
         set_aside_earlier(cfg)
         cfg.root.mkdir(parents=True, exist_ok=True)
-        # Now, because the working tree may be another one by the end.
-        environment = versions() | machine()
-        outcome = run(cfg)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"full size: {error}\n")
-        return 1
-    return write_report(cfg, outcome, arguments, time.monotonic() - started, environment)
+        found = environment()
+        return write_report(cfg, run(cfg), arguments, time.monotonic() - started, found)
+
+    return run_command("eval.full_size", FullSizeConfig, body, arguments)

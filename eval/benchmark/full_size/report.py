@@ -1,12 +1,11 @@
 """From what ``eval.full_size`` measured to bars, tables and a Markdown report."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from eval.common.commands import GIB, Process
+from eval.common.commands import Process
+from eval.common.markdown import origin, table
 
 MAX_PEAK_GIB = 16.0
 MAX_TRAINED = {"atlasvla_libero": 60_000_000}
@@ -166,12 +165,6 @@ def passed(outcome: Outcome) -> list[str]:
     return [result.preset for result in outcome.presets if result.preset not in missed]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    rules = "|".join("---" for _ in head)
-    return [f"| {' | '.join(head)} |", f"|{rules}|", *(f"| {' | '.join(row)} |" for row in rows)]
-
-
 def preset_table(outcome: Outcome) -> list[str]:
     """One row per preset."""
     head = (
@@ -258,15 +251,6 @@ def aggregator_table(outcome: Outcome) -> list[str]:
     return table(head, rows)
 
 
-def machine() -> dict[str, str]:
-    """Processor, cores and memory (Linux)."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    cores = len(os.sched_getaffinity(0))
-    return {"processor": models[0] if models else "unknown", "cores": str(cores), "memory": f"{memory:.1f} GiB"}
-
-
 def render(outcome: Outcome, last_line: str, commands: Sequence[str], environment: Mapping[str, str]) -> str:
     """The Markdown report.
 
@@ -292,6 +276,4 @@ def render(outcome: Outcome, last_line: str, commands: Sequence[str], environmen
         ("of", "bar", "measured", "met"),
         [(bar.of, bar.text, bar.measured, "yes" if bar.met else "**no**") for bar in every],
     )
-    lines += ["", "## Commands", "", *(f"- {command}" for command in commands), ""]
-    lines += ["## Versions and machine", "", *(f"- {key}: {value}" for key, value in environment.items()), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *origin(commands, environment)])

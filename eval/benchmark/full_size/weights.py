@@ -7,7 +7,6 @@ released names, shapes, types and, to the byte, file sizes, with nothing to down
 import json
 import logging
 import math
-import os
 import re
 import struct
 import sys
@@ -18,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import draccus
 import torch
-from draccus.utils import DecodingError
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, PretrainedConfig, Qwen3Config, Qwen3Model
 
+from eval.common.cli import run_command
+from eval.common.files import replacing
 from lerobot_atlasvla.byte_tokenizer import make_byte_tokenizer
 
 VGGT_LIST = Path(__file__).parents[3] / "tests/golden/data/vggt_1b_tensors.txt"
@@ -213,19 +212,13 @@ def write_random_checkpoint(
         metadata: Text for the header's ``__metadata__``; None leaves it out.
     """
     header = make_header(tensors, dtype, metadata)
-    partial = file.with_name(f"{file.name}.part")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(header)
-            for name in sorted(tensors):
-                values = draw_tensor(name, tensors[name], dtype, seed)
-                # As bytes: NumPy knows no bfloat16.
-                stream.write(values.reshape(-1).view(torch.uint8).numpy())
-            size = stream.tell()
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return size
+    with replacing(file) as scratch, scratch.open("wb") as stream:
+        stream.write(header)
+        for name in sorted(tensors):
+            values = draw_tensor(name, tensors[name], dtype, seed)
+            # As bytes: NumPy knows no bfloat16.
+            stream.write(values.reshape(-1).view(torch.uint8).numpy())
+        return stream.tell()
 
 
 @dataclass(frozen=True)
@@ -302,33 +295,19 @@ class FullSizeWeightsConfig:
     seed: int = 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write what is missing; the last line of output says what that was.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when all three models are there, 1 for an error that the message explains, 2 for a flag that does
-        not parse.
-    """
+def run(cfg: FullSizeWeightsConfig, _: str) -> None:
+    """Write what is missing; the last line of output says what that was."""
     # Forced: importing LeRobot leaves a handler behind, at which basicConfig would do nothing and INFO stay silent.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    try:
-        cfg = draccus.parse(FullSizeWeightsConfig, args=argv)
-    except DecodingError as error:
-        sys.stderr.write(f"full-size weights: {error} (see --help)\n")
-        return 2
     started = time.monotonic()
-    try:
-        written = [release.name for release in releases() if write_release(release, cfg.root, cfg.seed)]
-    except OSError as error:
-        # Weights of another size, a full disk, a folder that cannot be written.
-        sys.stderr.write(f"full-size weights: {error}\n")
-        return 1
+    written = [release.name for release in releases() if write_release(release, cfg.root, cfg.seed)]
     seconds = time.monotonic() - started
     sys.stdout.write(f"full-size weights: {', '.join(written) or 'nothing'} written to {cfg.root}, {seconds:.0f} s\n")
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; exit status 0 when all three models are there."""
+    return run_command("eval.benchmark.full_size.weights", FullSizeWeightsConfig, run, argv)
 
 
 if __name__ == "__main__":

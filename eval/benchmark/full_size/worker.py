@@ -51,7 +51,7 @@ class What(Enum):
 
 
 @dataclass
-class ProbeConfig:
+class WorkerConfig:
     """One job."""
 
     # data: write a dataset; act: load a checkpoint and act; load: memory of loading one; aggregator: time VGGT's.
@@ -72,7 +72,7 @@ class ProbeConfig:
     seed: int = 0
 
 
-def write_data(cfg: ProbeConfig) -> dict[str, Any]:
+def write_data(cfg: WorkerConfig) -> dict[str, Any]:
     """Write short episodes with the published schema and random content."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -103,7 +103,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.monotonic() - started
 
 
-def act(cfg: ProbeConfig) -> dict[str, Any]:
+def act(cfg: WorkerConfig) -> dict[str, Any]:
     """Load a checkpoint as a robot's driver does and ask it for actions."""
     from lerobot.policies.factory import make_pre_post_processors
 
@@ -145,7 +145,7 @@ def act(cfg: ProbeConfig) -> dict[str, Any]:
     }
 
 
-def load(cfg: ProbeConfig) -> dict[str, Any]:
+def load(cfg: WorkerConfig) -> dict[str, Any]:
     """Memory of loading a checkpoint whose backbones are stored in float32 and wanted in bfloat16, as on a GPU."""
     from lerobot.configs.policies import PreTrainedConfig
 
@@ -164,7 +164,7 @@ def load(cfg: ProbeConfig) -> dict[str, Any]:
     }
 
 
-def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
+def time_aggregator(cfg: WorkerConfig) -> dict[str, Any]:
     """Seconds of a forward pass of VGGT's aggregator alone, in float32 on the CPU, weights read as the policy does."""
     from accelerate import init_empty_weights
 
@@ -201,7 +201,7 @@ def time_aggregator(cfg: ProbeConfig) -> dict[str, Any]:
 
 
 @draccus.wrap()
-def main(cfg: ProbeConfig) -> None:
+def main(cfg: WorkerConfig) -> None:
     """Do one job; the figures are the last line of output and in ``out``."""
     jobs = {What.data: write_data, What.act: act, What.load: load, What.aggregator: time_aggregator}
     figures = json.dumps(jobs[cfg.what](cfg))

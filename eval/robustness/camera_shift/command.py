@@ -5,32 +5,30 @@ the same command. The report (``eval/robustness/camera_shift/report.py``) compar
 """
 
 import logging
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from eval.common.cli import run_command, stoppable
+from eval.common.errors import EvalError
 from eval.common.statistics import format_rate
-from eval.report.data import ReportError, note_text
-from eval.robustness.camera_shift.grid import Grid, Point, run_path, view_path, write_grid
+from eval.report.data import note_text
+from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, run_path, view_path, write_grid
 from eval.robustness.camera_shift.report import KIND, write_report
 from eval.robustness.camera_shift.results import read_results
 from eval.robustness.camera_shift.views import take_views
-from eval.rollout.checkpoint import read_checkpoint
-from eval.rollout.checks import choose_device, choose_image_size
-from eval.rollout.run import AGAIN, run, stoppable
-from eval.rollout.run_folder import Run, RunFolderError
-from eval.rollout.settings import RunConfig, RunError
-from lerobot_atlasvla.sim.look import ENV_LOOK
+from eval.rollout.checkpoint import choose_device, choose_image_size, read_checkpoint
+from eval.rollout.run import AGAIN, run
+from eval.rollout.run_folder import Run
+from eval.rollout.settings import RolloutSettings, RunConfig
 
 logger = logging.getLogger("eval.camera_shift")
 
 
-@dataclass
-class CameraShiftConfig:
+@dataclass(kw_only=True)
+class CameraShiftConfig(RolloutSettings):
     """Roll checkpoints out with the scene camera moved and turned. The same command continues a grid that was stopped.
 
     The unshifted camera is always run, once, and belongs to every sweep.
@@ -64,33 +62,8 @@ class CameraShiftConfig:
     tilt_deg: list[float] = field(default_factory=list)
     # Scene camera turned clockwise, degrees.
     roll_deg: list[float] = field(default_factory=list)
-    # LIBERO suites, for example '[libero_spatial, libero_goal]'.
-    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
-    # Tasks of every suite, for example '[0, 3]'. All if not given.
-    task_ids: list[int] | None = None
-    # Seeds, at least 0. Every task is done once with each.
-    seeds: list[int] = field(default_factory=lambda: [1000])
     # Rollouts per point, task and seed, on LIBERO's fixed initial states 0, 1, 2, ...; at most 50.
     episodes: int = 10
-    # Actions of a chunk that are executed before the policy looks again. Each checkpoint's own number if not given.
-    n_action_steps: int | None = None
-    # Side of the rendered pictures in pixels. That of the pictures each policy was trained on if not given.
-    image_size: int | None = None
-    # Steps after which a rollout has failed. LeRobot's limit of the suite if not given.
-    episode_length: int | None = None
-    # Processes that simulate. One per core if not given. Results do not depend on it.
-    workers: int | None = None
-    # Take pictures only at steps where the policy looks, and leave out what no camera sees: same results, sooner.
-    fast_render: bool = True
-    # How the scene is rendered: default (LIBERO's own), fast (no reflections, no shadows) or plain (no antialiasing
-    # either). ATLASVLA_LIBERO_LOOK if not given. It should be the look of the demonstrations.
-    look: str = field(default_factory=lambda: os.environ.get(ENV_LOOK) or "default")
-    # Largest displacement of the objects along x and along y, cm; without it (0) some tasks can be solved blind.
-    displace_cm: float = 0.0
-    # Device of the policies, such as cpu or cuda. cuda if there is one and nothing is given.
-    device: str | None = None
-    # Go on although a checkpoint's demonstrations were made on other LIBERO assets than these rollouts.
-    allow_other_assets: bool = False
     # Videos of failures to keep per point, task and seed; of successes, those among as many first initial states.
     videos: int = 0
     # Take a picture of the scene at the unshifted camera and at the ends of every sweep, for the report.
@@ -101,11 +74,11 @@ class CameraShiftConfig:
         """Folder of the report.
 
         Raises:
-            RunError: If ``name`` is not one.
+            EvalError: If ``name`` is not one.
         """
         name = self.output_dir.resolve().name if self.name is None else self.name
         if "shift" not in name or Path(name).name != name:
-            raise RunError(
+            raise EvalError(
                 f"--name={name} must be the name of a folder and contain the word shift, since that is what reports of "
                 "camera shifts are found by; for example --name=camera_shift."
             )
@@ -119,21 +92,14 @@ class CameraShiftConfig:
             command: As typed.
 
         Raises:
-            RunError: If labels or shifts cannot be used.
+            EvalError: If labels or shifts cannot be used.
         """
         labels = self.labels
         if labels is None:
             labels = [f"{kind}-{number}" for number, kind in enumerate(types, start=1)]
         if len(labels) != len(types):
-            raise RunError(f"--labels={labels} has {len(labels)} entries for {len(types)} --checkpoints.")
-        shifts = {
-            "right_cm": self.right_cm,
-            "up_cm": self.up_cm,
-            "forward_cm": self.forward_cm,
-            "pan_deg": self.pan_deg,
-            "tilt_deg": self.tilt_deg,
-            "roll_deg": self.roll_deg,
-        }
+            raise EvalError(f"--labels={labels} has {len(labels)} entries for {len(types)} --checkpoints.")
+        shifts = {direction: getattr(self, direction) for direction in MEANINGS}
         grid = Grid(
             command=command,
             labels=labels,
@@ -151,20 +117,7 @@ class CameraShiftConfig:
         return RunConfig(
             checkpoint=checkpoint,
             output_dir=run_path(self.output_dir, label, point),
-            suites=self.suites,
-            task_ids=self.task_ids,
-            seeds=self.seeds,
-            episodes=self.episodes,
-            n_action_steps=self.n_action_steps,
-            image_size=self.image_size,
-            episode_length=self.episode_length,
-            workers=self.workers,
-            fast_render=self.fast_render,
-            look=self.look,
-            displace_cm=self.displace_cm,
-            device=self.device,
-            allow_other_assets=self.allow_other_assets,
-            videos=self.videos,
+            **{setting.name: getattr(self, setting.name) for setting in fields(RolloutSettings)},
             **asdict(point.camera_shift),
         )
 
@@ -177,14 +130,14 @@ def run_grid(cfg: CameraShiftConfig, command: str) -> None:
         command: How to get here again.
 
     Raises:
-        RunError: If a setting is wrong, or a run cannot start or go on. What is finished is kept.
-        RunFolderError: If a run folder cannot be read, or another process is writing to it.
+        EvalError: If a setting is wrong, or a run cannot start or go on. What is finished is kept.
+        EvalError: If a run folder cannot be read, or another process is writing to it.
         OSError: If the disk is full, for example.
     """
     from lerobot.utils.import_utils import register_third_party_plugins
 
     if not cfg.checkpoints:
-        raise RunError("No checkpoint is given; name one or more, for example --checkpoints='[CHECKPOINT]'.")
+        raise EvalError("No checkpoint is given; name one or more, for example --checkpoints='[CHECKPOINT]'.")
     # eval.run looks at a checkpoint when its turn comes, which is after the first point of the one before.
     cfg.run_config(cfg.checkpoints[0], "label", Point()).validate()
     register_third_party_plugins()
@@ -192,7 +145,7 @@ def run_grid(cfg: CameraShiftConfig, command: str) -> None:
     checkpoints = [read_checkpoint(path, device, cfg.n_action_steps) for path in cfg.checkpoints]
     sizes = {choose_image_size(cfg.image_size, checkpoint) for checkpoint in checkpoints}
     if len(sizes) > 1:
-        raise RunError(
+        raise EvalError(
             f"The checkpoints were trained on pictures of different sizes, {sorted(sizes)}; choose one with "
             "--image_size."
         )
@@ -204,8 +157,8 @@ def run_grid(cfg: CameraShiftConfig, command: str) -> None:
         logger.info("%d of %d: %s, %s", number, len(jobs), label, point)
         try:
             finished = run(cfg.run_config(checkpoint, label, point), command)
-        except RunError as error:
-            raise RunError(f"{label}, {point}: {error}") from error
+        except EvalError as error:
+            raise EvalError(f"{label}, {point}: {error}") from error
         rollouts = [rollout for rollout in finished.rollouts if grid.asks_for(rollout)]
         logger.info("%s, %s: %s", label, point, format_rate(sum(r.success for r in rollouts), len(rollouts)))
         if number == 1 and cfg.views:
@@ -218,7 +171,7 @@ def _take_views(cfg: CameraShiftConfig, grid: Grid, finished: Run) -> None:
     try:
         take_views(first.suite, first.task_id, cfg.look, wanted)
     except BrokenProcessPool as error:
-        raise RunError(
+        raise EvalError(
             "The process that takes the pictures of the scene died without a Python error. --views=false leaves them "
             "out."
         ) from error
@@ -234,35 +187,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 when the report is written, 1 for an error that the message explains, 2 for a flag that does not
         parse, 130 when interrupted.
     """
-    import draccus
-    from draccus.utils import DecodingError
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     for name in ("eval.run", "eval.camera_shift"):
         logging.getLogger(name).setLevel(logging.INFO)
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        cfg = draccus.parse(CameraShiftConfig, args=arguments)
-    except DecodingError as error:
-        sys.stderr.write(f"eval.camera_shift: {error} (see --help)\n")
-        return 2
-    try:
+
+    def body(cfg: CameraShiftConfig, command: str) -> None:
         # Before hours of rollouts.
         folder = cfg.report
         note = note_text(cfg.note, folder, KIND)
         if not cfg.report_only:
             with stoppable():
-                run_grid(cfg, shlex.join(["python", "-m", "eval.camera_shift", *arguments]))
+                run_grid(cfg, command)
         results = read_results(cfg.output_dir)
         write_report(results, folder, note)
-    except (ReportError, RunError, RunFolderError) as error:
-        sys.stderr.write(f"eval.camera_shift: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"eval.camera_shift: {error}. {AGAIN}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"eval.camera_shift: interrupted. {AGAIN} --report_only=true reports what there is.\n")
-        return 130
-    sys.stdout.write(f"report: {folder / 'report.md'}\ntotal: {results.first_total()}\n")
-    return 0
+        sys.stdout.write(f"report: {folder / 'report.md'}\ntotal: {results.first_total()}\n")
+
+    again = f"{AGAIN} --report_only=true reports what there is."
+    return run_command("eval.camera_shift", CameraShiftConfig, body, argv, again=again)

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.report.data import SUITE_TASKS, write_text
+from eval.common.errors import EvalError
+from eval.common.files import write_text
+from eval.report.data import SUITE_TASKS
 from eval.rollout.run_folder import Rollout
-from eval.rollout.settings import RunError
 from lerobot_atlasvla.sim.camera_shift import CameraShift
 
 SCHEMA_VERSION = 1
@@ -73,35 +74,35 @@ class Grid:
     episodes: int
 
     def validate(self) -> None:
-        """Raise :class:`RunError` for labels, suites or shifts that cannot be used."""
+        """Raise :class:`EvalError` for labels, suites or shifts that cannot be used."""
         for label in self.labels:
             if not _LABEL.fullmatch(label):
-                raise RunError(
+                raise EvalError(
                     f"--labels: {label!r} cannot name a folder and a column; allowed are letters, digits, spaces and "
                     ". + - after a letter or digit."
                 )
         if len(set(self.labels)) < len(self.labels):
-            raise RunError(f"--labels={list(self.labels)} must all be different.")
+            raise EvalError(f"--labels={list(self.labels)} must all be different.")
         for suite in self.suites:
             if suite not in SUITE_TASKS:
-                raise RunError(f"--suites names {suite!r}; allowed: {', '.join(SUITE_TASKS)}.")
+                raise EvalError(f"--suites names {suite!r}; allowed: {', '.join(SUITE_TASKS)}.")
         for direction, shifts in self.sweeps.items():
             if 0 in shifts:
-                raise RunError(
+                raise EvalError(
                     f"--{direction}={list(shifts)} contains 0; leave it out: the unshifted camera is always run, once, "
                     "and belongs to every sweep."
                 )
             names = [str(Point(direction, shift)) for shift in shifts]
             if len(set(names)) < len(names):
-                raise RunError(f"--{direction}={list(shifts)} names a shift twice.")
+                raise EvalError(f"--{direction}={list(shifts)} names a shift twice.")
             for shift in shifts:
                 try:
                     _ = Point(direction, shift).camera_shift
                 except ValueError as error:
-                    raise RunError(f"The camera cannot be shifted: --{error}.") from error
+                    raise EvalError(f"The camera cannot be shifted: --{error}.") from error
         if not any(self.sweeps.values()):
             flags = ", ".join(f"--{direction}" for direction in MEANINGS)
-            raise RunError(f"No shift is asked for; give a list to one of {flags}.")
+            raise EvalError(f"No shift is asked for; give a list to one of {flags}.")
 
     def sweep(self, direction: str) -> list[Point]:
         """Points of one direction from its lowest to its highest shift, the unshifted one among them."""
@@ -151,16 +152,16 @@ def write_grid(grid: Grid, output_dir: Path) -> None:
     """Write ``grid.json``, whole or not at all.
 
     Raises:
-        RunError: If the folder holds something else than a grid.
+        EvalError: If the folder holds something else than a grid.
     """
     if output_dir.exists() and not output_dir.is_dir():
-        raise RunError(f"--output_dir={output_dir} is a file; it must be a folder.")
+        raise EvalError(f"--output_dir={output_dir} is a file; it must be a folder.")
     file = output_dir / GRID_FILE
     # A name with a dot is what a command killed in its first moment may leave.
     if not file.exists() and output_dir.exists():
         found = sorted(entry.name for entry in output_dir.iterdir() if entry.name[0] != ".")
         if found:
-            raise RunError(
+            raise EvalError(
                 f"--output_dir={output_dir} holds something that is no grid ({', '.join(found[:3])}); choose a new "
                 "folder."
             )
@@ -172,16 +173,16 @@ def read_grid(output_dir: Path) -> Grid:
     """Read ``grid.json``.
 
     Raises:
-        RunError: If the folder has none, or one of another version.
+        EvalError: If the folder has none, or one of another version.
     """
     file = output_dir / GRID_FILE
     if not file.is_file():
-        raise RunError(f"--output_dir={output_dir} is not a folder of eval.camera_shift: it has no {GRID_FILE}.")
+        raise EvalError(f"--output_dir={output_dir} is not a folder of eval.camera_shift: it has no {GRID_FILE}.")
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = content.pop("schema_version")
         if version != SCHEMA_VERSION:
-            raise RunError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
+            raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
         return Grid(**content)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{file} is not what eval.camera_shift writes: {error!r}.") from error
+        raise EvalError(f"{file} is not what eval.camera_shift writes: {error!r}.") from error

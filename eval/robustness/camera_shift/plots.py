@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval.common.statistics import wilson_interval
-from eval.report.plots import new_figure, save
+from eval.report.plots import new_figure, rates_with_intervals, save
 
 Measured = Sequence[tuple[float, int, int]]
 """Shift, successes and rollouts of each point."""
@@ -27,12 +26,8 @@ def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> Non
         gap = 0.06 / max(len(lines), 3) * (max(shifts, default=0.0) - min(shifts, default=0.0))
         for number, (label, measured) in enumerate(lines.items()):
             places = [shift + (number - (len(lines) - 1) / 2) * gap for shift, _, _ in measured]
-            rates = [100 * successes / rollouts for _, successes, rollouts in measured]
-            limits = [wilson_interval(successes, rollouts) for _, successes, rollouts in measured]
-            # At 0 and 100 % rounding can put a limit on the wrong side of the rate by 1e-14, which Matplotlib refuses.
-            below = [max(0.0, rate - 100 * low) for rate, (low, _) in zip(rates, limits, strict=True)]
-            above = [max(0.0, 100 * high - rate) for rate, (_, high) in zip(rates, limits, strict=True)]
-            axes.errorbar(places, rates, yerr=[below, above], fmt="o-", capsize=3, markersize=4, label=label)
+            rates, errors = rates_with_intervals([(successes, rollouts) for _, successes, rollouts in measured])
+            axes.errorbar(places, rates, yerr=errors, fmt="o-", capsize=3, markersize=4, label=label)
         axes.set(xlabel=caption, ylim=(-2, 102), xticks=sorted(set(shifts)))
         axes.grid(alpha=0.3)
     row[0].set_ylabel("success rate, %, with 95 % Wilson interval")

@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark.full_size.report import table
+from eval.common.files import json_text, write_text
+from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate
-from eval.report.data import REPORT_FILE, LabelledRun, enumeration, json_text, rate_figures, write_text
-from eval.report.page import facts, provenance_lines, reliance_lines
+from eval.report.data import REPORT_FILE, LabelledRun, enumeration, rate_figures
+from eval.report.page import provenance_lines, reliance_lines
 from eval.report.reliance_results import with_reliance
 from eval.robustness.camera_shift.grid import MEANINGS, Point, view_path
 from eval.robustness.camera_shift.plots import Measured, plot_shifts, plot_views
 from eval.robustness.camera_shift.results import OF_A_POLICY, Counts, Results
+from eval.rollout.plan import comparable
 from eval.rollout.run_folder import Run
-from eval.rollout.settings import comparable
 
 KIND = "camera_shift"
 PLOT, VIEWS = "success.png", "views.png"

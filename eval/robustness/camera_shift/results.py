@@ -6,11 +6,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from eval.common.errors import EvalError
 from eval.common.statistics import format_rate, newcombe_difference
 from eval.report.data import counts
 from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, read_grid, run_path
+from eval.rollout.plan import comparable
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
-from eval.rollout.settings import RunError, comparable
 
 OF_A_POLICY = ("n_action_steps", "cameras", "threads", "fast_render")
 """Settings that may differ between the checkpoints of a plot: how each is asked, and what moves no result by itself."""
@@ -90,8 +91,8 @@ def read_results(output_dir: Path) -> Results:
     """Read the grid and those of its run folders that exist.
 
     Raises:
-        RunError: If there is no grid, its first checkpoint has no finished point, or runs do not belong together.
-        RunFolderError: If a run folder cannot be read.
+        EvalError: If there is no grid, its first checkpoint has no finished point, or runs do not belong together.
+        EvalError: If a run folder cannot be read.
     """
     grid = read_grid(output_dir)
     runs: dict[str, dict[Point, Run]] = {}
@@ -104,7 +105,7 @@ def read_results(output_dir: Path) -> Results:
                 runs[label][point] = replace(run, rollouts=tuple(filter(grid.asks_for, run.rollouts)))
     results = Results(grid, output_dir, runs)
     if not results.finished(grid.labels[0]):
-        raise RunError(f"No point of {grid.labels[0]} in {output_dir} has all its {grid.rollouts_per_point} rollouts.")
+        raise EvalError(f"No point of {grid.labels[0]} in {output_dir} has all its {grid.rollouts_per_point} rollouts.")
     _check_belong_together(results)
     return results
 
@@ -136,7 +137,7 @@ def _fixed(run: Run) -> dict[str, Any]:
 def _refuse_difference(expected: Mapping[str, Any], found: Mapping[str, Any], run: Run) -> None:
     for name, value in expected.items():
         if found.get(name) != value:
-            raise RunError(
+            raise EvalError(
                 f"{run.path} does not belong to this grid: its {name} is {found.get(name)}, expected {value}. Remove "
                 "that folder, or choose a new --output_dir."
             )

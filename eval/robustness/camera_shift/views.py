@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from eval.common.files import replacing
 from eval.rollout.camera_keys import SCENE
 from lerobot_atlasvla.data.demonstrate import start_worker
 from lerobot_atlasvla.sim.camera_shift import ENV_CAMERA_SHIFT, SCENE_CAMERA, CameraShift
@@ -64,7 +65,5 @@ def _take(suite: str, task_id: int, look: str, wanted: Mapping[Path, CameraShift
             picture = fresh_picture(vector.envs[0].unwrapped, SCENE_CAMERA, SIZE)
         finally:
             vector.close()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        Image.fromarray(picture).save(partial, format="png")
-        os.replace(partial, file)
+        with replacing(file) as scratch:
+            Image.fromarray(picture).save(scratch, format="png")

@@ -9,6 +9,7 @@ import pytest
 from eval.benchmark import command as benchmark
 from eval.benchmark.command import BenchmarkConfig, command, main, read
 from eval.common.commands import Process
+from eval.common.errors import EvalError
 from eval.report.results_table import results_block
 from tests.eval.benchmark.test_benchmark_report import figures
 
@@ -45,7 +46,7 @@ def config(**changes) -> BenchmarkConfig:
     ],
 )
 def test_refused_before_anything_is_written(tmp_path, changes, part):
-    with pytest.raises(ValueError, match=part):
+    with pytest.raises(EvalError, match=part):
         config(root=tmp_path / "root", reports=tmp_path / "reports", **changes)
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from eval.benchmark import feature_cache_speed as speed
+from eval.benchmark.harness import shown
 from eval.common.commands import Process
+from eval.common.errors import EvalError
 
 LINE = "INFO step:{step} smpl:4 ep:0 epch:0.1 loss:{loss:.3f} grdn:1.0 lr:1.0e-04 updt_s:{update:.3f} data_s:0.1"
 
@@ -46,7 +48,7 @@ def test_other_losses_are_called_that(tmp_path):
 
 def test_a_log_that_lacks_a_step_is_an_error(tmp_path):
     cfg = run_folder(tmp_path / "run", [(0.5, 6.0), (0.4, 2.0)], [(0.5, 0.9)])
-    with pytest.raises(ValueError, match=r"with\.log has 1 losses and 1 times, expected 2"):
+    with pytest.raises(EvalError, match=r"with\.log has 1 losses and 1 times, expected 2"):
         speed.figures(cfg, processes())
 
 
@@ -57,8 +59,9 @@ def test_both_runs_have_the_same_flags_but_for_the_cache(tmp_path):
     assert cached - plain == {f"--policy.feature_cache={cfg.root / 'features'}", f"--output_dir={cfg.root / 'with'}"}
     assert plain - cached == {f"--output_dir={cfg.root / 'without'}"}
     assert set(found["cache"][1:]) - plain == {f"--policy.feature_cache={cfg.root / 'features'}"}
-    assert speed._anonymous(cfg, found["with"]).startswith("lerobot-train --config_path=configs/policy/")
-    assert str(tmp_path) not in speed._anonymous(cfg, found["with"])
+    text = shown(found["with"], {cfg.weights: "WEIGHTS", cfg.root: "ROOT"})
+    assert text.startswith("lerobot-train --config_path=configs/policy/")
+    assert str(tmp_path) not in text
 
 
 @pytest.mark.parametrize(
@@ -75,8 +78,8 @@ def test_what_can_t_work_is_refused_before_anything_is_written(tmp_path, capsys,
     cfg = speed.SpeedConfig(root=tmp_path / "out", weights=tmp_path / "w")
     cfg.check()
     change(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EvalError, match=message):
         cfg.check()
     assert speed.main([f"--root={tmp_path / 'out'}", f"--weights={tmp_path / 'w'}"]) == 1
-    assert "feature cache: " in capsys.readouterr().err
+    assert "eval.benchmark.feature_cache_speed: " in capsys.readouterr().err
     assert not (tmp_path / "out/data").exists()

@@ -10,17 +10,11 @@ import pytest
 import yaml
 
 from eval.benchmark.full_size import command as full_size
-from eval.benchmark.full_size.command import (
-    FullSizeConfig,
-    check_room,
-    main,
-    offline,
-    preset_commands,
-    set_aside_earlier,
-    shown,
-)
-from eval.benchmark.full_size.report import Outcome, PresetResult, bars, machine, passed, render
-from eval.common.commands import GIB, Process, measure
+from eval.benchmark.full_size.command import FullSizeConfig, check_room, main, preset_commands, set_aside_earlier, shown
+from eval.benchmark.full_size.report import Outcome, PresetResult, bars, passed, render
+from eval.common.commands import GIB, Process, measure, offline
+from eval.common.environment_info import machine
+from eval.common.errors import EvalError
 
 ROOT = Path(__file__).parents[3]
 PRESETS = FullSizeConfig().presets
@@ -280,6 +274,6 @@ def test_an_earlier_run_is_moved_and_its_weights_stay(tmp_path, capsys):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match=r"such as thesis.tex. Choose another --root"):
+    with pytest.raises(EvalError, match=r"such as thesis.tex. Choose another --root"):
         set_aside_earlier(FullSizeConfig(root=tmp_path))
     assert (tmp_path / "thesis.tex").exists()

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from eval.benchmark.policies import ACTION_DIM, CAMERAS, RandomTokens, build, raw_batch, raw_observation
-from eval.benchmark.settings import ON_CPU_NOTE, RANDOM_LANGUAGE_NOTE, UnknownPolicyError, check_names, settings
-from eval.benchmark.worker import ProbeConfig, Recorder, measure, out_of_memory, reason
+from eval.benchmark.settings import ON_CPU_NOTE, RANDOM_LANGUAGE_NOTE, check_names, settings
+from eval.benchmark.worker import Recorder, WorkerConfig, measure, out_of_memory, reason
+from eval.common.errors import EvalError
 
 TINY_ACT = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1, "n_vae_encoder_layers": 1}
 TINY_ACT |= {"chunk_size": 12, "n_action_steps": 6}
@@ -32,7 +33,7 @@ SMALL = {
 def probe(tmp_path, policy: str, **changes) -> dict:
     """Figures of a probe in this process."""
     values = {"batch_sizes": [1, 2], "warmup": 1, "repetitions": 2, "train_steps": 2} | changes
-    cfg = ProbeConfig(policy, tmp_path / "out.json", started=time.monotonic() - 100, **values)
+    cfg = WorkerConfig(policy=policy, out=tmp_path / "out.json", started=time.monotonic() - 100, **values)
     recorder = Recorder(cfg.out, policy)
     measure(cfg, recorder)
     assert json.loads(cfg.out.read_text()) == json.loads(json.dumps(recorder.figures))
@@ -70,7 +71,7 @@ def test_weights_made_in_the_released_sizes_are_read(tmp_path):
 
 @pytest.mark.parametrize(("name", "part"), [("none", "no policy 'none'"), ("act+fast", "unknown variant 'fast'")])
 def test_unknown_names(name, part):
-    with pytest.raises(UnknownPolicyError, match=part):
+    with pytest.raises(EvalError, match=part):
         check_names(["act+amp", name])
 
 

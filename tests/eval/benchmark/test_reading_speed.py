@@ -39,8 +39,8 @@ def test_the_ratio_is_to_one_row():
     ("flags", "message"),
     [
         ([], "is no LeRobotDataset"),
-        (["--samples=0"], "--samples must be at least 1"),
-        (["--rounds=1"], "--rounds 2"),
+        (["--samples=0"], "--samples=0 must be at least 1"),
+        (["--rounds=1"], "--rounds=1 must be at least 2"),
         (["--chunk_sizes=[0]"], "--chunk_sizes"),
     ],
 )

@@ -11,6 +11,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from matplotlib import image as png
 from safetensors.torch import load_file, save_file
 
+from eval.common.errors import EvalError
 from eval.offline import geometry_view
 from eval.offline.geometry_view import GeometryViewConfig, load_policy, main, show_frames
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
@@ -99,7 +100,7 @@ def drawn(monkeypatch):
 
 
 def refused(cfg: GeometryViewConfig) -> str:
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(EvalError) as stopped:
         show_frames(cfg)
     assert not cfg.output_dir.is_dir()
     return str(stopped.value)
@@ -207,7 +208,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(checkpoint, dataset
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
-    with pytest.raises(SystemExit, match=r"--output_dir=.* can't be written to: .*No space left"):
+    with pytest.raises(EvalError, match=r"--output_dir=.* can't be written to: .*No space left"):
         show_frames(cfg)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     assert file.read_bytes() == before

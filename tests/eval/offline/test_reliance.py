@@ -12,11 +12,11 @@ from lerobot.datasets.factory import make_train_eval_datasets
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.act.configuration_act import ACTConfig
 
+from eval.common.errors import EvalError
 from eval.offline import reliance
 from eval.offline.held_out import choose_episodes, training_episodes
 from eval.offline.policy_data import load_policy, load_processors, read_dataset, read_metadata
 from eval.report import command as report
-from eval.report.data import ReportError
 from eval.report.reliance_results import image_reliance, interval_text, last_line, read_reliance
 from eval.rollout.checkpoint import read_checkpoint
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
@@ -206,13 +206,13 @@ def test_settings_that_can_t_work_are_refused(tmp_path, dataset_root, act_checkp
 def test_what_does_not_fit_is_refused(tmp_path, dataset_root, act_checkpoint, capsys):
     def message(checkpoint, root=dataset_root, **settings):
         assert run(checkpoint, root, **settings) == 1
-        return next(line for line in capsys.readouterr().err.splitlines() if line.startswith("reliance: "))
+        return next(line for line in capsys.readouterr().err.splitlines() if line.startswith("eval.reliance: "))
 
     assert "is no LeRobot dataset: it has no meta/info.json" in message(act_checkpoint, tmp_path)
     assert "is not a folder" in message(tmp_path / "none")
     one = write_dataset(tmp_path / "one", episodes=1, frames=4)
     assert message(act_checkpoint, one) == (
-        f"reliance: --dataset_root={one}: reliance swaps frames between episodes; the dataset has 1."
+        f"eval.reliance: --dataset_root={one}: reliance swaps frames between episodes; the dataset has 1."
     )
     copy = tmp_path / "mine"
     copy.mkdir()
@@ -283,7 +283,7 @@ def test_a_report_shows_what_was_measured(tmp_path, dataset_root, act_checkpoint
 
 
 def test_what_is_no_result_is_refused(tmp_path, dataset_root, act_checkpoint):
-    with pytest.raises(ReportError, match=r"has no reliance\.json"):
+    with pytest.raises(EvalError, match=r"has no reliance\.json"):
         read_reliance(tmp_path)
     file = tmp_path / "reliance.json"
     for text, message in {
@@ -292,10 +292,10 @@ def test_what_is_no_result_is_refused(tmp_path, dataset_root, act_checkpoint):
         "[]": "is not what eval.reliance writes: TypeError",
     }.items():
         file.write_text(text)
-        with pytest.raises(ReportError, match=message):
+        with pytest.raises(EvalError, match=message):
             read_reliance(file)
     assert run(act_checkpoint, dataset_root, output_dir=tmp_path, episodes="[0]") == 0
     content = json.loads(file.read_text()) | {"schema_version": 9}
     file.write_text(json.dumps(content))
-    with pytest.raises(ReportError, match="of kind 'reliance', version 9"):
+    with pytest.raises(EvalError, match="of kind 'reliance', version 9"):
         read_reliance(tmp_path)

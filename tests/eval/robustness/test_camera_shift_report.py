@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.common.errors import EvalError
 from eval.report.results_table import results_block
 from eval.robustness.camera_shift.command import main
 from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, read_grid, run_path, view_path, write_grid
 from eval.robustness.camera_shift.report import write_report
 from eval.robustness.camera_shift.results import read_results
 from eval.rollout.run_folder import Rollout, Run, open_log, write_run
-from eval.rollout.settings import RunConfig, RunError
+from eval.rollout.settings import RunConfig
 from lerobot_atlasvla.sim.camera_shift import CameraShift
 
 LEFT, RIGHT, PAN = Point("right_cm", -10.0), Point("right_cm", 5.0), Point("pan_deg", 5.0)
@@ -301,10 +302,10 @@ def test_a_grid_survives_its_file_and_a_damaged_one_is_refused(tmp_path):
     write_grid(make_grid(), tmp_path)
     assert read_grid(tmp_path) == make_grid()
     (tmp_path / "grid.json").write_text('{"schema_version": 1, "command": ""}')
-    with pytest.raises(RunError, match=r"not what eval\.camera_shift writes"):
+    with pytest.raises(EvalError, match=r"not what eval\.camera_shift writes"):
         read_grid(tmp_path)
     (tmp_path / "grid.json").write_text('{"schema_version": 2}')
-    with pytest.raises(RunError, match="schema version 2"):
+    with pytest.raises(EvalError, match="schema version 2"):
         read_grid(tmp_path)
 
 

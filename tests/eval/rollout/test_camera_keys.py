@@ -2,7 +2,8 @@
 
 import pytest
 
-from eval.rollout.camera_keys import CameraError, camera_mapping
+from eval.common.errors import EvalError
+from eval.rollout.camera_keys import camera_mapping
 
 SCENE, WRIST = "agentview_image", "robot0_eye_in_hand_image"
 
@@ -31,7 +32,7 @@ def test_names_say_which_is_which(names, expected):
 
 @pytest.mark.parametrize("names", [("front", "side"), ("left_wrist", "right_wrist"), ("image", "image2", "image3")])
 def test_names_that_leave_it_open_are_refused(names):
-    with pytest.raises(CameraError, match=r"--cameras=") as refused:
+    with pytest.raises(EvalError, match=r"--cameras=") as refused:
         camera_mapping(keys(*names))
     for key in keys(*names):
         assert key in str(refused.value)
@@ -54,7 +55,7 @@ def test_the_flag_decides():
     ],
 )
 def test_a_flag_that_does_not_fit_is_refused(given, message):
-    with pytest.raises(CameraError, match=message):
+    with pytest.raises(EvalError, match=message):
         camera_mapping(keys("front", "side"), given)
 
 
@@ -64,5 +65,5 @@ def test_a_blind_policy_needs_no_camera():
 
 @pytest.mark.parametrize("features", [["observation.image"], keys("empty_camera_0")])
 def test_policies_without_such_pictures_are_refused(features):
-    with pytest.raises(CameraError, match="cannot be rolled out in LIBERO"):
+    with pytest.raises(EvalError, match="cannot be rolled out in LIBERO"):
         camera_mapping(features)

@@ -12,8 +12,8 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.tdmpc.configuration_tdmpc import TDMPCConfig
 
+from eval.common.errors import EvalError
 from eval.rollout.checkpoint import read_checkpoint
-from eval.rollout.settings import RunError
 from eval.rollout.training_record import training_record
 from tests.conftest import CHUNK, tiny_config
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_is_found_from_its_folders(trained, inside):
 def test_another_number_of_action_steps(trained):
     checkpoint = read_checkpoint(trained, "cpu", 7)
     assert (checkpoint.n_action_steps, checkpoint.pictures_every) == (7, 7)
-    with pytest.raises(RunError, match=rf"--n_action_steps=11 must lie in 1 \.\. {CHUNK}"):
+    with pytest.raises(EvalError, match=rf"--n_action_steps=11 must lie in 1 \.\. {CHUNK}"):
         read_checkpoint(trained, "cpu", 11)
 
 
@@ -100,7 +100,7 @@ def test_a_temporal_ensemble_looks_at_every_step(tmp_path):
     folder = save(tmp_path / "act", ACTConfig(**FEATURES, temporal_ensemble_coeff=0.01, n_action_steps=1))
     assert read_checkpoint(folder, "cpu", None).pictures_every == 1
     # ACT's own check, through the flag.
-    with pytest.raises(RunError, match="n_action_steps"):
+    with pytest.raises(EvalError, match="n_action_steps"):
         read_checkpoint(folder, "cpu", 5)
 
 
@@ -116,7 +116,7 @@ def test_action_steps_of_a_policy_without_them_are_refused(tmp_path, monkeypatch
     monkeypatch.setattr(ACTConfig, "__post_init__", lambda self: None)
     monkeypatch.setattr(ACTConfig, "__getattribute__", without)
     assert read_checkpoint(folder, "cpu", None).pictures_every is None
-    with pytest.raises(RunError, match=r"--n_action_steps=5 cannot be set: a policy of type act has no such number"):
+    with pytest.raises(EvalError, match=r"--n_action_steps=5 cannot be set: a policy of type act has no such number"):
         read_checkpoint(folder, "cpu", 5)
 
 
@@ -134,13 +134,13 @@ def test_action_steps_of_a_policy_without_them_are_refused(tmp_path, monkeypatch
 def test_what_is_no_checkpoint_is_refused(tmp_path, damage, message):
     folder = save(tmp_path / "checkpoint", tiny_config())
     damage(folder)
-    with pytest.raises(RunError, match=message) as refused:
+    with pytest.raises(EvalError, match=message) as refused:
         read_checkpoint(folder, "cpu", None)
     assert f"--checkpoint={folder}" in str(refused.value)
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(RunError, match=r"--checkpoint=.*nowhere is not a folder"):
+    with pytest.raises(EvalError, match=r"--checkpoint=.*nowhere is not a folder"):
         read_checkpoint(tmp_path / "nowhere", "cpu", None)
 
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from eval.rollout.run_folder import Rollout, Run, RunFolderError, open_log, read_run, write_run
+from eval.common.errors import EvalError
+from eval.rollout.run_folder import Rollout, Run, open_log, read_run, write_run
 
 ROLLOUT = Rollout(
     suite="libero_spatial",
@@ -90,12 +91,12 @@ def test_a_damaged_line_in_between_is_named(folder):
         log.append(ROLLOUT)
     file = folder / "rollouts.jsonl"
     file.write_text(file.read_text() + "nonsense\n" + file.read_text())
-    with pytest.raises(RunFolderError, match=r"rollouts\.jsonl, line 2, is not a rollout"):
+    with pytest.raises(EvalError, match=r"rollouts\.jsonl, line 2, is not a rollout"):
         read_run(folder)
 
 
 def test_two_processes_cannot_write_to_the_same_run(folder):
-    with open_log(folder), pytest.raises(RunFolderError, match=r"Another eval\.run is writing"), open_log(folder):
+    with open_log(folder), pytest.raises(EvalError, match=r"Another eval\.run is writing"), open_log(folder):
         pass
     with open_log(folder):  # the lock went with the first
         pass
@@ -126,5 +127,5 @@ def test_run_json_is_replaced_whole_or_not_at_all(folder, monkeypatch):
 def test_other_folders_are_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "run.json").write_text(content)
-    with pytest.raises(RunFolderError, match=message):
+    with pytest.raises(EvalError, match=message):
         read_run(tmp_path)

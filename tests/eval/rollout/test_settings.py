@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.rollout import checks as run_checks
+from eval.common.errors import EvalError
+from eval.rollout import run
 from eval.rollout.run import main
-from eval.rollout.settings import RunConfig, RunError
+from eval.rollout.settings import RunConfig
+from tests.eval.rollout.simulated_run import config
 
 
 def test_more_episodes_than_fixed_states_from_random_placements():
@@ -28,18 +30,29 @@ def test_help_explains_every_flag(capsys):
         assert f"--{name} " in text
 
 
-def test_tasks_are_checked_against_libero(monkeypatch):
-    from lerobot_atlasvla.sim import assets, setup
-
-    stand_in = assets.LiberoAssets(path=None, kind="stand-in", source="")
-    monkeypatch.setattr(setup, "prepare_libero", lambda: stand_in)
-    pytest.importorskip("libero.libero.benchmark")
-    tasks = run_checks.libero_tasks(["libero_spatial"], None)
-    assert [task.task_id for task in tasks] == list(range(10))
-    assert tasks[4].instruction.startswith("pick up the black bowl in the top drawer")
-    with pytest.raises(RunError, match=r"'libero_moon', which LIBERO does not know; allowed: .*libero_spatial"):
-        run_checks.libero_tasks(["libero_moon"], None)
-    with pytest.raises(RunError, match="--task_ids names 10; libero_spatial has the tasks 0 to 9"):
-        run_checks.libero_tasks(["libero_spatial"], [0, 10])
-    with pytest.raises(RunError, match="libero_goal, but the built-in stand-in scene covers libero_spatial only"):
-        run_checks.libero_tasks(["libero_goal"], None)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"episodes": 0}, "--episodes=0 must be at least 1"),
+        ({"episodes": 51}, "--episodes=51 is more than the 50 initial states"),
+        ({"settle_steps": -1}, "--settle_steps=-1 must be at least 0"),
+        ({"n_action_steps": 0}, "--n_action_steps=0 must be at least 1"),
+        ({"workers": 0}, "--workers=0 must be at least 1"),
+        ({"videos": -1}, "--videos=-1 must be at least 0"),
+        ({"seeds": []}, r"--seeds=\[\] must name at least one"),
+        ({"seeds": [1, 1]}, r"--seeds=\[1, 1\] .* none twice"),
+        ({"seeds": [-1]}, r"--seeds=\[-1\] must all lie in 0 \.\. "),
+        ({"suites": []}, r"--suites=\[\] must name at least one"),
+        ({"task_ids": []}, r"--task_ids=\[\] must name at least one"),
+        ({"look": "pretty"}, "--look=pretty is not a look; allowed: default, fast"),
+        ({"pan_deg": float("nan")}, "--pan_deg=nan is not a finite number"),
+        ({"displace_cm": -1.0}, r"--displace_cm=-1.0 is not a displacement; allowed: 0 \(off\) to 30 cm"),
+        ({"displace_cm": float("nan")}, "--displace_cm=nan is not a displacement"),
+        ({"checkpoint": "nowhere"}, "--checkpoint=nowhere is not a folder"),
+        ({"device": "abacus"}, "--device=abacus cannot be used here"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_starts(checkpoint, simulated, override, message):
+    with pytest.raises(EvalError, match=message):
+        run.run(config(**override), "command")
+    assert not (checkpoint.parent / "out").exists()

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from eval.rollout import worker_pool as crew
+from eval.rollout import worker_pool
 from eval.rollout.progress import Filming, task_line
 from eval.rollout.worker_pool import Schedule
-from tests.eval.rollout.test_run import job_of, outcome_of
+from tests.eval.rollout.simulated_run import job_of, outcome_of
 
 
 def test_workers_stay_with_their_task_and_then_help_where_most_is_left():
@@ -38,11 +38,11 @@ def test_what_other_workers_finished_is_handed_over_before_an_error(monkeypatch)
                 future.set_result(outcome_of(job, success=True))
             return future
 
-    monkeypatch.setattr(crew, "ProcessPoolExecutor", InstantPool)
+    monkeypatch.setattr(worker_pool, "ProcessPoolExecutor", InstantPool)
     jobs = [job_of(0, state) for state in range(20)]
     finished = []
     with pytest.raises(RuntimeError, match="the simulator broke"):
-        finished.extend(crew.Crew(20, settings=None).roll_out(Schedule(jobs), lambda job: job))
+        finished.extend(worker_pool.WorkerPool(20, settings=None).roll_out(Schedule(jobs), lambda job: job))
     assert len(finished) == 19
 
 

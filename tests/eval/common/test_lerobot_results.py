@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from eval.common.lerobot_results import TaskResult, read_eval_info, read_training_curve, success_table, total
 from eval.report.plots import plot_run
-from eval.rollout.lerobot_results import TaskResult, read_eval_info, read_training_curve, success_table, total
 
 
 def results() -> list[TaskResult]:
