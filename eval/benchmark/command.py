@@ -20,15 +20,15 @@ import psutil
 
 from eval.benchmark import harness
 from eval.benchmark.plot import plot
-from eval.benchmark.report import add_ratios, render, summarise, targets
+from eval.benchmark.report import add_ratios, benchmark_page, summarise, targets
 from eval.benchmark.settings import (
     DEFAULT_PRESET,
     GPU_ONLY,
     NOT_ON_A_CPU,
     RELEASED,
     Measurement,
+    baselines,
     check_names,
-    peers,
     presets,
     split,
 )
@@ -49,7 +49,7 @@ CPU_SHARE = 0.9
 
 @dataclass(kw_only=True)
 class BenchmarkConfig(Measurement):
-    """What is measured, and how long."""
+    """Measure policies side by side."""
 
     # Presets of configs/policy and types of LeRobot's policies; variants after a plus: act+amp (autocast), +compile,
     # +graphs (compile_mode=reduce-overhead), +cache (feature cache in training). Empty: atlasvla_tiny and act on a CPU,
@@ -122,7 +122,7 @@ class BenchmarkConfig(Measurement):
         """The policies to measure, "all" written out: on a CPU without those that are for a GPU only."""
         if ALL not in self.policies:
             return self.policies
-        every = [*presets(), *(peer for peer in peers() if self.device == "cuda" or peer not in GPU_ONLY)]
+        every = [*presets(), *(name for name in baselines() if self.device == "cuda" or name not in GPU_ONLY)]
         every += GPU_VARIANTS if self.device == "cuda" else []
         return [*every, *(name for name in self.policies if name not in (ALL, *every))]
 
@@ -230,7 +230,7 @@ def write_report(folder: Path, content: Mapping[str, Any]) -> None:
     if content["rows"]:
         plot(content["rows"], content["settings"]["batch_sizes"], folder / "report.png")
     write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", render(content))
+    write_text(folder / "report.md", benchmark_page(content))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

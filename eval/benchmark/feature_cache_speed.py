@@ -1,4 +1,4 @@
-"""What the feature cache saves: the same training run at full size without it and with it, side by side.
+"""Measure what the feature cache saves: the same training run at full size without it and with it.
 
 ``python -m eval.benchmark.feature_cache_speed`` takes the weights that ``eval.full_size`` wrote (random, in the
 released shapes), runs ``lerobot-train``, ``atlasvla-cache`` and ``lerobot-train`` again with the same flags, and writes
@@ -35,7 +35,7 @@ the rounding of another batch size in the cache; LeRobot's log has three decimal
 
 @dataclass
 class SpeedConfig:
-    """What is run."""
+    """Time training with and without the feature cache."""
 
     # Data, cache and logs are written here; it must not exist yet.
     root: Path = Path("outputs/feature_cache")
@@ -89,7 +89,7 @@ def commands(cfg: SpeedConfig) -> dict[str, list[str]]:
 
 
 def figures(cfg: SpeedConfig, processes: Mapping[str, Process]) -> dict[str, Any]:
-    """What the logs say.
+    """Read the figures from the logs.
 
     Raises:
         EvalError: If a run's log lacks a step.
@@ -124,7 +124,7 @@ def figures(cfg: SpeedConfig, processes: Mapping[str, Process]) -> dict[str, Any
     }
 
 
-def render(values: Mapping[str, Any], commands: Sequence[str], environment: Mapping[str, str]) -> str:
+def feature_cache_page(values: Mapping[str, Any], commands: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return the Markdown report; the last line of output is its verdict."""
     rows = []
     for stage, name in (("without", "VGGT in every step"), ("with", "feature cache")):
@@ -158,7 +158,7 @@ def run(cfg: SpeedConfig, _: str) -> int:
     values = figures(cfg, run_stages(stages, cfg.root))
     lines = [shown(command, {cfg.weights: "WEIGHTS", cfg.root: "ROOT"}) for command in stages.values()]
     content = {"figures": values, "commands": lines, "environment": found}
-    page = publish(cfg.reports / cfg.name, "feature_cache", content, render(values, lines, found))
+    page = publish(cfg.reports / cfg.name, "feature_cache", content, feature_cache_page(values, lines, found))
     sys.stdout.write(f"{verdict(values)}, report {page}\n")
     return 0 if values["same_losses"] else 1
 

@@ -1,4 +1,4 @@
-"""What the speed tools share: stages run as subprocesses, commands shown without this machine's folders, reports."""
+"""Run the commands of the speed tools, read their logs, and show them without this machine's folders."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""How each policy of ``eval.benchmark`` is built offline: random weights, processors, observations and batches."""
+"""Build each policy of ``eval.benchmark`` offline: random weights, processors, observations and batches."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def processors(config: Any, notes: list[str]) -> tuple[Any, Any]:
 
 
 def raw_observation() -> dict[str, np.ndarray]:
-    """What a robot's driver hands over: uint8 pictures (H, W, 3) and a state, in NumPy."""
+    """Return what a robot's driver hands over: uint8 images (H, W, 3) and a state, in NumPy."""
     random = np.random.default_rng(0)
     pictures: dict[str, np.ndarray] = {
         key: random.integers(0, 256, (PIXELS, PIXELS, 3), dtype=np.uint8) for key in CAMERAS
@@ -226,7 +226,7 @@ def raw_observation() -> dict[str, np.ndarray]:
 
 
 def raw_batch(config: Any, size: int) -> dict[str, Any]:
-    """What LeRobot's data loader hands over for this policy: pictures in [0, 1], chunks of actions.
+    """Return what LeRobot's data loader hands over for this policy: images in [0, 1], chunks of actions.
 
     Args:
         config: The policy's configuration, which says how many steps of what it reads.

@@ -37,7 +37,7 @@ BATCH = 64
 
 @dataclass
 class ReadingConfig:
-    """What is read."""
+    """Time LeRobot's reader."""
 
     # Folder of the dataset.
     root: Path
@@ -122,7 +122,7 @@ def _look_up_us(dataset: LeRobotDataset, chunk_size: int) -> float:
     return statistics.median(times)
 
 
-def render(cfg: ReadingConfig, values: Mapping[str, Any], command: str, environment: Mapping[str, str]) -> str:
+def reading_page(cfg: ReadingConfig, values: Mapping[str, Any], command: str, environment: Mapping[str, str]) -> str:
     """The Markdown report."""
     base = values["ms"]["one row"]["median_ms"]
     rows = []
@@ -152,7 +152,7 @@ def run(cfg: ReadingConfig, command: str) -> None:
     found = environment()
     values = measure(cfg)
     content = {"settings": draccus.encode(cfg), "figures": values, "commands": [command], "environment": found}
-    page = publish(cfg.reports / cfg.name, "reading", content, render(cfg, values, command, found))
+    page = publish(cfg.reports / cfg.name, "reading", content, reading_page(cfg, values, command, found))
     sys.stdout.write(f"{verdict(values)}, report {page}\n")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from eval.benchmark.settings import DEFAULT_PRESET, split
-from eval.common.markdown import origin, table
+from eval.common.markdown import origin, table, table_of
 
 REFERENCES = ("smolvla", "act")
 NOT_IN_RUN = "n/a: not in this run"
@@ -29,7 +31,7 @@ ACTING_NOTE = """Two cameras of 256 px, an 8-d state, a 7-d action, batch 1, war
 on a preprocessed batch on the device. *Sensor-to-action*: from uint8 pictures in NumPy through LeRobot's preparation,
 preprocessor, `select_action` and postprocessor to an action in NumPy, on a step that predicts a chunk; *between*: the
 same path on a step that finds an action in the queue. Actions per second: what this path allows."""
-RATIO_NOTE = """To the quickest variant of the peer in this run. Latency: model-only P50, lower is better. Training:
+RATIO_NOTE = """To the quickest variant of the baseline in this run. Latency: model-only P50, lower is better. Training:
 samples per second at the same batch size, higher is better."""
 TRAINING_NOTE = """Forward, backward, clipping, the policy's own optimizer and parameter groups; the batch is
 preprocessed and on the device before. Samples per second from the median step. Memory is the peak over these steps: of
@@ -110,8 +112,8 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
     """Give every row its ratios to the quickest variant of each reference in the same run; None without one."""
     for row in rows:
         row["ratios"] = {}
-        for peer in REFERENCES:
-            variants = [other for other in rows if split(other["policy"])[0] == peer]
+        for baseline in REFERENCES:
+            variants = [other for other in rows if split(other["policy"])[0] == baseline]
             latency = min((other["model"]["p50_ms"] for other in variants), default=None)
             training = {}
             for entry in row["training"]:
@@ -119,7 +121,7 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
                 theirs = [found["samples_per_s"] for other in variants if (found := trained_at(other, size))]
                 mine = entry.get("samples_per_s")
                 training[str(size)] = mine / max(theirs) if mine and theirs else None
-            row["ratios"][peer] = {
+            row["ratios"][baseline] = {
                 "latency": row["model"]["p50_ms"] / latency if latency else None,
                 "training": training,
             }
@@ -203,7 +205,7 @@ def _target(
     return Target(policy, text, shown, "met" if met else "missed")
 
 
-def render(content: Mapping[str, Any]) -> str:
+def benchmark_page(content: Mapping[str, Any]) -> str:
     """The Markdown report.
 
     Args:
@@ -237,97 +239,93 @@ _STATES = {"met": "met", "missed": "**missed**", "unmeasured": "unmeasured"}
 
 
 def acting_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Latencies and actions per second."""
-    head = (
-        "policy",
-        "model-only P50 / P95, ms",
-        "spread",
-        "sensor-to-action P50 / P95, ms",
-        "spread",
-        "between P50, ms",
-        "chunk: predicted / executed",
-        "actions/s, own / 10 executed",
+    """Show latencies and actions per second."""
+    return table_of(
+        rows,
+        _POLICY,
+        ("model-only P50 / P95, ms", lambda row: f"{_n(row['model']['p50_ms'])} / {_n(row['model']['p95_ms'])}"),
+        ("spread", lambda row: _percent(row["model"]["spread"])),
+        (
+            "sensor-to-action P50 / P95, ms",
+            lambda row: f"{_n(row['sensor']['p50_ms'])} / {_n(row['sensor']['p95_ms'])}",
+        ),
+        ("spread", lambda row: _percent(row["sensor"]["spread"])),
+        ("between P50, ms", lambda row: _n(row["between"]["p50_ms"])),
+        ("chunk: predicted / executed", lambda row: f"{row['chunk_size']} / {row['n_action_steps']}"),
+        ("actions/s, own / 10 executed", lambda row: f"{_n(row['actions_per_s'])} / {_at_10(row)}"),
     )
-    cells = []
-    for row in rows:
-        model, sensor = row["model"], row["sensor"]
-        at_10 = row["actions_per_s_at_10"]
-        shared = f"predicts {row['chunk_size']}" if at_10 is None else _n(at_10)
-        cells.append(
-            (
-                row["policy"],
-                f"{_n(model['p50_ms'])} / {_n(model['p95_ms'])}",
-                _percent(model["spread"]),
-                f"{_n(sensor['p50_ms'])} / {_n(sensor['p95_ms'])}",
-                _percent(sensor["spread"]),
-                _n(row["between"]["p50_ms"]),
-                f"{row['chunk_size']} / {row['n_action_steps']}",
-                f"{_n(row['actions_per_s'])} / {shared}",
-            )
-        )
-    return table(head, cells)
+
+
+def _at_10(row: Mapping[str, Any]) -> str:
+    at_10 = row["actions_per_s_at_10"]
+    return f"predicts {row['chunk_size']}" if at_10 is None else _n(at_10)
 
 
 def training_table(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> list[str]:
-    """Samples per second and memory by batch size."""
-    cells = []
-    for row in rows:
-        of_row = [row["policy"]]
-        for size in sorted(sizes):
-            reached: Sequence[Mapping[str, Any]] = row["training"]
-            missing: Mapping[str, Any] = {"error": "not reached"}
-            entry = next((e for e in reached if e["batch_size"] == size), missing)
-            if "error" in entry:
-                of_row.append(entry["error"])
-            else:
-                gb = f"{entry['peak_bytes'] / 1e9:.2f} GB"
-                of_row.append(f"{_n(entry['samples_per_s'])} (spread {_percent(entry['spread'])}), {gb}")
-        cells.append(of_row)
-    return table(("policy", *(f"batch {size}: samples/s, peak" for size in sorted(sizes))), cells)
+    """Show samples per second and memory by batch size."""
+
+    def cell(row: Mapping[str, Any], size: int) -> str:
+        missing: Mapping[str, Any] = {"error": "not reached"}
+        entry = next((e for e in row["training"] if e["batch_size"] == size), missing)
+        if "error" in entry:
+            return str(entry["error"])
+        gb = f"{entry['peak_bytes'] / 1e9:.2f} GB"
+        return f"{_n(entry['samples_per_s'])} (spread {_percent(entry['spread'])}), {gb}"
+
+    columns = [(f"batch {size}: samples/s, peak", partial(cell, size=size)) for size in sorted(sizes)]
+    return table_of(rows, _POLICY, *columns)
 
 
 def ratio_table(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> list[str]:
-    """Ratios to the references."""
-    head = ["policy"]
-    for peer in REFERENCES:
-        head += [f"latency / {peer}", *(f"samples/s / {peer}, batch {size}" for size in sorted(sizes))]
-    cells = []
-    for row in rows:
-        of_row = [row["policy"]]
-        for peer in REFERENCES:
-            ratios = row["ratios"][peer]
-            absent = NOT_IN_RUN if ratios["latency"] is None else "-"
-            of_row.append(_times(ratios["latency"], absent))
-            of_row += [_times(ratios["training"].get(str(size)), absent) for size in sorted(sizes)]
-        cells.append(of_row)
-    return table(head, cells)
+    """Show the ratios to the references."""
+
+    def cell(row: Mapping[str, Any], baseline: str, size: int | None) -> str:
+        ratios = row["ratios"][baseline]
+        ratio = ratios["latency"] if size is None else ratios["training"].get(str(size))
+        if ratio is None:
+            return NOT_IN_RUN if ratios["latency"] is None else "-"
+        return f"{ratio:.2f}x"
+
+    columns = [
+        (
+            f"samples/s / {baseline}, batch {size}" if size else f"latency / {baseline}",
+            partial(cell, baseline=baseline, size=size),
+        )
+        for baseline in REFERENCES
+        for size in (None, *sorted(sizes))
+    ]
+    return table_of(rows, _POLICY, *columns)
 
 
 def size_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Memory, parameters, files and the time of a start."""
-    head = (
-        "policy",
-        "parameters: all / trainable, M",
-        "inference memory, GB",
-        "checkpoint, MB",
-        "time to first action, s",
-        "imports / build / first chunk, s",
+    """Show memory, parameters, files and the time of a start."""
+    return table_of(
+        rows,
+        _POLICY,
+        (
+            "parameters: all / trainable, M",
+            lambda row: f"{row['parameters'] / 1e6:,.1f} / {row['trained_parameters'] / 1e6:,.1f}",
+        ),
+        (
+            "inference memory, GB",
+            lambda row: (
+                f"{row['inference_bytes'] / 1e9:.2f}"
+                + (f" ({row['process_bytes'] / 1e9:.2f})" if row["process_bytes"] else "")
+            ),
+        ),
+        (
+            "checkpoint, MB",
+            lambda row: "-" if row["checkpoint_bytes"] is None else f"{row['checkpoint_bytes'] / 1e6:,.1f}",
+        ),
+        ("time to first action, s", lambda row: f"{row['time_to_first_action_s']:.1f}"),
+        (
+            "imports / build / first chunk, s",
+            lambda row: " / ".join(f"{row[part]:.2f}" for part in ("imports_s", "build_s", "first_chunk_s")),
+        ),
     )
-    cells = []
-    for row in rows:
-        process = f" ({row['process_bytes'] / 1e9:.2f})" if row["process_bytes"] else ""
-        parts = (row[part] for part in ("imports_s", "build_s", "first_chunk_s"))
-        cells.append(
-            (
-                row["policy"],
-                f"{row['parameters'] / 1e6:,.1f} / {row['trained_parameters'] / 1e6:,.1f}",
-                f"{row['inference_bytes'] / 1e9:.2f}{process}",
-                "-" if row["checkpoint_bytes"] is None else f"{row['checkpoint_bytes'] / 1e6:,.1f}",
-                f"{row['time_to_first_action_s']:.1f}",
-                " / ".join(f"{part:.2f}" for part in parts),
-            )
-        )
-    return table(head, cells)
+
+
+_POLICY = ("policy", itemgetter("policy"))
 
 
 def _n(value: float | None) -> str:
@@ -339,7 +337,3 @@ def _n(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "one round" if value is None else f"{100 * value:.0f} %"
-
-
-def _times(value: float | None, absent: str) -> str:
-    return absent if value is None else f"{value:.2f}x"

@@ -1,4 +1,4 @@
-"""Which policies ``eval.benchmark`` knows, and with which settings each is built without the Hub.
+"""List the policies that ``eval.benchmark`` knows, and the settings with which each is built without the Hub.
 
 A name is a preset of AtlasVLA (a file of ``configs/policy``) or the type of a policy of LeRobot, with variants after a
 plus sign: ``act+amp``. What is written down here is only what LeRobot's own defaults would download or leave open.
@@ -65,8 +65,8 @@ FLORENCE2_LARGE = {
         "max_position_embeddings": 4096,
     },
 }
-# What a peer's own defaults leave open, or would download.
-PEERS: dict[str, dict[str, Any]] = {
+# What a baseline's own defaults leave open, or would download.
+BASELINES: dict[str, dict[str, Any]] = {
     "act": {"pretrained_backbone_weights": None},
     "smolvla": {"load_vlm_weights": False},
     "xvla": {
@@ -76,7 +76,7 @@ PEERS: dict[str, dict[str, Any]] = {
         "resize_imgs_with_padding": [224, 224],
     },
 }
-PEER_NOTES = {
+BASELINE_NOTES = {
     "act": "ResNet-18 from random weights; no language",
     "smolvla": "SmolVLM2-500M's sizes are built in; its tokenizer's two special ids too",
     "xvla": "Florence-2-large's sizes; pictures of 224 px; action mode auto",
@@ -85,7 +85,7 @@ PEER_NOTES = {
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What the command and its worker processes have in common: how a policy is measured."""
+    """Hold what the command and its worker processes share: how a policy is measured."""
 
     # cpu or cuda; empty takes the GPU if there is one.
     device: str = ""
@@ -116,7 +116,7 @@ def presets() -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_PRESET)
 
 
-def peers() -> list[str]:
+def baselines() -> list[str]:
     """LeRobot's policies that learn from demonstrations, ACT and SmolVLA first: ratios need them."""
     import lerobot.policies  # noqa: F401  # Registers them.
     from lerobot.configs.policies import PreTrainedConfig
@@ -139,10 +139,10 @@ def check_names(names: list[str]) -> None:
     """
     for name in names:
         base, variants = split(name)
-        if base not in presets() and base not in peers():
+        if base not in presets() and base not in baselines():
             raise EvalError(
                 f"no policy {base!r}: presets in {PRESETS} are {', '.join(presets()) or 'none'} (run this from the "
-                f"repository's root), LeRobot has {', '.join(peers())} (--policies)."
+                f"repository's root), LeRobot has {', '.join(baselines())} (--policies)."
             )
         if unknown := [variant for variant in variants if variant not in VARIANTS]:
             raise EvalError(
@@ -169,8 +169,8 @@ def settings(
         # There is no dataset whose actions could be kept.
         values |= changes | {"backbone_dtype": dtype, "actions_in_memory": False}
     else:
-        values = {"type": base} | PEERS.get(base, {})
-        notes = [PEER_NOTES[base]] if base in PEER_NOTES else []
+        values = {"type": base} | BASELINES.get(base, {})
+        notes = [BASELINE_NOTES[base]] if base in BASELINE_NOTES else []
     for variant in variants:
         values |= VARIANTS[variant]
     if "cache" in variants:
@@ -182,7 +182,7 @@ def settings(
 
 
 def _backbones(values: Mapping[str, Any], weights: Path | None) -> tuple[dict[str, Any], list[str]]:
-    """Where a preset's pretrained backbones come from; they stay frozen, or training would be another one."""
+    """Return where a preset's pretrained backbones come from; they stay frozen, or training would be another one."""
     parts = {"vggt": "vggt_model", "language": "language_model"}
     if values.get("vision") == "dinov2":
         parts["vision_tower"] = "vision_tower"

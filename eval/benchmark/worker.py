@@ -1,4 +1,4 @@
-"""What ``eval.benchmark`` runs in a fresh process for each policy and round: build it, act, train, save, and measure.
+"""Measure one policy in a fresh process, for ``eval.benchmark``: build it, act, train, save.
 
 ``python -m eval.benchmark.worker --policy=act --out=act.json``. The file is written after every stage, so what was
 measured before a process runs out of memory or time is kept. Whatever a policy raises is its result.
@@ -72,7 +72,7 @@ def reason(error: BaseException) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is a lack of memory; on a CPU, PyTorch raises it as a RuntimeError."""
+    """Say whether an error is a lack of memory; on a CPU, PyTorch raises it as a RuntimeError."""
     import torch
 
     text = str(error)
@@ -117,7 +117,7 @@ class Meter:
         return self.cuda.memory_allocated() if self.cuda else resident("VmRSS")
 
     def reserved_peak(self) -> int | None:
-        """What PyTorch took from the GPU for them, free blocks included."""
+        """Return what PyTorch took from the GPU for them, free blocks included."""
         return self.cuda.max_memory_reserved() if self.cuda else None
 
 
@@ -236,7 +236,7 @@ def train(
     batch = built.preprocess(raw_batch(policy.config, size))
     with ExitStack() as stack:
         if "cache" in split(cfg.policy)[1]:
-            from eval.benchmark.feature_cache import from_cache  # Imports the plugin, which a peer does without.
+            from eval.benchmark.feature_cache import from_cache  # Imports the plugin, which a baseline does without.
 
             batch = stack.enter_context(from_cache(policy, batch))
         return timed_steps(cfg, built, meter, optimizer, optimizer_config, batch) | {"batch_size": size}

@@ -37,7 +37,7 @@ def run_command(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        settings = draccus.parse(config, args=arguments)
+        settings = draccus.parse(config, args=arguments, prog=f"python -m {name}")
     except DecodingError as error:
         sys.stderr.write(f"{name}: {error} (see --help)\n")
         return 2

@@ -1,4 +1,4 @@
-"""What moves results besides the settings: the commit and the versions of packages."""
+"""Tell what moves results besides the settings: the commit, the versions of packages, the machine."""
 
 import importlib.metadata
 import os

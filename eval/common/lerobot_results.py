@@ -1,4 +1,4 @@
-"""What LeRobot's own commands leave behind: ``eval_info.json`` and the log of ``lerobot-train``."""
+"""Read what LeRobot's own commands leave behind: ``eval_info.json`` and the log of ``lerobot-train``."""
 
 import json
 import re

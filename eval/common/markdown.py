@@ -1,6 +1,6 @@
 """Markdown that the reports share: tables, lists of facts, and the sections on commands and versions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -8,6 +8,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
     rules = "|".join("---" for _ in head)
     return [f"| {' | '.join(head)} |", f"|{rules}|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def table_of(rows: Sequence[Any], *columns: tuple[str, Callable[[Any], str]]) -> list[str]:
+    """Return the lines of a Markdown table with a row for each of ``rows``; a column is its head and what it shows."""
+    return table([head for head, _ in columns], [[show(row) for _, show in columns] for row in rows])
 
 
 def facts(values: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ def wilson_interval(successes: int, rollouts: int) -> tuple[float, float]:
 
 
 def format_rate(successes: int, rollouts: int) -> str:
-    """For example ``19/20 = 95.0 % [76.4, 99.1]``."""
+    """Return, for example, ``19/20 = 95.0 % [76.4, 99.1]``."""
     low, high = wilson_interval(successes, rollouts)
     return f"{successes}/{rollouts} = {100 * successes / rollouts:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 

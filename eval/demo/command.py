@@ -33,7 +33,7 @@ CAMERAS = {"agentview_image": "image", "robot0_eye_in_hand_image": "wrist_image"
 
 @dataclass
 class DemoConfig:
-    """What ``make demo`` does; override with ``make demo ARGS="--steps=200"``."""
+    """Set what ``make demo`` does; override with ``make demo ARGS="--steps=200"``."""
 
     # Everything is written here; a folder left by an earlier run is renamed, never overwritten.
     output_dir: Path = Path("outputs/demo")
@@ -261,7 +261,7 @@ def run(cfg: DemoConfig, _: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 0, 1 for a stage that failed, 2 for a flag that does not parse."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return run_command("demo", DemoConfig, run, argv)
+    return run_command("eval.demo", DemoConfig, run, argv)
 
 
 def as_typed(stage: Stage) -> str:

@@ -1,4 +1,4 @@
-"""What the demo leaves behind: ``report.md`` with its pictures, and its last two lines of output."""
+"""Write the demo's ``report.md`` with its pictures, and its last two lines of output."""
 
 import json
 import os
@@ -150,8 +150,8 @@ def next_steps(
         f"Where the policy looks: `python -m eval.geometry_view --checkpoint={checkpoint} "
         f"--dataset_root={out / 'data'} --frames='[0, 50]' --output_dir={out / 'views'}`.",
         f"All 50 initial states, with a report: `python -m eval.run --checkpoint={checkpoint} "
-        f"--output_dir={out / 'more'} --suites='[{settings['suite']}]' --task_ids='[{settings['task_id']}]' --episodes=50 "
-        f"--displace_cm={settings['displace_cm']:g}`, then `python -m eval.report --run={out / 'more'}`.",
+        f"--output_dir={out / 'more'} --suites='[{settings['suite']}]' --task_ids='[{settings['task_id']}]' "
+        f"--episodes=50 --displace_cm={settings['displace_cm']:g}`, then `python -m eval.report --run={out / 'more'}`.",
         f"The training's curves: `tensorboard --logdir={out / 'train'}`.",
     ]
     return lines

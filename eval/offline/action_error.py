@@ -20,7 +20,7 @@ from lerobot.utils.constants import ACTION
 from eval.common.cli import run_command
 from eval.common.environment_info import versions
 from eval.common.errors import EvalError, check_at_least, check_report_name
-from eval.offline.action_error_page import cells, render
+from eval.offline.action_error_page import action_error_page, cells
 from eval.offline.policy_data import (
     check_is_dataset,
     check_observations,
@@ -47,7 +47,7 @@ MEAN_ACTION = "the mean action, always"
 
 @dataclass
 class ActionErrorConfig:
-    """What is compared."""
+    """Compare the actions of checkpoints with demonstrated ones."""
 
     # Folders of the checkpoints: .../pretrained_model, or the checkpoint or training run that has it inside.
     checkpoints: list[Path]
@@ -173,20 +173,20 @@ def check_fit(checkpoint: Checkpoint, path: Path, dataset: "LeRobotDataset", ste
         EvalError: If it keeps a history of observations, executes fewer actions than are compared, or expects other
             observations.
     """
-    if checkpoint.pictures_every is None:
+    if checkpoint.images_every is None:
         raise EvalError(
             f"--checkpoints: {path} is a policy of type {checkpoint.config.type} with n_obs_steps="
             f"{checkpoint.config.n_obs_steps}; only policies that act on one observation per chunk can be compared."
         )
-    if steps > checkpoint.pictures_every:
+    if steps > checkpoint.images_every:
         raise EvalError(
-            f"--steps={steps} is more than the {checkpoint.pictures_every} actions that {path} executes per chunk."
+            f"--steps={steps} is more than the {checkpoint.images_every} actions that {path} executes per chunk."
         )
     check_observations(checkpoint.config, dataset.meta, f"--checkpoints: {path}")
 
 
 def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: ActionErrorConfig) -> list[Any]:
-    """What a policy does on the frames, and what with the pictures of others.
+    """Return what a policy does on the frames, and what with the images of others.
 
     Returns:
         Two tensors like ``frames.actions_SNA``.
@@ -230,7 +230,7 @@ def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
 
     register_third_party_plugins()
     found = [read_checkpoint(path, cfg.device, None) for path in cfg.checkpoints]
-    steps = cfg.steps or min([one.pictures_every for one in found if one.pictures_every], default=1)
+    steps = cfg.steps or min([one.images_every for one in found if one.images_every], default=1)
     dataset = open_dataset(cfg.dataset_root, steps)
     for path, checkpoint in zip(cfg.checkpoints, found, strict=True):
         check_fit(checkpoint, path, dataset, steps)
@@ -280,7 +280,7 @@ def run(cfg: ActionErrorConfig, command: str) -> None:
     note, environment = note_text(cfg.note, folder, KIND), versions()
     content = {"note": note, **compare(cfg), "commands": [command]}
     content |= {"seed": cfg.seed, "device": cfg.device, "environment": environment}
-    page = publish(folder, KIND, content, render(content | {"name": cfg.name}))
+    page = publish(folder, KIND, content, action_error_page(content | {"name": cfg.name}))
     sys.stdout.write(f"action error: report {page}\n")
 
 

@@ -17,7 +17,7 @@ def cells(error: Mapping[str, Sequence[float]]) -> list[str]:
     return [f"{mean:.3f} ± {half:.3f}" for mean, half in error.values()]
 
 
-def render(content: Mapping[str, Any]) -> str:
+def action_error_page(content: Mapping[str, Any]) -> str:
     """The Markdown report.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a checkpoint makes of frames of a dataset: the views, where its action queries look, and VGGT's depth.
+"""Draw what a checkpoint makes of frames of a dataset: the views, where its action queries look, and VGGT's depth.
 
 One image per frame. Row 1: the views. Row 2: with the attention over their patches. Row 3: depth, for policies whose
 VGGT is pretrained and whose source has the weights of the depth head.
@@ -30,7 +30,7 @@ POLICY_TYPE = "atlasvla"
 
 @dataclass
 class GeometryViewConfig:
-    """What is shown."""
+    """Show frames as the policy sees them."""
 
     # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
     checkpoint: Path

@@ -1,4 +1,4 @@
-"""Which episodes of a dataset a checkpoint was not trained on, as far as the checkpoint says it."""
+"""Find the episodes of a dataset that a checkpoint was not trained on, as far as the checkpoint says it."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -27,7 +27,7 @@ from eval.offline.policy_data import (
     read_dataset,
     read_metadata,
 )
-from eval.report.reliance_page import PLOT, frames_text, plot_reliance, reliance_table, render
+from eval.report.reliance_page import PLOT, frames_text, plot_reliance, reliance_page, reliance_table
 from eval.report.reliance_results import (
     KIND,
     RELIANCE_FILE,
@@ -81,7 +81,7 @@ class RelianceConfig:
 
 
 def folder_of(cfg: RelianceConfig, checkpoint: Checkpoint) -> Path:
-    """Where the results go.
+    """Return where the results go.
 
     Raises:
         EvalError: If it has to be named.
@@ -179,7 +179,7 @@ def run(cfg: RelianceConfig, command: str) -> None:
     folder = folder_of(cfg, checkpoint)
     content = content_of(cfg, checkpoint, *measure_checkpoint(cfg, checkpoint), command)
     write_text(folder / RELIANCE_FILE, json_text(content))
-    write_text(folder / "reliance.md", render(content))
+    write_text(folder / "reliance.md", reliance_page(content))
     plot_reliance(content, folder / PLOT)
     lines = [frames_text(content), *reliance_table(content), f"report: {folder / 'reliance.md'}", last_line(content)]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -124,7 +124,7 @@ def content_of(variants: Mapping[str, Mapping[int, LabelledRun]], cfg: Ablations
     return head | {"reference": reference, "incomplete": unfinished, "note": note, "variants": figures}
 
 
-def render(variants: Mapping[str, Mapping[int, LabelledRun]], content: Mapping[str, Any]) -> str:
+def ablations_page(variants: Mapping[str, Mapping[int, LabelledRun]], content: Mapping[str, Any]) -> str:
     """The Markdown report."""
     reference = content["reference"]
     lines = [f"# {content['title']}", ""]
@@ -189,7 +189,7 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
     }
     plot_success(list(variants), rates, folder / "success.png")
     write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", render(variants, content))
+    write_text(folder / "report.md", ablations_page(variants, content))
     return folder / "report.md", content
 
 

@@ -21,7 +21,7 @@ from eval.report.data import (
     run_figures,
     steps_to_success,
 )
-from eval.report.page import render
+from eval.report.page import rollouts_page
 from eval.report.plots import plot_loss, plot_steps, plot_success
 from eval.report.reliance_results import with_reliance
 
@@ -77,7 +77,7 @@ class ReportConfig:
         return [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
 
     def folder(self, entries: Sequence[LabelledRun]) -> Path:
-        """Where the report goes.
+        """Return where the report goes.
 
         Raises:
             EvalError: If the name is not that of a folder.
@@ -109,7 +109,7 @@ def comparisons(entries: Sequence[LabelledRun]) -> list[dict[str, Any]]:
 
 
 def automatic_title(entries: Sequence[LabelledRun]) -> str:
-    """For example ``LIBERO rollouts, objects displaced by up to 8 cm: AtlasVLA and ACT``."""
+    """Return, for example, ``LIBERO rollouts, objects displaced by up to 8 cm: AtlasVLA and ACT``."""
     displacements = {entry.displacement for entry in entries}
     if len(displacements) == 1:
         (displacement,) = displacements
@@ -181,7 +181,7 @@ def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
     content = report_content(entries, folder.name, cfg.title, note_text(cfg.note, folder, "rollouts"))
     plots = write_plots(entries, folder)
     write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", render(entries, content, plots))
+    write_text(folder / "report.md", rollouts_page(entries, content, plots))
     return folder / "report.md", content
 
 

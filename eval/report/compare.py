@@ -55,11 +55,11 @@ class Comparison:
 
     @property
     def noise(self) -> bool:
-        """Whether 0 lies in the interval."""
+        """Say whether 0 lies in the interval."""
         return self.low <= 0 <= self.high
 
     def as_json(self) -> dict[str, Any]:
-        """For ``report.json``."""
+        """Return what ``report.json`` holds of it."""
         return asdict(self) | {"noise": self.noise}
 
 
@@ -94,7 +94,7 @@ def compare_tasks(a: LabelledRun, b: LabelledRun) -> dict[Task, Comparison]:
 
 
 def obstacles(a: Run, b: Run) -> list[str]:
-    """What makes a difference of two runs meaningless, in words; nothing if they can be compared.
+    """Say what makes a difference of two runs meaningless, in words; nothing if they can be compared.
 
     Their tasks, everything else that changes the task or the picture, and the versions of the simulator. How a policy
     acts (checkpoint, ``n_action_steps``) is what is compared.
@@ -130,7 +130,7 @@ def verdict(a: str, b: str, result: Comparison) -> str:
 
 
 def paired_lines(a: str, b: str, result: Comparison) -> list[str]:
-    """What the shared rollouts say, in words.
+    """Return what the shared rollouts say, in words.
 
     Args:
         a: Label of A.

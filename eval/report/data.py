@@ -45,7 +45,7 @@ class LabelledRun:
 
     @property
     def total(self) -> str:
-        """For example ``19/20 = 95.0 % [76.4, 99.1]``."""
+        """Return, for example, ``19/20 = 95.0 % [76.4, 99.1]``."""
         return format_rate(*self.counts)
 
     @property
@@ -65,13 +65,13 @@ class LabelledRun:
 
     @property
     def displacement(self) -> str:
-        """For example ``up to 8 cm``; empty if the objects were where LIBERO puts them."""
+        """Return, for example, ``up to 8 cm``; empty if the objects were where LIBERO puts them."""
         limit_cm = self.run.settings["displace_cm"]
         return f"up to {limit_cm:g} cm" if limit_cm else ""
 
     @property
     def incomplete(self) -> str:
-        """For example ``incomplete: 37 of 200``; empty for a finished run."""
+        """Return, for example, ``incomplete: 37 of 200``; empty for a finished run."""
         done = len(self.run.rollouts)
         return f"incomplete: {done} of {self.asked}" if done != self.asked else ""
 
@@ -257,7 +257,7 @@ def note_text(file: Path | None, folder: Path, kind: str) -> str:
 
 
 def enumeration(names: Sequence[str]) -> str:
-    """For example ``A``, ``A and B``, ``A, B and C``."""
+    """Return, for example, ``A``, ``A and B``, ``A, B and C``."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 

@@ -29,7 +29,7 @@ BLOCKS = (BLOCKS_AS_NOISE, BLOCKS_REMOVED)
 VIDEOS_NOTE = "videos/... are in the run folder; they are not in the repository."
 
 
-def render(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Sequence[str]) -> str:
+def rollouts_page(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Sequence[str]) -> str:
     """The report.
 
     Args:
@@ -68,7 +68,7 @@ def render(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Se
 
 
 def reliance_lines(entries: Sequence[LabelledRun]) -> list[str]:
-    """What the policy of each run relies on, one row per run; a run without a measurement says so."""
+    """Show what the policy of each run relies on, one row per run; a run without a measurement says so."""
     names = list(RELIANCE_COLUMNS)
     if not any(part(entry.reliance, name) for entry in entries if entry.reliance for name in BLOCKS):
         # Policies of other types have no such blocks.
@@ -221,5 +221,5 @@ def provenance_lines(entry: LabelledRun) -> list[str]:
 
 
 def shift_words(shift: Mapping[str, float]) -> str:
-    """For example ``right_cm 5``; ``none`` for a camera where LIBERO has it."""
+    """Return, for example, ``right_cm 5``; ``none`` for a camera where LIBERO has it."""
     return ", ".join(f"{name} {value:g}" for name, value in shift.items() if value) or "none"

@@ -41,14 +41,14 @@ def reliance_table(content: Mapping[str, Any]) -> list[str]:
 
 
 def frames_text(content: Mapping[str, Any]) -> str:
-    """Which frames were measured, as a sentence."""
+    """Say in a sentence which frames were measured."""
     return (
         f"Frames per episode: {content['frames_per_episode']}; episodes: {len(content['episodes'])} of "
         f"`{content['dataset']}` ({content['episodes_are']})."
     )
 
 
-def render(content: Mapping[str, Any]) -> str:
+def reliance_page(content: Mapping[str, Any]) -> str:
     """The Markdown page.
 
     Args:

@@ -34,7 +34,7 @@ Figures = Mapping[str, Any]
 
 
 def default_folder(checkpoint: Path) -> Path | None:
-    """Where the reliance of a checkpoint is kept if no folder is named: beside its ``pretrained_model``.
+    """Return where the reliance of a checkpoint is kept if no folder is named: beside its ``pretrained_model``.
 
     Args:
         checkpoint: The folder that has the weights; None is returned for one that ``lerobot-train`` did not name.
@@ -102,13 +102,13 @@ def part(content: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 
 def image_reliance(content: Mapping[str, Any]) -> Figures | None:
-    """How much the actions change with another episode's images, in standard deviations; None if not measured."""
+    """Return how much the actions change with another episode's images, in stds; None if not measured."""
     found = part(content, IMAGES)
     return None if found is None else found["action_change"]
 
 
 def interval_text(of: Figures | None) -> str:
-    """For example ``0.581 [0.402, 0.760]``."""
+    """Return, for example, ``0.581 [0.402, 0.760]``."""
     if of is None:
         return NOT_MEASURED
     # Adding 0 turns a rounded -0.0 into 0.0.
@@ -173,7 +173,7 @@ def with_reliance(entries: Sequence[LabelledRun], given: Sequence[Path]) -> list
 
 
 def _nearby(run: Run) -> list[dict[str, Any]]:
-    """What lies in the run's folder or beside its checkpoint, of whatever checkpoint it is."""
+    """Read what lies in the run's folder or beside its checkpoint, of whatever checkpoint it is."""
     # A run that was read from a report has no folder.
     places = [run.path, run.path / RELIANCE_FOLDER] if run.path != Path() else []
     if checkpoint := run.policy.get("checkpoint"):

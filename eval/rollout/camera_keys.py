@@ -1,4 +1,4 @@
-"""Which camera of LIBERO a policy's image key means, worked out from the key's name."""
+"""Work out from the name of a policy's image key which camera of LIBERO it means."""
 
 from collections.abc import Mapping, Sequence
 

@@ -72,14 +72,14 @@ class Checkpoint:
         return _chunk_size(self.config)
 
     @property
-    def pictures_every(self) -> int | None:
+    def images_every(self) -> int | None:
         """Steps from one picture that the policy uses to the next; None if it may use every step's."""
         if self.config.type not in _LOOKS_PER_CHUNK or self.config.n_obs_steps != 1:
             return None
         return self.n_action_steps
 
     @property
-    def picture_size(self) -> int | None:
+    def trained_image_size(self) -> int | None:
         """Side of the pictures it was trained on, pixels; None if they are not square or differ from view to view."""
         sides = {side for feature in self.config.image_features.values() for side in feature.shape[-2:]}
         return sides.pop() if len(sides) == 1 else None
@@ -156,7 +156,7 @@ def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
     Raises:
         EvalError: If nothing is asked for and the policy's views have several sizes.
     """
-    trained_on = checkpoint.picture_size
+    trained_on = checkpoint.trained_image_size
     if not checkpoint.config.image_features:
         return asked or BLIND_VIDEO_SIZE
     if asked is None:

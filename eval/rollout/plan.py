@@ -1,4 +1,4 @@
-"""What a run is going to be: a new run folder, or what is missing of the one that is there."""
+"""Plan a run: a new run folder, or what is missing of the one that is there."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from eval.rollout.checkpoint import EvaluatedPolicy
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
 from eval.rollout.settings import RunConfig
 from eval.rollout.training_record import training_record
-from eval.rollout.worker import Job, Task
+from eval.rollout.worker import RolloutJob, Task
 from lerobot_atlasvla.sim.assets import same_files
 
 logger = logging.getLogger("eval.run")
@@ -57,9 +57,9 @@ def plan_run(cfg: RunConfig, policy: EvaluatedPolicy, simulator: dict[str, str],
     return replace(before, settings=union(before.settings, settings))
 
 
-def missing_jobs(cfg: RunConfig, tasks: Sequence[Task], planned: Run) -> tuple[list[Job], list[Job]]:
+def missing_jobs(cfg: RunConfig, tasks: Sequence[Task], planned: Run) -> tuple[list[RolloutJob], list[RolloutJob]]:
     """Return all rollouts that are asked for, and those of them that are not in the run folder yet."""
-    jobs = [Job(task, seed, state) for task in tasks for seed in cfg.seeds for state in range(cfg.episodes)]
+    jobs = [RolloutJob(task, seed, state) for task in tasks for seed in cfg.seeds for state in range(cfg.episodes)]
     done = {rollout.key for rollout in planned.rollouts}
     return jobs, [job for job in jobs if job.key not in done]
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, and which of its rollouts get a video."""
+"""Show how far a run is, and choose the rollouts that get a video."""
 
 import statistics
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.common.statistics import format_rate
 from eval.rollout.run_folder import Rollout, RolloutKey
-from eval.rollout.worker import Job
+from eval.rollout.worker import RolloutJob
 
 
 class Progress:
@@ -60,7 +60,7 @@ def task_line(rollouts: Sequence[Rollout]) -> str:
 
 
 class Filming:
-    """Which rollouts get a video: per task and seed the first failures, and successes of the first initial states.
+    """Choose the rollouts to film: per task and seed the first failures, and successes of the first initial states.
 
     Args:
         videos: How many of each at most.
@@ -73,7 +73,7 @@ class Filming:
         self._folder = folder
         self._failures = Counter(self._group(r) for r in done if r.video is not None and not r.success)
 
-    def instruct(self, job: Job) -> Job:
+    def instruct(self, job: RolloutJob) -> RolloutJob:
         """Tell a worker whether to film; before a rollout nobody knows how it ends."""
         group = job.task.suite, job.task.task_id, job.seed
         return replace(

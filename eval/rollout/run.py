@@ -22,7 +22,7 @@ from eval.rollout.progress import Filming, Progress
 from eval.rollout.run_folder import Run, open_log, read_run, write_run
 from eval.rollout.settings import RunConfig
 from eval.rollout.simulator import check_assets, describe_simulator, exported, libero_tasks, simulator_environment
-from eval.rollout.worker import Job, WorkerSettings
+from eval.rollout.worker import RolloutJob, WorkerSettings
 from eval.rollout.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.sim.displace import DisplacementError
 
@@ -72,7 +72,7 @@ def run(cfg: RunConfig, command: str) -> Run:
 
 
 def _roll_out(
-    cfg: RunConfig, policy: EvaluatedPolicy, planned: Run, jobs: Sequence[Job], missing: Sequence[Job]
+    cfg: RunConfig, policy: EvaluatedPolicy, planned: Run, jobs: Sequence[RolloutJob], missing: Sequence[RolloutJob]
 ) -> None:
     """Write down what is planned, and do those of the jobs that are missing."""
     shared = WorkerSettings(

@@ -1,4 +1,4 @@
-"""What ``python -m eval.run`` leaves in its output folder: ``run.json``, ``rollouts.jsonl`` and ``videos/``.
+"""Write and read the output folder of ``python -m eval.run``: ``run.json``, ``rollouts.jsonl`` and ``videos/``.
 
 ``run.json`` says what was asked and with what; it is there before the first rollout. ``rollouts.jsonl`` gets a line as
 soon as a rollout has finished, so that nothing finished is ever lost.
@@ -70,7 +70,7 @@ class Rollout:
 
     @property
     def key(self) -> RolloutKey:
-        """What identifies it in its run."""
+        """Return what identifies it in its run."""
         return self.suite, self.task_id, self.seed, self.init_state
 
 

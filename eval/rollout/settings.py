@@ -18,7 +18,7 @@ FIXED_STATES = 50
 
 @dataclass(kw_only=True)
 class RolloutSettings:
-    """What ``eval.run`` and ``eval.camera_shift`` ask of every rollout."""
+    """Hold the settings that ``eval.run`` and ``eval.camera_shift`` share."""
 
     # LIBERO suites, for example '[libero_spatial, libero_goal]'.
     suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
@@ -116,11 +116,11 @@ class RunConfig(RolloutSettings):
             raise EvalError(f"{error}.") from error
 
     def camera_shift(self) -> CameraShift:
-        """How the scene camera is displaced."""
+        """Return how the scene camera is displaced."""
         return CameraShift(**{name: getattr(self, name) for name in asdict(CameraShift())})
 
     def settings(self, n_action_steps: int | None, cameras: Mapping[str, str], image_size: int) -> dict[str, Any]:
-        """What ``run.json`` records: all that moves results, and how much was asked for.
+        """Return what ``run.json`` records: all that moves results, and how much was asked for.
 
         Args:
             n_action_steps: As in force, the checkpoint's or the one given.

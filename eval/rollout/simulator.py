@@ -38,13 +38,13 @@ def simulator_environment(cfg: RunConfig, policy: EvaluatedPolicy) -> dict[str, 
     }
     if cfg.fast_render:
         environment[ENV_RENDER_CAMERAS] = ",".join(name.removesuffix("_image") for name in policy.cameras) or NO_CAMERA
-        if policy.checkpoint.pictures_every is None:
+        if policy.checkpoint.images_every is None:
             logger.info(
                 "A policy of type %s may use the pictures of every step, so all of them are taken.",
                 policy.checkpoint.config.type,
             )
         else:
-            environment[ENV_RENDER_EVERY] = str(policy.checkpoint.pictures_every)
+            environment[ENV_RENDER_EVERY] = str(policy.checkpoint.images_every)
     return environment
 
 

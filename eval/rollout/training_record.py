@@ -1,4 +1,4 @@
-"""What a checkpoint and the folder around it say about its training."""
+"""Read what a checkpoint and the folder around it say about its training."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 _BAR = 16
 """Height of the caption, pixels."""
-_COLOURS = {True: (30, 130, 50), False: (170, 40, 40)}
+_COLORS = {True: (30, 130, 50), False: (170, 40, 40)}
 
 
 def video_name(suite: str, task_id: int, seed: int, init_state: int, success: bool) -> str:
-    """For example ``libero_spatial-00-seed1000-003-failure.mp4``."""
+    """Name a video, for example ``libero_spatial-00-seed1000-003-failure.mp4``."""
     return f"{suite}-{task_id:02d}-seed{seed}-{init_state:03d}-{'success' if success else 'failure'}.mp4"
 
 
-def scene_pictures(env: Any, states: Sequence[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """What the scene camera would have shown, one picture per state.
+def scene_images(env: Any, states: Sequence[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Render what the scene camera would have shown, one image per state.
 
     Args:
         env: LeRobot's ``LiberoEnv``, not reset since the states were taken: they say where things stand that move, and
@@ -75,7 +75,7 @@ def captioned(picture: np.ndarray, text: str, success: bool) -> np.ndarray:
     from PIL import Image, ImageDraw
 
     height, width = picture.shape[:2]
-    canvas = Image.new("RGB", (width + width % 2, height + height % 2 + _BAR), _COLOURS[success])
+    canvas = Image.new("RGB", (width + width % 2, height + height % 2 + _BAR), _COLORS[success])
     canvas.paste(Image.fromarray(picture), (0, 0))
     ImageDraw.Draw(canvas).text((3, height + height % 2 + 2), text, fill=(255, 255, 255))
     return np.asarray(canvas)

@@ -19,7 +19,7 @@ import numpy as np
 from eval.common.errors import EvalError
 from eval.rollout.camera_keys import PREFIX, SCENE
 from eval.rollout.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
-from eval.rollout.videos import captioned, scene_pictures, video_name, with_attention, write_video
+from eval.rollout.videos import captioned, scene_images, video_name, with_attention, write_video
 from lerobot_atlasvla.data.demonstrate import start_worker
 from lerobot_atlasvla.sim.displace import displacement_cm_of
 
@@ -43,7 +43,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Job:
+class RolloutJob:
     """One rollout to simulate.
 
     Attributes:
@@ -67,8 +67,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A finished :class:`Job`.
+class FinishedRollout:
+    """A finished :class:`RolloutJob`.
 
     Attributes:
         rollout: For the run folder.
@@ -81,7 +81,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What every rollout of a run shares, apart from the simulator's environment variables.
+    """Hold what every rollout of a run shares, apart from the simulator's environment variables.
 
     Attributes:
         checkpoint: Folder of the checkpoint.
@@ -197,7 +197,7 @@ class Evaluator:
             self._env.close()
         self._env = self._task = None
 
-    def roll_out(self, job: Job) -> Outcome:
+    def roll_out(self, job: RolloutJob) -> FinishedRollout:
         """Simulate one rollout, keeping the environment for the next one of the same task."""
         import torch
         from lerobot.envs.factory import make_env_pre_post_processors
@@ -244,14 +244,14 @@ class Evaluator:
         final_state = recorder.states[-1]
         if job.film_success if rollout.success else job.film_failure:
             rollout = self._filmed(rollout)
-        return Outcome(rollout, final_state)
+        return FinishedRollout(rollout, final_state)
 
     def _filmed(self, rollout: Rollout) -> Rollout:
         """Make the video of the rollout that has just ended."""
         recorder = self._env.envs[0]
         word = "success" if rollout.success else "failure"
         frames = []
-        for step, picture in enumerate(scene_pictures(recorder.unwrapped, recorder.states, self._settings.image_size)):
+        for step, picture in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.image_size)):
             shown = picture
             if self._attention is not None:
                 # After the last step the robot is still where that step's chunk took it.
@@ -324,7 +324,7 @@ def count_parameters() -> int:
     return _loaded().parameters
 
 
-def run_job(job: Job) -> Outcome:
+def run_job(job: RolloutJob) -> FinishedRollout:
     """Simulate one rollout in this worker."""
     return _loaded().roll_out(job)
 

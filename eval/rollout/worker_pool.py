@@ -1,4 +1,4 @@
-"""Which worker does which rollout: each stays with a task, whose environment takes seconds to build."""
+"""Hand rollouts to worker processes: each stays with a task, whose environment takes seconds to build."""
 
 import multiprocessing
 from collections import Counter, deque
@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from types import TracebackType
 from typing import Self
 
-from eval.rollout.worker import Job, Outcome, Task, WorkerSettings, count_parameters, run_job, start
+from eval.rollout.worker import FinishedRollout, RolloutJob, Task, WorkerSettings, count_parameters, run_job, start
 
 
 class Schedule:
@@ -17,15 +17,15 @@ class Schedule:
         jobs: In the order in which they should be done.
     """
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._waiting: dict[Task, deque[Job]] = {}
+    def __init__(self, jobs: Iterable[RolloutJob]) -> None:
+        self._waiting: dict[Task, deque[RolloutJob]] = {}
         for job in jobs:
             self._waiting.setdefault(job.task, deque()).append(job)
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._waiting.values())
 
-    def take(self, held: Task | None, others: Iterable[Task]) -> Job | None:
+    def take(self, held: Task | None, others: Iterable[Task]) -> RolloutJob | None:
         """Hand out a rollout.
 
         Args:
@@ -85,7 +85,7 @@ class WorkerPool:
         """
         return self._pools[0].submit(count_parameters).result()
 
-    def roll_out(self, schedule: Schedule, prepare: Callable[[Job], Job]) -> Iterator[Outcome]:
+    def roll_out(self, schedule: Schedule, prepare: Callable[[RolloutJob], RolloutJob]) -> Iterator[FinishedRollout]:
         """Do all that is scheduled.
 
         Args:
@@ -100,7 +100,7 @@ class WorkerPool:
                 other workers had finished by then has been yielded before.
         """
         held: dict[int, Task] = {}
-        pending: dict[Future[Outcome], int] = {}
+        pending: dict[Future[FinishedRollout], int] = {}
 
         def submit(worker: int) -> None:
             job = schedule.take(held.get(worker), [task for other, task in held.items() if other != worker])

@@ -61,7 +61,7 @@ def test_a_stage_is_shown_as_it_would_be_typed():
 
 def test_a_displacement_that_is_none_ends_it_before_anything_is_written(tmp_path, capsys):
     assert demo.main([f"--output_dir={tmp_path / 'out'}", "--displace_cm=-1"]) == 1
-    assert capsys.readouterr().err.startswith("demo: --displace_cm=-1")
+    assert capsys.readouterr().err.startswith("eval.demo: --displace_cm=-1")
     assert not (tmp_path / "out").exists()
 
 
@@ -77,7 +77,7 @@ def test_a_stage_is_told_in_a_paragraph_and_its_noise_goes_to_the_log(tmp_path, 
 
 
 def test_a_stage_that_fails_shows_the_end_of_its_log(tmp_path):
-    lines = "print('loading'); raise SystemExit('no such folder: x')"
+    lines = "print('loading', flush=True); raise SystemExit('no such folder: x')"
     with pytest.raises(EvalError, match=r"train failed with exit status 1; .*\nloading\nno such folder: x"):
         demo.run_stage("train", demo.Stage("", [sys.executable, "-c", lines]), "1/1", tmp_path / "train.log")
 
@@ -87,7 +87,7 @@ def test_progress_follows_one_bar_of_the_output_however_it_is_cut_up():
     progress = StageProgress("train", "Training")
     for index in range(len(output)):
         progress(output[index : index + 1])
-    assert progress.done == (8, 40)
+    assert (progress.done, progress.total) == (8, 40)
     progress.close()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from eval.benchmark.full_size.report import REFERENCE, Outcome, PresetResult, bars, passed, render
+from eval.benchmark.full_size.report import REFERENCE, FullSizeOutcome, PresetResult, bars, full_size_page, passed
 from eval.benchmark.full_size.weights import WEIGHTS_NAME, checkpoint_size, releases
 from eval.benchmark.harness import environment, run_stages, training_figures
 from eval.benchmark.harness import shown as shown_without
@@ -34,7 +34,7 @@ AGGREGATOR_THREADS = 2
 
 @dataclass
 class FullSizeConfig:
-    """What is run; all full presets by default."""
+    """Run the full presets at their true size; all of them by default."""
 
     # Everything is written here; what an earlier run left is moved to a folder beside it, except the weights.
     root: Path = Path("outputs/full_size")
@@ -49,7 +49,7 @@ class FullSizeConfig:
 
     @property
     def weights_folder(self) -> Path:
-        """Where the weights are, or will be."""
+        """Return where the weights are, or will be."""
         return self.weights or self.root / "weights"
 
     def check(self) -> None:
@@ -143,7 +143,7 @@ def aggregator_commands(cfg: FullSizeConfig) -> dict[int, list[str]]:
 
 
 def aggregator_file(cfg: FullSizeConfig, views: int) -> Path:
-    """Where the aggregator's figures go."""
+    """Return where the aggregator's figures go."""
     return cfg.root / f"aggregator_{views}.json"
 
 
@@ -212,13 +212,13 @@ def run_preset(cfg: FullSizeConfig, preset: str) -> PresetResult:
     return result
 
 
-def run(cfg: FullSizeConfig) -> Outcome:
+def run(cfg: FullSizeConfig) -> FullSizeOutcome:
     """All stages, one after the other.
 
     Raises:
         EvalError: If the preparation fails; its output says why.
     """
-    outcome = Outcome(cfg.steps, run_stages(preparation(cfg), cfg.root))
+    outcome = FullSizeOutcome(cfg.steps, run_stages(preparation(cfg), cfg.root))
     for preset in cfg.presets:
         outcome.presets.append(run_preset(cfg, preset))
     for views, command in aggregator_commands(cfg).items():
@@ -236,7 +236,7 @@ def shown(cfg: FullSizeConfig, command: Sequence[str]) -> str:
 
 
 def write_report(
-    cfg: FullSizeConfig, outcome: Outcome, arguments: Sequence[str], wall_s: float, environment: dict[str, str]
+    cfg: FullSizeConfig, outcome: FullSizeOutcome, arguments: Sequence[str], wall_s: float, environment: dict[str, str]
 ) -> int:
     """Write ``report.md`` and ``report.json``; return the exit status.
 
@@ -259,7 +259,7 @@ def write_report(
     stages |= {f"aggregator, {views} view(s)": command for views, command in aggregator_commands(cfg).items()}
     commands = [f"all ({wall_s:.0f} s): `{shown(cfg, ['python', '-m', 'eval.full_size', *arguments])}`"]
     commands += [f"{name}: `{shown(cfg, command)}`" for name, command in stages.items()]
-    write_text(file, render(outcome, f"{last_line}ROOT/{file.name}", commands, environment))
+    write_text(file, full_size_page(outcome, f"{last_line}ROOT/{file.name}", commands, environment))
     content = {
         "wall_s": wall_s,
         "commands": commands,

@@ -1,11 +1,11 @@
 """From what ``eval.full_size`` measured to bars, tables and a Markdown report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from eval.common.commands import Process
-from eval.common.markdown import origin, table
+from eval.common.markdown import origin, table, table_of
 
 MAX_PEAK_GIB = 16.0
 MAX_TRAINED = {"atlasvla_libero": 60_000_000}
@@ -31,7 +31,7 @@ process's own memory leaves out mapped files: tensors are mapped from their file
 
 @dataclass
 class PresetResult:
-    """What was measured of one preset; what a failed stage leaves open stays empty.
+    """Hold what was measured of one preset; what a failed stage leaves open stays empty.
 
     Attributes:
         preset: Name of the preset.
@@ -57,7 +57,7 @@ class PresetResult:
 
 
 @dataclass
-class Outcome:
+class FullSizeOutcome:
     """Everything the report tells.
 
     Attributes:
@@ -101,7 +101,7 @@ class Bar:
         return f"{self.of}: {self.text}: {self.measured}"
 
 
-def bars(outcome: Outcome) -> list[Bar]:
+def bars(outcome: FullSizeOutcome) -> list[Bar]:
     """Every requirement of a run."""
     found = process_bars("preparation", outcome.prepared)
     for result in outcome.presets:
@@ -123,7 +123,7 @@ def process_bars(of: str, processes: Mapping[str, Process]) -> list[Bar]:
 
 
 def preset_bars(result: PresetResult, steps: int) -> list[Bar]:
-    """What a preset has to keep; if a stage failed, that is the bar it misses.
+    """Return what a preset has to keep; if a stage failed, that is the bar it misses.
 
     Args:
         result: What was measured.
@@ -159,99 +159,84 @@ def yes_or_no(of: str, text: str, met: bool) -> Bar:
     return Bar(of, text, "yes" if met else "no", met)
 
 
-def passed(outcome: Outcome) -> list[str]:
+def passed(outcome: FullSizeOutcome) -> list[str]:
     """Names of the presets that miss nothing."""
     missed = {bar.of for bar in bars(outcome) if not bar.met}
     return [result.preset for result in outcome.presets if result.preset not in missed]
 
 
-def preset_table(outcome: Outcome) -> list[str]:
-    """One row per preset."""
-    head = (
-        "preset",
-        "result",
-        "trained / all parameters, M",
-        "wall (CPU) train / resume / act / load, s",
-        "training step, s",
-        "peak train / resume / act / load, GiB",
-        "model.safetensors (folder), MB",
-        "load, s",
-        "first / second / queued action, s",
-        "losses",
-    )
+def preset_table(outcome: FullSizeOutcome) -> list[str]:
+    """Show one row per preset."""
     good = passed(outcome)
-    rows = []
-    for result in outcome.presets:
-        processes, act = result.processes.values(), result.act
-        loaded = ("-", "-", "-")
-        if act:
-            seconds = [act[f"{which}_action_s"] for which in ("first", "second", "queued")]
-            loaded = (
-                f"{act['trained_parameters'] / 1e6:.1f} / {act['all_parameters'] / 1e6:,.1f}",
-                f"{act['load_s']:.1f}",
-                " / ".join(f"{value:.3f}" for value in seconds),
-            )
-        parameters, load, actions = loaded
-        rows.append(
-            (
-                result.preset,
-                "pass" if result.preset in good else "**fail**",
-                parameters,
-                " / ".join(f"{done.wall_s:.0f} ({done.cpu_s:.0f})" for done in processes),
-                ", ".join(f"{value:.1f}" for value in result.step_s) or "-",
-                " / ".join(f"{done.peak_gib:.2f}" for done in processes),
-                f"{result.checkpoint_mb:.0f} ({result.folder_mb:.0f})" if result.checkpoint_mb else "-",
-                load,
-                actions,
-                ", ".join(f"{value:.3f}" for value in result.losses) or "-",
-            )
-        )
-    return table(head, rows)
 
+    def processes(show: Callable[[Process], str]) -> Callable[[PresetResult], str]:
+        return lambda result: " / ".join(show(done) for done in result.processes.values())
 
-def load_table(outcome: Outcome) -> list[str]:
-    """Loading in bfloat16: one row per preset."""
-    head = ("preset", "weights, GiB", "own memory before / most / after, GiB", "most over after, both less before", "s")
-    rows = []
-    for result in outcome.presets:
-        if figures := result.load:
-            memory = " / ".join(f"{figures[f'{when}_gib']:.2f}" for when in ("before", "peak", "after"))
-            rows.append(
-                (
-                    result.preset,
-                    f"{figures['weights_gib']:.2f}",
-                    memory,
-                    f"{figures['ratio']:.2f}",
-                    f"{figures['load_s']:.1f}",
-                )
-            )
-    return table(head, rows)
+    def acting(show: Callable[[dict[str, Any]], str]) -> Callable[[PresetResult], str]:
+        return lambda result: show(result.act) if result.act else "-"
 
+    def millions(act: dict[str, Any]) -> str:
+        return f"{act['trained_parameters'] / 1e6:.1f} / {act['all_parameters'] / 1e6:,.1f}"
 
-def aggregator_table(outcome: Outcome) -> list[str]:
-    """One row per number of views, the reference's figures beside ours."""
-    head = (
-        "views",
-        "forward, s: median (each)",
-        "wall (CPU), s",
-        "peak, GiB (private)",
-        "reference: forward, s",
-        "reference: peak, GiB",
+    return table_of(
+        outcome.presets,
+        ("preset", lambda result: result.preset),
+        ("result", lambda result: "pass" if result.preset in good else "**fail**"),
+        ("trained / all parameters, M", acting(millions)),
+        ("wall (CPU) train / resume / act / load, s", processes(_wall)),
+        ("training step, s", lambda result: ", ".join(f"{value:.1f}" for value in result.step_s) or "-"),
+        ("peak train / resume / act / load, GiB", processes(lambda done: f"{done.peak_gib:.2f}")),
+        (
+            "model.safetensors (folder), MB",
+            lambda result: f"{result.checkpoint_mb:.0f} ({result.folder_mb:.0f})" if result.checkpoint_mb else "-",
+        ),
+        ("load, s", acting(lambda act: f"{act['load_s']:.1f}")),
+        (
+            "first / second / queued action, s",
+            acting(
+                lambda act: " / ".join(f"{act[f'{which}_action_s']:.3f}" for which in ("first", "second", "queued"))
+            ),
+        ),
+        ("losses", lambda result: ", ".join(f"{value:.3f}" for value in result.losses) or "-"),
     )
+
+
+def _wall(done: Process) -> str:
+    return f"{done.wall_s:.0f} ({done.cpu_s:.0f})"
+
+
+def load_table(outcome: FullSizeOutcome) -> list[str]:
+    """Show loading in bfloat16: one row per preset."""
+    return table_of(
+        [result for result in outcome.presets if result.load],
+        ("preset", lambda result: result.preset),
+        ("weights, GiB", lambda result: f"{result.load['weights_gib']:.2f}"),
+        (
+            "own memory before / most / after, GiB",
+            lambda result: " / ".join(f"{result.load[f'{when}_gib']:.2f}" for when in ("before", "peak", "after")),
+        ),
+        ("most over after, both less before", lambda result: f"{result.load['ratio']:.2f}"),
+        ("s", lambda result: f"{result.load['load_s']:.1f}"),
+    )
+
+
+def aggregator_table(outcome: FullSizeOutcome) -> list[str]:
+    """Show one row per number of views, the reference's figures beside ours."""
+    head = ("views", "forward, s: median (each)", "wall (CPU), s", "peak, GiB (private)")
     rows = []
     for views, done in outcome.aggregator.items():
-        figures = outcome.aggregator_figures.get(views)
         seconds, private = "-", ""
-        if figures:
+        if figures := outcome.aggregator_figures.get(views):
             each = ", ".join(f"{value:.2f}" for value in figures["forward_s"])
             seconds = f"{figures['median_forward_s']:.2f} ({each})"
             private = f" ({figures['private_gib']:.2f})"
-        whole = f"{done.wall_s:.0f} ({done.cpu_s:.0f})"
-        rows.append((str(views), seconds, whole, f"{done.peak_gib:.2f}{private}", *REFERENCE[views]))
-    return table(head, rows)
+        rows.append((str(views), seconds, _wall(done), f"{done.peak_gib:.2f}{private}", *REFERENCE[views]))
+    return table((*head, "reference: forward, s", "reference: peak, GiB"), rows)
 
 
-def render(outcome: Outcome, last_line: str, commands: Sequence[str], environment: Mapping[str, str]) -> str:
+def full_size_page(
+    outcome: FullSizeOutcome, last_line: str, commands: Sequence[str], environment: Mapping[str, str]
+) -> str:
     """The Markdown report.
 
     Args:

@@ -287,7 +287,7 @@ def write_release(release: Release, root: Path, seed: int) -> bool:
 
 @dataclass
 class FullSizeWeightsConfig:
-    """Where the random checkpoints go."""
+    """Write random checkpoints of the released sizes."""
 
     # Folder for VGGT-1B/, Qwen3-0.6B-Base/ and dinov2-base/; a model that is complete there is left as it is.
     root: Path

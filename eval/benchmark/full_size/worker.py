@@ -1,4 +1,4 @@
-"""What ``eval.full_size`` runs in fresh processes, so that each has its own peak memory.
+"""Do one job of ``eval.full_size`` in a fresh process, so that it has its own peak memory.
 
 ``python -m eval.benchmark.full_size.worker --what=data --path=FOLDER`` writes two episodes of random numbers,
 ``--what=act --path=CHECKPOINT`` loads a checkpoint and acts, ``--what=load`` only loads it, in bfloat16, and

@@ -85,7 +85,7 @@ class CameraShiftConfig(RolloutSettings):
         return self.reports / name
 
     def grid(self, types: Sequence[str], command: str) -> Grid:
-        """What is asked for, checked.
+        """Return what is asked for, checked.
 
         Args:
             types: Of the policies.

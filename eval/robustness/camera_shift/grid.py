@@ -47,7 +47,7 @@ class Point:
 
     @property
     def camera_shift(self) -> CameraShift:
-        """For the simulator."""
+        """Return it as the simulator takes it."""
         return CameraShift() if self.direction == UNSHIFTED else CameraShift(**{self.direction: self.shift})
 
 
@@ -128,7 +128,7 @@ class Grid:
         return tasks * len(self.seeds) * self.episodes
 
     def asks_for(self, rollout: Rollout) -> bool:
-        """Whether a rollout is one of this grid; a run folder may hold more from an earlier, larger one."""
+        """Say whether a rollout is one of this grid; a run folder may hold more from an earlier, larger one."""
         return (
             rollout.suite in self.suites
             and (self.task_ids is None or rollout.task_id in self.task_ids)

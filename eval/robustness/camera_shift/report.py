@@ -120,7 +120,7 @@ def _begun(results: Results) -> dict[str, Run]:
 
 
 def provenance(results: Results) -> dict[str, Any]:
-    """Where the numbers come from; where a grid was continued with other versions, all of them."""
+    """Return where the numbers come from; where a grid was continued with other versions, all of them."""
     grid, runs = results.grid, results.all_runs()
     settings = {name: value for name, value in comparable(runs[0].settings).items() if name not in MEANINGS}
     return {

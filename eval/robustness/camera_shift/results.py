@@ -1,4 +1,4 @@
-"""What there is of the grid of ``eval.camera_shift``: its run folders, counted and compared."""
+"""Read the run folders of the grid of ``eval.camera_shift``, count and compare them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +22,7 @@ Counts = tuple[int, int]
 
 @dataclass(frozen=True)
 class Results:
-    """What there is of a grid.
+    """Hold what there is of a grid.
 
     Attributes:
         grid: What was asked for.

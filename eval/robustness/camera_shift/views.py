@@ -1,4 +1,4 @@
-"""What the scene camera shows at the points of a grid, taken in a process of its own."""
+"""Render what the scene camera shows at the points of a grid, in a process of its own."""
 
 import contextlib
 import io

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.benchmark.report import CACHED, NOT_IN_RUN, add_ratios, render, summarise, targets
+from eval.benchmark.report import CACHED, NOT_IN_RUN, add_ratios, benchmark_page, summarise, targets
 
 
 def figures(model_ms: float = 10.0, training: dict | None = None, **changes) -> dict:
@@ -151,7 +151,7 @@ def test_tiny_targets_ask_for_two_cores():
 
 def test_markdown():
     rows = rows_of("cpu", act=figures(training={8: 0.5, 16: "out of memory"}, notes=["random ResNet"]))
-    text = render(
+    text = benchmark_page(
         {
             "name": "benchmark-x",
             "complete": False,

@@ -34,7 +34,7 @@ def test_the_first_update_does_not_count_and_equal_losses_are_recognised(tmp_pat
     assert values["speed_up"] == pytest.approx(21.0 / 1.05)
     assert values["largest_loss_difference"] == pytest.approx(0.001)
     assert speed.verdict(values) == ("feature cache: update 20.0 times as fast, the same losses (at most 0.0010 apart)")
-    report = speed.render(values, ["lerobot-train"], {"commit": "abc"})
+    report = speed.feature_cache_page(values, ["lerobot-train"], {"commit": "abc"})
     assert "| feature cache | 1.05 | 9.00, 1.00, 1.10 | 5.00 | 0.500, 0.401, 0.300 |" in report
     assert "10.52 MB a frame" in report
 

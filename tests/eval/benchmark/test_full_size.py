@@ -11,7 +11,7 @@ import yaml
 
 from eval.benchmark.full_size import command as full_size
 from eval.benchmark.full_size.command import FullSizeConfig, check_room, main, preset_commands, set_aside_earlier, shown
-from eval.benchmark.full_size.report import Outcome, PresetResult, bars, passed, render
+from eval.benchmark.full_size.report import FullSizeOutcome, PresetResult, bars, full_size_page, passed
 from eval.common.commands import GIB, Process, measure, offline
 from eval.common.environment_info import machine
 from eval.common.errors import EvalError
@@ -52,10 +52,10 @@ def preset_result(preset: str, **overrides) -> PresetResult:
     return PresetResult(preset, **(values | overrides))
 
 
-def outcome(**overrides) -> Outcome:
+def outcome(**overrides) -> FullSizeOutcome:
     """A run in which the first preset has the given figures."""
     first, *others = PRESETS
-    return Outcome(
+    return FullSizeOutcome(
         steps=2,
         prepared={"weights": Process(0, 1.0, 9.0, 0.6), "data": Process(0, 9.0, 9.0, 0.8)},
         presets=[preset_result(first, **overrides), *(preset_result(preset) for preset in others)],
@@ -195,10 +195,10 @@ def test_report_and_figures_are_written(tmp_path, capsys):
 
 
 def test_report_of_a_run_that_broke_off_early():
-    made = Outcome(
+    made = FullSizeOutcome(
         2, {}, [PresetResult("atlasvla_libero", {"train": Process(1, 5.0, 9.0, 1.0)})], {1: Process(1, 5.0, 9.0, 1.0)}
     )
-    report = render(made, "last line", [], {})
+    report = full_size_page(made, "last line", [], {})
     assert "| atlasvla_libero | **fail** | - | 5 (9) | - | 1.00 | - | - | - | - |" in report
     assert "| 1 | - | 5 (9) | 1.00 | 9.3-11.8 | 4.0 |" in report
 

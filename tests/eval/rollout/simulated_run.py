@@ -9,18 +9,18 @@ import pytest
 from eval.rollout import run, worker_pool
 from eval.rollout.run_folder import Rollout, read_run
 from eval.rollout.settings import RunConfig
-from eval.rollout.worker import Job, Outcome, Task
+from eval.rollout.worker import FinishedRollout, RolloutJob, Task
 from tests.conftest import tiny_config
 
 SIMULATOR = {"mujoco": "3", "assets": "stand-in", "assets_source": "here"}
 TASKS = 3
 
 
-def job_of(task_id: int, init_state: int = 0, seed: int = 0) -> Job:
-    return Job(Task("libero_spatial", task_id, f"instruction {task_id}"), seed, init_state)
+def job_of(task_id: int, init_state: int = 0, seed: int = 0) -> RolloutJob:
+    return RolloutJob(Task("libero_spatial", task_id, f"instruction {task_id}"), seed, init_state)
 
 
-def outcome_of(job: Job, success: bool, video: bool = False) -> Outcome:
+def outcome_of(job: RolloutJob, success: bool, video: bool = False) -> FinishedRollout:
     rollout = Rollout(
         suite=job.task.suite,
         task_id=job.task.task_id,
@@ -32,7 +32,7 @@ def outcome_of(job: Job, success: bool, video: bool = False) -> Outcome:
         wall_s=2.0,
         video=f"videos/{job.task.task_id}-{job.seed}-{job.init_state}.mp4" if video else None,
     )
-    return Outcome(rollout, np.zeros(3))
+    return FinishedRollout(rollout, np.zeros(3))
 
 
 class FakePool(ThreadPoolExecutor):
@@ -45,7 +45,7 @@ def simulated(monkeypatch):
     """Every odd initial state succeeds. Returns the keys simulated so far."""
     keys = []
 
-    def run_job(job: Job) -> Outcome:
+    def run_job(job: RolloutJob) -> FinishedRollout:
         keys.append(job.key)
         return outcome_of(job, bool(job.init_state % 2))
 

@@ -65,12 +65,12 @@ def test_a_checkpoint_is_found_from_its_folders(trained, inside):
     assert checkpoint.folder == trained / "checkpoints/000600/pretrained_model"
     assert checkpoint.config.type == "atlasvla"
     assert checkpoint.weights_sha256 == hashlib.sha256(b"weights").hexdigest()
-    assert (checkpoint.n_action_steps, checkpoint.chunk_size, checkpoint.pictures_every) == (4, CHUNK, 4)
+    assert (checkpoint.n_action_steps, checkpoint.chunk_size, checkpoint.images_every) == (4, CHUNK, 4)
 
 
 def test_another_number_of_action_steps(trained):
     checkpoint = read_checkpoint(trained, "cpu", 7)
-    assert (checkpoint.n_action_steps, checkpoint.pictures_every) == (7, 7)
+    assert (checkpoint.n_action_steps, checkpoint.images_every) == (7, 7)
     with pytest.raises(EvalError, match=rf"--n_action_steps=11 must lie in 1 \.\. {CHUNK}"):
         read_checkpoint(trained, "cpu", 11)
 
@@ -88,17 +88,17 @@ def test_lerobots_own_policies_are_known_without_further_ado(tmp_path):
 def test_policies_that_look_back_get_a_picture_of_every_step(tmp_path):
     diffusion = read_checkpoint(save(tmp_path / "diffusion", DiffusionConfig(**FEATURES)), "cpu", None)
     assert diffusion.config.n_obs_steps == 2
-    assert diffusion.pictures_every is None
+    assert diffusion.images_every is None
     assert diffusion.chunk_size == diffusion.config.horizon - 1  # the first action is in the past
     latest_only = save(tmp_path / "latest_only", DiffusionConfig(**FEATURES, n_obs_steps=1, n_action_steps=6))
-    assert read_checkpoint(latest_only, "cpu", None).pictures_every == 6
+    assert read_checkpoint(latest_only, "cpu", None).images_every == 6
     tdmpc = save(tmp_path / "tdmpc", TDMPCConfig(**FEATURES))
-    assert read_checkpoint(tdmpc, "cpu", None).pictures_every is None
+    assert read_checkpoint(tdmpc, "cpu", None).images_every is None
 
 
 def test_a_temporal_ensemble_looks_at_every_step(tmp_path):
     folder = save(tmp_path / "act", ACTConfig(**FEATURES, temporal_ensemble_coeff=0.01, n_action_steps=1))
-    assert read_checkpoint(folder, "cpu", None).pictures_every == 1
+    assert read_checkpoint(folder, "cpu", None).images_every == 1
     # ACT's own check, through the flag.
     with pytest.raises(EvalError, match="n_action_steps"):
         read_checkpoint(folder, "cpu", 5)
@@ -115,7 +115,7 @@ def test_action_steps_of_a_policy_without_them_are_refused(tmp_path, monkeypatch
 
     monkeypatch.setattr(ACTConfig, "__post_init__", lambda self: None)
     monkeypatch.setattr(ACTConfig, "__getattribute__", without)
-    assert read_checkpoint(folder, "cpu", None).pictures_every is None
+    assert read_checkpoint(folder, "cpu", None).images_every is None
     with pytest.raises(EvalError, match=r"--n_action_steps=5 cannot be set: a policy of type act has no such number"):
         read_checkpoint(folder, "cpu", 5)
 

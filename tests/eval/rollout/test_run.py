@@ -14,7 +14,7 @@ from eval.common.errors import EvalError
 from eval.rollout import run, worker_pool
 from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
-from eval.rollout.worker import Job, Outcome
+from eval.rollout.worker import FinishedRollout, RolloutJob
 from tests.conftest import CHUNK
 from tests.eval.rollout.simulated_run import BASE, SIMULATOR, TASKS, config, records
 
@@ -70,7 +70,7 @@ def test_pictures_have_the_size_of_the_demonstrations_unless_another_is_asked_fo
 def test_what_was_finished_before_an_error_is_kept(checkpoint, simulated, monkeypatch, capsys, workers):
     real = worker_pool.run_job
 
-    def broken(job: Job) -> Outcome:
+    def broken(job: RolloutJob) -> FinishedRollout:
         if job.key[1:] == (1, 1000, 2):
             time.sleep(0.2)
             raise BrokenProcessPool("gone")
@@ -104,7 +104,7 @@ def test_an_interrupt_keeps_what_is_finished(checkpoint, simulated, monkeypatch,
     real = worker_pool.run_job
     released = threading.Event()
 
-    def interrupted(job: Job) -> Outcome:
+    def interrupted(job: RolloutJob) -> FinishedRollout:
         if job.key[1:] == (0, 1000, 2):
             os.kill(os.getpid(), number)
             released.wait(1)

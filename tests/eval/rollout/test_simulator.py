@@ -9,7 +9,7 @@ from eval.common.errors import EvalError
 from eval.rollout import run, simulator, worker_pool
 from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
-from eval.rollout.worker import Job, Outcome
+from eval.rollout.worker import FinishedRollout, RolloutJob
 from lerobot_atlasvla.sim.displace import DisplacementError
 from tests.conftest import IMAGE, WRIST, tiny_config
 from tests.eval.rollout.simulated_run import BASE, SIMULATOR
@@ -116,7 +116,7 @@ def test_only_cameras_that_the_policy_looks_through_are_rendered(
 
 
 def test_a_displacement_without_valid_placement_is_told_without_a_traceback(checkpoint, simulated, monkeypatch, capsys):
-    def run_job(job: Job) -> Outcome:
+    def run_job(job: RolloutJob) -> FinishedRollout:
         raise DisplacementError("displace_cm=8 leaves no valid placement of the task.")
 
     monkeypatch.setattr(worker_pool, "run_job", run_job)
