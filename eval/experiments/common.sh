@@ -1,4 +1,4 @@
-# Functions of the recipes; sourced, not run. Every stage continues where it was stopped, or is skipped when it is done.
+# Functions of the experiments; sourced, not run. Every stage continues where it was stopped, or is skipped when it is done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 BIN=${BIN:-.venv/bin}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.environment_info import versions
-from eval.common.errors import EvalError
+from eval.common.errors import EvalError, check_output_dir
 from eval.rollout.checkpoint import EvaluatedPolicy
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
 from eval.rollout.settings import RunConfig
@@ -70,16 +70,8 @@ def previous_run(folder: Path) -> Run | None:
     Raises:
         EvalError: If the folder holds something else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise EvalError(f"--output_dir={folder} is a file; it must be a folder.")
-    if (folder / RUN_FILE).exists():
-        return read_run(folder)
-    # A name with a dot is what a run killed in its first moment may leave.
-    if folder.exists() and (found := sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")):
-        raise EvalError(
-            f"--output_dir={folder} holds something that is no run ({', '.join(found[:3])}); choose a new folder."
-        )
-    return None
+    check_output_dir(folder, RUN_FILE, "run")
+    return read_run(folder) if (folder / RUN_FILE).exists() else None
 
 
 def check_same_run(before: Run, now: Run) -> None:

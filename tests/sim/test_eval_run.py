@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.rollout.run import exported
 from eval.rollout.run_folder import read_run
+from eval.rollout.simulator import exported
 from eval.rollout.worker import RolloutJob, Task, WorkerSettings
 from eval.rollout.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.sim.assets import _ENV_RESOLVED, ENV_ASSETS

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.common.errors import EvalError
+from eval.common.errors import EvalError, check_output_dir
 from eval.common.files import write_text
 from eval.report.data import SUITE_TASKS
 from eval.rollout.run_folder import Rollout
@@ -154,19 +154,8 @@ def write_grid(grid: Grid, output_dir: Path) -> None:
     Raises:
         EvalError: If the folder holds something else than a grid.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise EvalError(f"--output_dir={output_dir} is a file; it must be a folder.")
-    file = output_dir / GRID_FILE
-    # A name with a dot is what a command killed in its first moment may leave.
-    if not file.exists() and output_dir.exists():
-        found = sorted(entry.name for entry in output_dir.iterdir() if entry.name[0] != ".")
-        if found:
-            raise EvalError(
-                f"--output_dir={output_dir} holds something that is no grid ({', '.join(found[:3])}); choose a new "
-                "folder."
-            )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps({"schema_version": SCHEMA_VERSION} | asdict(grid), indent=1) + "\n")
+    check_output_dir(output_dir, GRID_FILE, "grid")
+    write_text(output_dir / GRID_FILE, json.dumps({"schema_version": SCHEMA_VERSION} | asdict(grid), indent=1) + "\n")
 
 
 def read_grid(output_dir: Path) -> Grid:

@@ -1,6 +1,7 @@
 """From run folders to a report: every figure by hand, and what must be refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -285,3 +286,16 @@ def test_run_without_rollouts_is_refused(tmp_path, capsys):
 )
 def test_names_are_listed_in_words(names, words):
     assert enumeration(names) == words
+
+
+@pytest.mark.parametrize("name", ["ten_tasks_nominal", "ten_tasks_displaced", "ten_tasks_peers", "fast_render"])
+def test_reports_written_so_far_are_read_however_they_are_laid_out(tmp_path, name):
+    folder = Path(__file__).parents[3] / "eval/results" / name
+    content = json.loads((folder / "report.json").read_text())
+    # As report.json was laid out before it had a row a line.
+    (tmp_path / "report.json").write_text(json.dumps(content, indent=1))
+    entries = read_runs(folder)
+    assert [(*entry.counts, entry.label) for entry in entries] == [
+        (run["successes"], run["rollouts"], run["label"]) for run in content["runs"]
+    ]
+    assert [entry.run for entry in read_runs(tmp_path)] == [entry.run for entry in entries]
