@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import binomtest
 
 IMAGES = Path(__file__).parent / "images"
-REPORT = Path("eval/reports/ten_tasks_displaced/report.json")
+REPORT = Path("eval/results/ten_tasks_displaced/report.json")
 COLUMNS, TILE, BAR = 5, 144, 16
 """Tiles per row; side of a tile and height of its caption, pixels."""
 EVERY, FRAMES_PER_SECOND = 5, 8

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import draccus
 import torch
-from draccus.utils import DecodingError
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from eval.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
-from eval.run_settings import RunError
+from eval.common.cli import run_command
+from eval.common.errors import EvalError
+from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
 
 DIGESTS = "SHA256SUMS"
 CARD = "README.md"
@@ -42,7 +41,7 @@ def half(file: Path, copy: Path) -> None:
     """Write a safetensors file with float32 tensors rounded to float16; others and the header stay as they are.
 
     Raises:
-        RunError: If a value does not fit float16.
+        EvalError: If a value does not fit float16.
     """
     with safe_open(file, framework="pt") as handle:
         metadata = handle.metadata()
@@ -51,7 +50,7 @@ def half(file: Path, copy: Path) -> None:
         if tensor.dtype == torch.float32:
             tensors[name] = tensor.half()
             if not tensors[name].isfinite().all():
-                raise RunError(f"{file}: {name} holds values that float16 can't; keep this checkpoint as it is.")
+                raise EvalError(f"{file}: {name} holds values that float16 can't; keep this checkpoint as it is.")
     save_file(tensors, copy, metadata=metadata)
 
 
@@ -72,11 +71,11 @@ def keep(cfg: KeepConfig) -> None:
     """Make the copy.
 
     Raises:
-        RunError: If the checkpoint is none of AtlasVLA's, or the copy's folder exists.
+        EvalError: If the checkpoint is none of AtlasVLA's, or the copy's folder exists.
     """
     folder = find_checkpoint(cfg.checkpoint)
     if cfg.output_dir.exists():
-        raise RunError(f"--output_dir={cfg.output_dir} exists; choose a new folder, or remove it.")
+        raise EvalError(f"--output_dir={cfg.output_dir} exists; choose a new folder, or remove it.")
     note = "" if cfg.note is None else cfg.note.read_text(encoding="utf-8")
     partial = cfg.output_dir.with_name(f".{cfg.output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -97,31 +96,22 @@ def keep(cfg: KeepConfig) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0, 1 for what can't be kept, 2 for a flag that does not parse.
-    """
+def run(cfg: KeepConfig, _: str) -> None:
+    """Make the copy and say where it is."""
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    try:
-        cfg = draccus.parse(KeepConfig, args=list(sys.argv[1:] if argv is None else argv))
-    except DecodingError as error:
-        sys.stderr.write(f"eval.keep_checkpoint: {error} (see --help)\n")
-        return 2
     register_third_party_plugins()
     try:
         keep(cfg)
-    except (RunError, OSError, ValueError) as error:
-        sys.stderr.write(f"eval.keep_checkpoint: {error}\n")
-        return 1
+    except ValueError as error:
+        raise EvalError(str(error)) from error
     size = sum(file.stat().st_size for file in cfg.output_dir.iterdir())
     sys.stdout.write(f"kept: {cfg.output_dir}, {size / 1e6:.1f} MB\n")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for what can't be kept, 2 for a flag that does not parse."""
+    return run_command("eval.keep_checkpoint", KeepConfig, run, argv)
 
 
 if __name__ == "__main__":

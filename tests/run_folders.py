@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.run_folder import Rollout, Run, open_log, write_run
+from eval.rollout.run_folder import Rollout, Run, open_log, write_run
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 
 INSTRUCTIONS = {0: "pick up the bowl", 3: "open the drawer"}

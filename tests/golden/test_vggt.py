@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eval.full_size_weights import vggt_tensors
+from eval.benchmark.full_size.weights import vggt_tensors
 from lerobot_atlasvla.model import layers
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead

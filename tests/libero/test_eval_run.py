@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.crew import Crew, Schedule
-from eval.rollouts import Job, Task, WorkerSettings
-from eval.run import exported
-from eval.run_folder import read_run
+from eval.rollout.run_folder import read_run
+from eval.rollout.simulator import exported
+from eval.rollout.worker import RolloutJob, Task, WorkerSettings
+from eval.rollout.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.libero.assets import _ENV_RESOLVED, ENV_ASSETS
 from tests.released import save_checkpoint
 
@@ -97,10 +97,10 @@ def test_a_killed_run_is_continued_by_the_same_command(tmp_path):
     assert red > 2 * max(green, blue) > 0
 
 
-def outcomes(settings: WorkerSettings, jobs: list[Job], workers: int, **environment: str) -> dict:
+def outcomes(settings: WorkerSettings, jobs: list[RolloutJob], workers: int, **environment: str) -> dict:
     names = {"ATLASVLA_LIBERO_DETERMINISTIC_RESET": "1", "OMP_NUM_THREADS": "1"}
-    with exported(STAND_IN | names | environment), Crew(workers, settings) as crew:
-        return {outcome.rollout.init_state: outcome for outcome in crew.roll_out(Schedule(jobs), lambda job: job)}
+    with exported(STAND_IN | names | environment), WorkerPool(workers, settings) as pool:
+        return {outcome.rollout.init_state: outcome for outcome in pool.roll_out(Schedule(jobs), lambda job: job)}
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_rollout_depends_on_nothing_around_it(tmp_path):
         threads=1,
         overlay=False,
     )
-    jobs = [Job(DRAWER, seed=7, init_state=state) for state in range(3)]
+    jobs = [RolloutJob(DRAWER, seed=7, init_state=state) for state in range(3)]
     every = outcomes(settings, jobs, 1, ATLASVLA_LIBERO_RENDER_EVERY="1", ATLASVLA_LIBERO_CULL="0")
     needed = outcomes(settings, jobs[::-1], 2, ATLASVLA_LIBERO_RENDER_EVERY="4", ATLASVLA_LIBERO_CULL="1")
     assert every.keys() == needed.keys() == {0, 1, 2}

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from lerobot.configs.train import TrainPipelineConfig
 
-from eval.full_size_weights import dinov2_config, qwen3_config
+from eval.benchmark.full_size.weights import dinov2_config, qwen3_config
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from tests.conftest import IMAGE, WRIST, tiny_config

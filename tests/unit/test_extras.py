@@ -16,7 +16,8 @@ sys.modules.update(dict.fromkeys(
     ["h5py", "matplotlib", "scipy", "tensorboard", "wrapt", "mujoco", "robosuite", "libero", "peft", "grpc"]
 ))
 import torch
-from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors, training_curves
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.training import tensorboard
 from tests.conftest import dataset_stats, raw_batch, tiny_config
 
 policy = AtlasVLAPolicy(tiny_config())
@@ -39,7 +40,7 @@ told["collect"] = said(collect.main, [f"--root={sys.argv[1]}/a"])
 told["convert"] = said(convert.main, [f"--root={sys.argv[1]}/a", f"--folder={sys.argv[1]}"])
 told["eval"] = said(__import__, "eval")
 
-curves = training_curves.TrainingCurves()
+curves = tensorboard.TrainingCurves()
 for text in (f"Output dir: {sys.argv[1]}", "step 1: eval_loss=0.5", "step 2: eval_loss=0.5"):
     assert curves.filter(logging.LogRecord("", logging.INFO, "", 0, text, None, None))
 print(json.dumps(told))

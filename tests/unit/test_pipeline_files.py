@@ -6,8 +6,8 @@ import sys
 import pytest
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 
-from eval.checkpoint import read_checkpoint
-from eval.run_settings import RunError
+from eval.common.errors import EvalError
+from eval.rollout.checkpoint import read_checkpoint
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.pipeline_files import FILES, PipelineError, check_pipelines
 from tests import released
@@ -54,7 +54,7 @@ def test_an_import_path_is_refused_before_it_is_imported(checkpoint, attack, nam
     rewrite(checkpoint, name, lambda content: content["steps"].append({"class": path, "config": {}} | registry_name))
     with pytest.raises(PipelineError, match=r"import path 'attack\.Step'"):
         AtlasVLAPolicy.from_pretrained(checkpoint)
-    with pytest.raises(RunError, match=r"import path 'attack\.Step'"):
+    with pytest.raises(EvalError, match=r"import path 'attack\.Step'"):
         read_checkpoint(checkpoint, "cpu", None)
     assert not ran()
 

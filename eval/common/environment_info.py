@@ -1,0 +1,36 @@
+"""Tell what moves results besides the settings: the commit, the versions of packages, the machine."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from eval.common.commands import GIB
+
+
+def git_commit() -> str:
+    """Commit of the working tree, with a mark if it has changes."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+
+
+def versions() -> dict[str, str]:
+    """Versions that move results."""
+    names = ("lerobot_policy_atlasvla", "lerobot", "torch", "transformers", "numpy")
+    return {"commit": git_commit(), "python": sys.version.split()[0]} | {
+        n: importlib.metadata.version(n) for n in names
+    }
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores and memory (Linux)."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    cores = len(os.sched_getaffinity(0))
+    return {"processor": models[0] if models else "unknown", "cores": str(cores), "memory": f"{memory:.1f} GiB"}

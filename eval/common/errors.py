@@ -1,0 +1,58 @@
+"""The error that users can put right, and checks of flags that several tools share."""
+
+import os
+from pathlib import Path
+
+
+class EvalError(Exception):
+    """Something a user can put right; the message says what is wrong and what to change."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def check_report_name(name: str, reports: object) -> None:
+    """Refuse a ``--name`` that is not the name of one folder inside ``--reports``.
+
+    Raises:
+        EvalError: Naming the flag and its value.
+    """
+    if name in ("", ".", "..") or os.path.basename(name) != name:
+        raise EvalError(f"--name={name!r} must be the name of a folder inside --reports={reports}.")
+
+
+def check_at_least(settings: object, **minimums: int) -> None:
+    """Refuse numbers that are too small; None is allowed.
+
+    Raises:
+        EvalError: Naming the first flag, its value and the least allowed.
+    """
+    for flag, least in minimums.items():
+        value = getattr(settings, flag)
+        if value is not None and not value >= least:
+            raise EvalError(f"--{flag}={value} must be at least {least}.")
+
+
+def check_output_dir(folder: Path, marker: str, kind: str) -> None:
+    """Refuse an ``--output_dir`` that is a file, or holds something else than an earlier command of this kind left.
+
+    Args:
+        folder: It need not exist.
+        marker: File that such a folder has.
+        kind: What it is then, for the message.
+
+    Raises:
+        EvalError: Naming the folder and what it holds.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise EvalError(f"--output_dir={folder} is a file; it must be a folder.")
+    if not folder.exists() or (folder / marker).exists():
+        return
+    # A name with a dot is what a command killed in its first moment may leave.
+    if found := sorted(entry.name for entry in folder.iterdir() if entry.name[0] != "."):
+        raise EvalError(
+            f"--output_dir={folder} holds something that is no {kind} ({', '.join(found[:3])}); choose a new folder."
+        )

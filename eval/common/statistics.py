@@ -1,0 +1,113 @@
+"""Rates and means as numbers a reviewer can check: intervals, differences, paired tests. Rates are in [0, 1]."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+
+def wilson_interval(successes: int, rollouts: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a success rate, both ends in [0, 1].
+
+    Source: Wilson, Probable Inference, JASA 22, 1927; computed by SciPy.
+
+    Raises:
+        ValueError: If ``rollouts`` is 0 or ``successes`` is not in 0 .. rollouts.
+    """
+    if rollouts < 1 or not 0 <= successes <= rollouts:
+        raise ValueError(f"Need 0 <= successes <= rollouts and at least one rollout, got {successes} of {rollouts}.")
+    interval = binomtest(successes, rollouts).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def format_rate(successes: int, rollouts: int) -> str:
+    """Return, for example, ``19/20 = 95.0 % [76.4, 99.1]``."""
+    low, high = wilson_interval(successes, rollouts)
+    return f"{successes}/{rollouts} = {100 * successes / rollouts:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def newcombe_difference(
+    successes_a: int, rollouts_a: int, successes_b: int, rollouts_b: int
+) -> tuple[float, float, float]:
+    """Difference of two independent success rates with its 95 % interval.
+
+    Source: Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine
+    17, 1998, method 10: the hybrid of both rates' Wilson limits, without continuity correction.
+
+    Returns:
+        ``(a - b, low, high)``, each in [-1, 1].
+
+    Raises:
+        ValueError: As :func:`wilson_interval`.
+    """
+    low_a, high_a = wilson_interval(successes_a, rollouts_a)
+    low_b, high_b = wilson_interval(successes_b, rollouts_b)
+    rate_a, rate_b = successes_a / rollouts_a, successes_b / rollouts_b
+    difference = rate_a - rate_b
+    return (
+        difference,
+        difference - math.hypot(rate_a - low_a, high_b - rate_b),
+        difference + math.hypot(high_a - rate_a, rate_b - low_b),
+    )
+
+
+def format_difference(difference: float, low: float, high: float) -> str:
+    """In percentage points, for example ``+20.0 points [5.2, 33.4]``."""
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    shown, low, high = (round(100 * value, 1) + 0.0 for value in (difference, low, high))
+    return f"{shown:+.1f} points [{low:.1f}, {high:.1f}]"
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided p-value of McNemar's exact test: do pairs with two outcomes favour one side?
+
+    Source: McNemar, Psychometrika 12, 1947; exact form: the binomial test of ``only_a`` in ``only_a + only_b`` against
+    1/2. Without such pairs nothing favours either side, and the value is 1.
+
+    Args:
+        only_a: Pairs in which only A succeeded.
+        only_b: Pairs in which only B succeeded.
+
+    Raises:
+        ValueError: For a negative count.
+    """
+    if min(only_a, only_b) < 0:
+        raise ValueError(f"Counts of pairs can't be negative, got {only_a} and {only_b}.")
+    if only_a + only_b == 0:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def mean_over_seeds(rates: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of the seeds' success rates and their sample standard deviation, which a single seed does not have.
+
+    Raises:
+        ValueError: If there is no seed.
+    """
+    if not rates:
+        raise ValueError("Need the success rate of at least one seed, got none.")
+    return statistics.mean(rates), statistics.stdev(rates) if len(rates) > 1 else None
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of independent values with its 95 % interval by Student's t distribution.
+
+    The interval is wide for few values, as it should be: with two, it is 12.7 standard errors to each side.
+
+    Source: Student, The probable error of a mean, Biometrika 6, 1908; quantile by SciPy.
+
+    Returns:
+        ``(mean, low, high)``; a single value has no interval, and both limits are None.
+
+    Raises:
+        ValueError: If there is no value.
+    """
+    if not values:
+        raise ValueError("Need at least one value, got none.")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, None, None
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half

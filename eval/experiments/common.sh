@@ -1,0 +1,22 @@
+# Functions of the experiments; sourced, not run. Every stage continues where it was stopped, or is skipped when it is done.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+BIN=${BIN:-.venv/bin}
+# Shares the cores among training, data loader and simulators; each of them would otherwise take all.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+# train FOLDER FLAGS...: lerobot-train into FOLDER, resumed if FOLDER has a checkpoint.
+train() {
+  local folder=$1
+  shift
+  local command=("$BIN/lerobot-train" "$@" "--output_dir=$folder")
+  if [ -d "$folder/checkpoints/last" ]; then
+    "$BIN/lerobot-train" "--config_path=$folder/checkpoints/last/pretrained_model/train_config.json" --resume=true
+  else
+    rm -rf "$folder" # LeRobot refuses a folder that a run without a checkpoint left behind
+    "${command[@]}"
+  fi
+  # What reports call the training command; quoted, so that it can be pasted into a shell.
+  { printf 'OMP_NUM_THREADS=%s lerobot-train' "$OMP_NUM_THREADS"; printf ' %q' "${command[@]:1}"; echo; } \
+    > "$folder/train_command.txt"
+}

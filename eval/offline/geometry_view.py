@@ -1,0 +1,195 @@
+"""Draw what a checkpoint makes of frames of a dataset: the views, where its action queries look, and VGGT's depth.
+
+One image per frame. Row 1: the views. Row 2: with the attention over their patches. Row 3: depth, for policies whose
+VGGT is pretrained and whose source has the weights of the depth head.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from eval.common.cli import run_command
+from eval.common.errors import EvalError
+from eval.common.files import replacing
+from eval.offline.policy_data import read_dataset, read_metadata
+from eval.rollout.checkpoint import CONFIG_FILE, find_checkpoint, read_json
+
+if TYPE_CHECKING:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from lerobot_atlasvla import AtlasVLAPolicy
+    from lerobot_atlasvla.inspection.attention import ChunkAttention
+
+POLICY_TYPE = "atlasvla"
+
+
+@dataclass
+class GeometryViewConfig:
+    """Show frames as the policy sees them."""
+
+    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
+    checkpoint: Path
+    # Folder of a LeRobot dataset with the cameras that the policy was trained on.
+    dataset_root: Path
+    # Images are written here as frame_000123.png; one of the same frame is replaced.
+    output_dir: Path
+    # Frames to show, counted from 0 through all episodes of the dataset.
+    frames: list[int] = field(default_factory=lambda: [0])
+
+
+def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
+    """The policy and its preprocessor.
+
+    Raises:
+        EvalError: If the folder holds no AtlasVLA policy, or one that can't be loaded.
+    """
+    checkpoint = find_checkpoint(checkpoint)
+    kind = read_json(checkpoint / CONFIG_FILE).get("type")
+    if kind != POLICY_TYPE:
+        raise EvalError(
+            f"--checkpoint={checkpoint} is a policy of type {kind}; only {POLICY_TYPE} has action queries whose "
+            "attention can be shown."
+        )
+    from lerobot.policies.factory import make_pre_post_processors
+
+    from lerobot_atlasvla import AtlasVLAPolicy
+
+    try:
+        policy = AtlasVLAPolicy.from_pretrained(checkpoint)
+        here = {"device_processor": {"device": policy.config.device}}
+        preprocess, _ = make_pre_post_processors(policy.config, str(checkpoint), preprocessor_overrides=here)
+    except (OSError, ValueError) as error:
+        raise EvalError(f"--checkpoint={checkpoint} can't be loaded: {error}") from error
+    return policy, preprocess
+
+
+def open_dataset(root: Path, frames: list[int]) -> "LeRobotDataset":
+    """The dataset, which has all the frames.
+
+    Raises:
+        EvalError: If there is no readable dataset, no frame is asked for, or one that it does not have.
+    """
+    dataset = read_dataset(read_metadata(root), root, None)
+    outside = [frame for frame in frames if not 0 <= frame < dataset.num_frames]
+    if outside or not frames:
+        raise EvalError(
+            f"--frames={frames} must be one or more of the dataset's frames 0 .. "
+            f"{dataset.num_frames - 1}" + (f"; {outside} are not." if outside else ".")
+        )
+    return dataset
+
+
+def make_depth_reader(policy: "AtlasVLAPolicy") -> Any:
+    """The reader of the depth, or None where there is none; the reason goes to the terminal, in one line."""
+    from lerobot_atlasvla.inspection.depth import GeometryReader
+
+    try:
+        return GeometryReader(policy)
+    except ValueError as error:
+        sys.stdout.write(f"geometry view: no depth row: {' '.join(str(error).split())}\n")
+        return None
+
+
+def draw(
+    images: list[np.ndarray], attention: "ChunkAttention", depths: list[np.ndarray] | None, title: str, path: Path
+) -> None:
+    """Write one image with a column per view.
+
+    Args:
+        images: Views, (H, W, 3) uint8, in the order of ``attention.views``.
+        attention: Attention over their patches; all views share one scale.
+        depths: Depth maps, (h, w); they cover the whole view whatever their size. None: no depth row.
+        title: Text above.
+        path: Where to write, as PNG; appears there only when it is complete.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    from lerobot_atlasvla.inspection.attention import COLORMAP, draw_attention
+
+    rows = 2 if depths is None else 3
+    figure = Figure(figsize=(3.6 * len(images), 3.4 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, len(images), squeeze=False)
+    largest = float(attention.attention_VHW.max())
+    for column, (key, image) in enumerate(zip(attention.views, images, strict=True)):
+        height, width = image.shape[:2]
+        map_HW = attention.attention_VHW[column]  # noqa: N806
+        grid[0, column].imshow(image)
+        grid[0, column].set_title(key, fontsize=9)
+        grid[1, column].imshow(draw_attention(image, map_HW, maximum=largest))
+        grid[1, column].set_title(f"{100 * map_HW.sum():.1f} % of the attention", fontsize=9)
+        if depths is not None:
+            # Maps are as large as the policy's own copy of the view, which may have been stretched.
+            shown = grid[2, column].imshow(depths[column], cmap="viridis", extent=(0, width, height, 0))
+            grid[2, column].set_title("depth, in VGGT's own scale", fontsize=9)
+            figure.colorbar(shown, ax=grid[2, column], shrink=0.8)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    scale = ScalarMappable(Normalize(0, largest), COLORMAP)
+    figure.colorbar(scale, ax=list(grid[1]), shrink=0.8, label="attention per patch")
+    figure.suptitle(title, fontsize=9, wrap=True)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, dpi=110, format="png")
+
+
+def show_frames(cfg: GeometryViewConfig) -> list[Path]:
+    """Write one image per frame.
+
+    Returns:
+        The files, in the order of the frames.
+
+    Raises:
+        EvalError: If checkpoint, dataset, frames or folder can't be used, or don't fit each other.
+    """
+    # The dataset first: its mistakes show within a second, a policy can take a minute to load.
+    dataset = open_dataset(cfg.dataset_root, cfg.frames)
+    policy, preprocess = load_policy(cfg.checkpoint)
+
+    from lerobot_atlasvla.inspection.attention import AttentionRecorder
+
+    read_depth = make_depth_reader(policy)
+    files = []
+    for frame in cfg.frames:
+        item: Any = dataset[frame]
+        observation = {key: value for key, value in item.items() if key.startswith("observation.") or key == "task"}
+        batch = preprocess(observation)
+        try:
+            with AttentionRecorder(policy) as recorder:
+                policy.predict_action_chunk(batch)
+        except ValueError as error:
+            raise EvalError(
+                f"frame {frame} of --dataset_root={cfg.dataset_root} does not fit the policy: {error}"
+            ) from error
+        (attention,) = recorder.chunks
+        images = [to_uint8(batch[key][0]) for key in attention.views]
+        depths = None if read_depth is None else list(read_depth(batch).depth_BVHW[0].float().cpu().numpy())
+        title = f"frame {frame}, episode {int(item['episode_index'])}: {item['task']}"
+        file = cfg.output_dir / f"frame_{frame:06d}.png"
+        try:
+            draw(images, attention, depths, title, file)
+        except OSError as error:
+            raise EvalError(f"--output_dir={cfg.output_dir} can't be written to: {error}") from error
+        sys.stdout.write(f"geometry view: {file}\n")
+        files.append(file)
+    return files
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] to (H, W, 3) uint8."""
+    return (image.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def run(cfg: GeometryViewConfig, _: str) -> None:
+    """Show what the policy makes of the frames."""
+    show_frames(cfg)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for what can't be shown, 2 for a flag that does not parse."""
+    return run_command("eval.geometry_view", GeometryViewConfig, run, argv)

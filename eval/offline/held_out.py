@@ -1,0 +1,101 @@
+"""Find the episodes of a dataset that a checkpoint was not trained on, as far as the checkpoint says it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, read_json
+
+
+@dataclass(frozen=True)
+class EpisodeChoice:
+    """Episodes to measure on, and in words what they were to the training.
+
+    Attributes:
+        episodes: Indices, in order.
+        held_out: Whether none of them was trained on; None if that is not known.
+        words: For tables and reports, a phrase without a full stop.
+    """
+
+    episodes: tuple[int, ...]
+    held_out: bool | None
+    words: str
+
+
+def choose_episodes(
+    checkpoint: Path, dataset_root: Path, tasks: Sequence[Sequence[str]], asked: Sequence[int] | None, most: int
+) -> EpisodeChoice:
+    """Choose episodes: those asked for, else held-out ones of the trained tasks, else all, thinned out evenly.
+
+    Args:
+        checkpoint: The checkpoint's ``pretrained_model``.
+        dataset_root: Folder of the dataset.
+        tasks: The instructions of each episode of the dataset.
+        asked: Episodes to take whatever they were to the training, or None.
+        most: Take at most so many of the episodes that were not asked for.
+    """
+    every = range(len(tasks))
+    config = read_json(checkpoint / TRAIN_CONFIG_FILE).get("dataset")
+    if config is None or not _is_training_data(config, dataset_root):
+        trained_on = f"training was on {config['repo_id']}" if config else "the checkpoint does not say its data"
+        words = f"whether the policy was trained on them is not known: {trained_on}"
+        chosen = tuple(every if asked is None else asked)
+        return EpisodeChoice(chosen if asked is not None else _thinned(chosen, most), None, words)
+    trained = set(training_episodes(config, tasks))
+    # An instruction that was never trained on is another question than a held-out episode of a known one.
+    known = {_task(tasks[episode]) for episode in trained}
+    unseen = [episode for episode in every if episode not in trained and _task(tasks[episode]) in known]
+    if asked is not None:
+        seen = len(trained.intersection(asked))
+        words = f"{seen} of them are training data" if seen else "held out from training"
+        return EpisodeChoice(tuple(asked), not seen, words)
+    if unseen:
+        return EpisodeChoice(_thinned(unseen, most), True, "held out from training")
+    words = "no episode was held out, so these are training data, which a policy may know by heart"
+    return EpisodeChoice(_thinned(every, most), False, words)
+
+
+def training_episodes(config: Mapping[str, Any], tasks: Sequence[Sequence[str]]) -> list[int]:
+    """The episodes that ``lerobot-train`` learned from.
+
+    LeRobot 0.6.1 (``datasets/factory.py``, ``make_train_eval_datasets``) takes ``episodes``, or all, and holds out the
+    last ``ceil(n * eval_split)`` of every task, where an episode's task is the first of its instructions.
+
+    Args:
+        config: ``dataset`` of ``train_config.json``.
+        tasks: The instructions of each episode of the dataset.
+    """
+    by_task: dict[str, list[int]] = {}
+    chosen = config.get("episodes")
+    for episode in range(len(tasks)) if chosen is None else chosen:
+        by_task.setdefault(_task(tasks[episode]), []).append(episode)
+    split = config.get("eval_split") or 0.0
+    return [
+        episode
+        for episodes in by_task.values()
+        for episode in episodes[: len(episodes) - math.ceil(len(episodes) * split)]
+    ]
+
+
+def _task(instructions: Sequence[str]) -> str:
+    """Return the task of an episode as LeRobot's split takes it: the first of its instructions."""
+    return instructions[0] if len(instructions) else ""
+
+
+def _is_training_data(config: Mapping[str, Any], dataset_root: Path) -> bool:
+    folder = dataset_root.resolve()
+    if config.get("root"):
+        return Path(config["root"]).resolve() == folder
+    # Without a root LeRobot reads from its own folder of datasets, or from the Hub's cache.
+    owner_and_name = config["repo_id"].split("/")
+    return folder.parts[-len(owner_and_name) :] == tuple(owner_and_name) or (
+        "--".join(("datasets", *owner_and_name)) in folder.parts
+    )
+
+
+def _thinned(episodes: Sequence[int], most: int) -> tuple[int, ...]:
+    if len(episodes) <= most:
+        return tuple(episodes)
+    return tuple(episodes[place * len(episodes) // most] for place in range(most))

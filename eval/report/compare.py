@@ -1,0 +1,201 @@
+"""``python -m eval.compare A B``: is one policy better than the other, or is it noise?
+
+A and B are run folders of ``eval.run``, report folders or ``report.json`` files with one run each.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.common.errors import EvalError
+from eval.common.statistics import format_difference, mcnemar_exact, newcombe_difference
+from eval.report.data import LabelledRun, Task, read_runs
+from eval.rollout.run_folder import Rollout, Run
+
+SETTINGS = ("image_size", "settle_steps", "init_states", "episode_length", "look", "camera_shift", "displace_cm")
+SIMULATOR = ("assets", "assets_note", "mujoco", "robosuite", "hf-libero")
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of rollouts, A and B. Rates and their difference are in [-1, 1].
+
+    Attributes:
+        difference: Success rate of A minus that of B, over all rollouts of each.
+        low: Lower end of its 95 % interval (Newcombe, unpaired).
+        high: Upper end.
+        both: Shared rollouts (same task, seed and initial state) in which both succeeded.
+        only_a: Shared rollouts in which only A succeeded.
+        only_b: Shared rollouts in which only B succeeded.
+        neither: Shared rollouts in which none did.
+        p_value: Of McNemar's exact test on the shared rollouts; None if nothing is shared.
+        unshared_a: Rollouts that only A has; no part of the five above.
+        unshared_b: Rollouts that only B has.
+    """
+
+    difference: float
+    low: float
+    high: float
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p_value: float | None
+    unshared_a: int
+    unshared_b: int
+
+    @property
+    def shared(self) -> int:
+        """Rollouts that both have."""
+        return self.both + self.only_a + self.only_b + self.neither
+
+    @property
+    def noise(self) -> bool:
+        """Say whether 0 lies in the interval."""
+        return self.low <= 0 <= self.high
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``report.json`` holds of it."""
+        return asdict(self) | {"noise": self.noise}
+
+
+def compare(a: Sequence[Rollout], b: Sequence[Rollout]) -> Comparison:
+    """Compare two sets of rollouts, whatever their settings; :func:`obstacles` says whether that means anything.
+
+    Raises:
+        ValueError: If one of them is empty.
+    """
+    of_a, of_b = ({rollout.key: rollout.success for rollout in side} for side in (a, b))
+    difference, low, high = newcombe_difference(sum(of_a.values()), len(of_a), sum(of_b.values()), len(of_b))
+    pairs = [(of_a[key], of_b[key]) for key in of_a.keys() & of_b.keys()]
+    only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
+    return Comparison(
+        difference=difference,
+        low=low,
+        high=high,
+        both=pairs.count((True, True)),
+        only_a=only_a,
+        only_b=only_b,
+        neither=pairs.count((False, False)),
+        p_value=mcnemar_exact(only_a, only_b) if pairs else None,
+        unshared_a=len(of_a) - len(pairs),
+        unshared_b=len(of_b) - len(pairs),
+    )
+
+
+def compare_tasks(a: LabelledRun, b: LabelledRun) -> dict[Task, Comparison]:
+    """Compare task by task, for the tasks that both have."""
+    tasks_a, tasks_b = a.by_task(), b.by_task()
+    return {task: compare(rollouts, tasks_b[task]) for task, rollouts in tasks_a.items() if task in tasks_b}
+
+
+def obstacles(a: Run, b: Run) -> list[str]:
+    """Say what makes a difference of two runs meaningless, in words; nothing if they can be compared.
+
+    Their tasks, everything else that changes the task or the picture, and the versions of the simulator. How a policy
+    acts (checkpoint, ``n_action_steps``) is what is compared.
+    """
+    tasks_a, tasks_b = ({(rollout.suite, rollout.task_id) for rollout in run.rollouts} for run in (a, b))
+    found = [
+        f"tasks: only {which} has {', '.join(f'{suite} {task_id}' for suite, task_id in sorted(tasks))}"
+        for which, tasks in (("the first", tasks_a - tasks_b), ("the second", tasks_b - tasks_a))
+        if tasks
+    ]
+    for names, of_a, of_b in ((SETTINGS, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
+        found += [
+            f"{name}: {of_a.get(name)!r} and {of_b.get(name)!r}" for name in names if of_a.get(name) != of_b.get(name)
+        ]
+    return found
+
+
+def verdict(a: str, b: str, result: Comparison) -> str:
+    """One sentence: who is ahead, or that it is noise.
+
+    Args:
+        a: Label of A.
+        b: Label of B.
+        result: Their comparison.
+    """
+    if result.noise:
+        shown = format_difference(result.difference, result.low, result.high)
+        return f"{a} minus {b} is {shown}: this is noise: 0 lies in the interval."
+    ahead, size, low, high = a, result.difference, result.low, result.high
+    if result.difference < 0:
+        ahead, size, low, high = b, -size, -high, -low
+    return f"{ahead} is ahead by {format_difference(size, low, high).removeprefix('+')}."
+
+
+def paired_lines(a: str, b: str, result: Comparison) -> list[str]:
+    """Return what the shared rollouts say, in words.
+
+    Args:
+        a: Label of A.
+        b: Label of B.
+        result: Their comparison.
+    """
+    ignored = f"{result.unshared_a} rollouts that only {a} has and {result.unshared_b} that only {b} has"
+    if result.p_value is None:
+        return [f"No rollout (task, seed, initial state) is in both, so nothing is paired: {ignored}."]
+    lines = [
+        f"Paired, {result.shared} rollouts from the same states: both succeed {result.both}, only {a} {result.only_a}, "
+        f"only {b} {result.only_b}, neither {result.neither}; McNemar's exact p = {result.p_value:.3g}."
+    ]
+    if result.unshared_a or result.unshared_b:
+        lines.append(f"Ignored in the paired figures: {ignored}.")
+    if result.noise == (result.p_value < SIGNIFICANT):
+        lines.append(
+            f"The paired test and the interval disagree (p {'<' if result.noise else '>='} {SIGNIFICANT}): "
+            "take neither as settled, and do more rollouts."
+        )
+    return lines
+
+
+def _one(path: Path) -> LabelledRun:
+    found = read_runs(path)
+    if len(found) > 1:
+        names = ", ".join(entry.label for entry in found)
+        raise EvalError(f"{path} holds {len(found)} runs ({names}) and compares them; name their run folders here.")
+    return found[0]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare two runs; the last line of output is the verdict.
+
+    Args:
+        argv: Arguments instead of ``sys.argv[1:]``.
+
+    Returns:
+        Exit status: 0 after a comparison, 1 if the runs can't be read or should not be compared, 2 for a flag that
+        does not parse.
+    """
+    # Not draccus, which has no arguments without a flag.
+    parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__)
+    parser.add_argument("a", type=Path, help="run folder, report folder or report.json")
+    parser.add_argument("b", type=Path, help="what to compare it with")
+    parser.add_argument("--force", action="store_true", help="compare although tasks, settings or simulator differ")
+    arguments = parser.parse_args(argv)
+    try:
+        a, b = _one(arguments.a), _one(arguments.b)
+    except (OSError, EvalError) as error:
+        sys.stderr.write(f"compare: {error}\n")
+        return 1
+    differing = obstacles(a.run, b.run)
+    if differing and not arguments.force:
+        sys.stderr.write(
+            "compare: the two can't be compared, they differ in\n"
+            + "".join(f"  {line}\n" for line in differing)
+            + "--force compares them all the same.\n"
+        )
+        return 1
+    label_a, label_b = (a.label, b.label) if a.label != b.label else ("A", "B")
+    result = compare(a.run.rollouts, b.run.rollouts)
+    lines = [f"forced, although they differ in {line}" for line in differing]
+    lines += [f"{label}: {entry.total}" for label, entry in ((label_a, a), (label_b, b))]
+    lines += [f"{label} is {entry.incomplete}" for label, entry in ((label_a, a), (label_b, b)) if entry.incomplete]
+    lines += [*paired_lines(label_a, label_b, result), verdict(label_a, label_b, result)]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

@@ -1,0 +1,269 @@
+"""A LeRobot checkpoint as far as it can be judged without loading its weights."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from eval.common.errors import EvalError, first_line
+from eval.rollout.camera_keys import SCENE, camera_mapping
+from eval.rollout.settings import RunConfig
+
+if TYPE_CHECKING:
+    from lerobot.configs.policies import PreTrainedConfig
+
+logger = logging.getLogger("eval.run")
+
+BLIND_VIDEO_SIZE = 256
+CONFIG_FILE = "config.json"
+TRAIN_CONFIG_FILE = "train_config.json"
+# Of a whole policy, or of an adapter on top of another one.
+_WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors")
+# What LeRobot's policies raise when their weights or processors are damaged or don't fit.
+LOADING_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
+_COLLECT_RECORD = Path("meta/atlasvla_collect.json")
+# Policies of LeRobot 0.6 whose select_action uses the pictures of the steps at which it fills its queue of
+# n_action_steps actions, and no others. Not among them: those that keep a history whatever n_obs_steps says (vqbet,
+# tdmpc, lingbot_va), and groot, which has its own idea of the queue's length.
+_LOOKS_PER_CHUNK = (
+    "act",
+    "atlasvla",
+    "diffusion",
+    "eo1",
+    "evo1",
+    "fastwam",
+    "molmoact2",
+    "pi0",
+    "pi0_fast",
+    "pi05",
+    "smolvla",
+    "vla_jepa",
+    "wall_x",
+    "xvla",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that looks complete.
+
+    Attributes:
+        folder: Has ``config.json`` and the weights.
+        config: The policy's configuration, with ``device`` and ``n_action_steps`` as they will be used.
+        weights_sha256: Digest of the weights file.
+    """
+
+    folder: Path
+    config: "PreTrainedConfig"
+    weights_sha256: str
+
+    @property
+    def n_action_steps(self) -> int | None:
+        """Actions executed per chunk; None for a policy that knows no such number."""
+        return getattr(self.config, "n_action_steps", None)
+
+    @property
+    def chunk_size(self) -> int | None:
+        """Actions the policy predicts at a time and can execute; None if its configuration does not say."""
+        return _chunk_size(self.config)
+
+    @property
+    def images_every(self) -> int | None:
+        """Steps from one picture that the policy uses to the next; None if it may use every step's."""
+        if self.config.type not in _LOOKS_PER_CHUNK or self.config.n_obs_steps != 1:
+            return None
+        return self.n_action_steps
+
+    @property
+    def trained_image_size(self) -> int | None:
+        """Side of the pictures it was trained on, pixels; None if they are not square or differ from view to view."""
+        sides = {side for feature in self.config.image_features.values() for side in feature.shape[-2:]}
+        return sides.pop() if len(sides) == 1 else None
+
+    def training_assets(self) -> str | None:
+        """Return the LIBERO assets that the demonstrations were made on, where that can still be found out.
+
+        ``atlasvla-collect`` leaves them in the dataset, whose folder is in the checkpoint's ``train_config.json``:
+        ``official (verified)`` and the like, or the kind alone in datasets of earlier versions.
+        """
+        dataset = read_json(self.folder / TRAIN_CONFIG_FILE).get("dataset") or {}
+        root = dataset.get("root")
+        record = read_json(Path(root) / _COLLECT_RECORD) if root else {}
+        return (record.get("simulator") or {}).get("assets") or record.get("assets")
+
+
+@dataclass(frozen=True)
+class EvaluatedPolicy:
+    """A checkpoint and how it is rolled out.
+
+    Attributes:
+        checkpoint: The policy, with the device and the number of executed actions in force.
+        device: Where it runs.
+        cameras: LIBERO's cameras to the policy's views.
+        image_size: Side of the rendered pictures, pixels.
+    """
+
+    checkpoint: Checkpoint
+    device: str
+    cameras: dict[str, str]
+    image_size: int
+
+
+def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
+    """Find the checkpoint and settle how it is rolled out; its weights are loaded by the workers.
+
+    Raises:
+        EvalError: If it can't be read, or a setting does not fit it.
+    """
+    device = choose_device(cfg.device)
+    checkpoint = read_checkpoint(cfg.checkpoint, device, cfg.n_action_steps)
+    cameras = camera_mapping(list(checkpoint.config.image_features), cfg.cameras)
+    if cfg.overlay and checkpoint.config.type != "atlasvla":
+        raise EvalError(
+            f"--overlay=true is for policies of type atlasvla; this one is of type {checkpoint.config.type}."
+        )
+    if cfg.overlay and SCENE not in cameras:
+        raise EvalError("--overlay=true shows the scene camera, which this policy does not have.")
+    return EvaluatedPolicy(checkpoint, device, cameras, choose_image_size(cfg.image_size, checkpoint))
+
+
+def choose_device(asked: str | None) -> str:
+    """``asked``, or cuda where there is one, or cpu.
+
+    Raises:
+        EvalError: If this machine has no such device.
+    """
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise EvalError(f"--device={asked} cannot be used here: {first_line(error)}") from error
+    return asked
+
+
+def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
+    """``asked``, or the side of the pictures that the policy was trained on; warns where the two differ.
+
+    A blind policy was trained on none: the size is that of its videos.
+
+    Raises:
+        EvalError: If nothing is asked for and the policy's views have several sizes.
+    """
+    trained_on = checkpoint.trained_image_size
+    if not checkpoint.config.image_features:
+        return asked or BLIND_VIDEO_SIZE
+    if asked is None:
+        if trained_on is None:
+            raise EvalError("The policy's views are not square, or of several sizes; choose one with --image_size.")
+        return trained_on
+    if trained_on not in (None, asked):
+        logger.warning(
+            "The policy was trained on pictures of %s px and gets %s px. Policies of type atlasvla resize them; "
+            "others, such as act, may take them as they are and fail.",
+            trained_on,
+            asked,
+        )
+    return asked
+
+
+def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Checkpoint:
+    """Find and read a checkpoint.
+
+    Args:
+        path: Folder of ``pretrained_model``, or the checkpoint or training run that has it inside.
+        device: Where the policy will run.
+        n_action_steps: Number of actions to execute per chunk instead of the checkpoint's own.
+
+    Raises:
+        EvalError: If there is no checkpoint, its configuration cannot be read, or ``n_action_steps`` does not fit it.
+    """
+    import lerobot.policies  # noqa: F401 - registers LeRobot's own
+    from draccus.utils import DecodingError
+    from lerobot.configs.policies import PreTrainedConfig
+
+    from lerobot_atlasvla.pipeline_files import PipelineError, check_pipelines
+
+    folder = find_checkpoint(path)
+    weights = [folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()]
+    if not weights:
+        raise EvalError(f"--checkpoint={path} has no weights: {folder} lacks {' or '.join(_WEIGHTS_FILES)}.")
+    try:
+        check_pipelines(folder, ours=False)
+        config = PreTrainedConfig.from_pretrained(folder)
+        _check_action_steps(config, n_action_steps)
+        # Parsed again with the values in force, so that the policy's own checks see them.
+        overrides = [f"--device={device}"]
+        if n_action_steps is not None:
+            overrides.append(f"--n_action_steps={n_action_steps}")
+        config = PreTrainedConfig.from_pretrained(folder, cli_overrides=overrides)
+    except (ValueError, TypeError, NotImplementedError, DecodingError) as error:
+        file = "" if isinstance(error, PipelineError) else f" {folder / CONFIG_FILE} cannot be used:"
+        raise EvalError(f"--checkpoint={path}:{file} {error}") from error
+    config.pretrained_path = folder
+    with weights[0].open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Checkpoint(folder, config, digest)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, empty if there is no such file.
+
+    Raises:
+        EvalError: If the file holds something else.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvalError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise EvalError(f"{file} holds no JSON object.")
+    return content
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The folder named ``pretrained_model`` of a checkpoint, wherever above it ``path`` points.
+
+    Raises:
+        EvalError: If there is none.
+    """
+    if not path.is_dir():
+        raise EvalError(f"--checkpoint={path} is not a folder.")
+    for candidate in (path, path / "pretrained_model", path / "checkpoints/last/pretrained_model"):
+        if (candidate / CONFIG_FILE).is_file():
+            # "last" is a link that training moves on.
+            return candidate.resolve()
+    raise EvalError(
+        f"--checkpoint={path} is not a LeRobot checkpoint: neither it, its pretrained_model nor its "
+        f"checkpoints/last/pretrained_model has a {CONFIG_FILE}."
+    )
+
+
+def _chunk_size(config: "PreTrainedConfig") -> int | None:
+    chunk_size = getattr(config, "chunk_size", None)
+    if chunk_size is None and (horizon := getattr(config, "horizon", None)) is not None:
+        # Diffusion policies predict from the first observation on; what lies in the past is not executed.
+        return horizon - config.n_obs_steps + 1
+    return chunk_size
+
+
+def _check_action_steps(config: "PreTrainedConfig", n_action_steps: int | None) -> None:
+    if n_action_steps is None:
+        return
+    if not hasattr(config, "n_action_steps"):
+        raise EvalError(
+            f"--n_action_steps={n_action_steps} cannot be set: a policy of type {config.type} has no such number."
+        )
+    limit = _chunk_size(config)
+    if limit is not None and not 1 <= n_action_steps <= limit:
+        raise EvalError(
+            f"--n_action_steps={n_action_steps} must lie in 1 .. {limit}, the actions of one chunk of this checkpoint."
+        )

@@ -1,0 +1,145 @@
+"""Plan a run: a new run folder, or what is missing of the one that is there."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval.common.environment_info import versions
+from eval.common.errors import EvalError, check_output_dir
+from eval.rollout.checkpoint import EvaluatedPolicy
+from eval.rollout.run_folder import RUN_FILE, Run, read_run
+from eval.rollout.settings import RunConfig
+from eval.rollout.training_record import training_record
+from eval.rollout.worker import RolloutJob, Task
+from lerobot_atlasvla.libero.assets import same_files
+
+logger = logging.getLogger("eval.run")
+
+GROWING = ("suites", "task_ids", "seeds", "episodes")
+"""Settings that say how much to do; the others say what a rollout is and are the same for a whole run folder."""
+
+
+def plan_run(cfg: RunConfig, policy: EvaluatedPolicy, simulator: dict[str, str], command: str) -> Run:
+    """Return what ``run.json`` will say: of a new run, or of the one in the folder, which then grows.
+
+    The size of a new policy is missing, which only a worker knows.
+
+    Raises:
+        EvalError: If the folder holds something else, or a run that this command can't continue.
+    """
+    before = previous_run(cfg.output_dir)
+    checkpoint = policy.checkpoint
+    settings = cfg.settings(checkpoint.n_action_steps, policy.cameras, policy.image_size)
+    path, here = cfg.checkpoint.absolute(), Path.cwd()
+    now = Run(
+        name=cfg.output_dir.resolve().name,
+        command=command,
+        policy={
+            "checkpoint": str(path.relative_to(here) if path.is_relative_to(here) else path),
+            "type": checkpoint.config.type,
+            "parameters": None,
+            "n_action_steps": checkpoint.n_action_steps,
+            "chunk_size": checkpoint.chunk_size,
+            "weights_sha256": checkpoint.weights_sha256,
+            "device": checkpoint.config.device,
+        },
+        training=training_record(checkpoint.folder),
+        settings=settings,
+        versions=versions(),
+        simulator=simulator,
+        path=cfg.output_dir,
+    )
+    if before is None:
+        return now
+    check_same_run(before, now)
+    return replace(before, settings=union(before.settings, settings))
+
+
+def missing_jobs(cfg: RunConfig, tasks: Sequence[Task], planned: Run) -> tuple[list[RolloutJob], list[RolloutJob]]:
+    """Return all rollouts that are asked for, and those of them that are not in the run folder yet."""
+    jobs = [RolloutJob(task, seed, state) for task in tasks for seed in cfg.seeds for state in range(cfg.episodes)]
+    done = {rollout.key for rollout in planned.rollouts}
+    return jobs, [job for job in jobs if job.key not in done]
+
+
+def previous_run(folder: Path) -> Run | None:
+    """The run to continue; None for a new or empty folder.
+
+    Raises:
+        EvalError: If the folder holds something else.
+    """
+    check_output_dir(folder, RUN_FILE, "run")
+    return read_run(folder) if (folder / RUN_FILE).exists() else None
+
+
+def check_same_run(before: Run, now: Run) -> None:
+    """Refuse to continue a run with another checkpoint, other settings or another simulator; warn of other versions.
+
+    Raises:
+        EvalError: Naming the first difference, both values and the flag.
+    """
+    folder = now.path
+    if before.policy["weights_sha256"] != now.policy["weights_sha256"]:
+        raise EvalError(
+            f"--checkpoint={now.policy['checkpoint']} has weights {now.policy['weights_sha256'][:12]}..., but the run "
+            f"in --output_dir={folder} was made with {before.policy['checkpoint']}, "
+            f"{before.policy['weights_sha256'][:12]}.... Give that checkpoint, or choose a new --output_dir."
+        )
+    check_continues({"device": before.policy["device"]}, {"device": now.policy["device"]}, folder)
+    check_continues(comparable(before.settings), comparable(now.settings), folder)
+    for name, value in now.simulator.items():
+        recorded = before.simulator.get(name)
+        # Runs of earlier versions say "official" only.
+        same = same_files(recorded, value) if name == "assets" and recorded else recorded == value
+        if not same and name not in ("assets_source", "assets_note"):
+            raise EvalError(
+                f"The simulator's {name} is {value}, but the run in --output_dir={folder} was made with "
+                f"{recorded}. Restore that, or choose a new --output_dir."
+            )
+    for name, value in now.versions.items():
+        if before.versions.get(name) != value:
+            logger.warning("The run was begun with %s %s; this is %s.", name, before.versions.get(name), value)
+
+
+def check_continues(recorded: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to mix rollouts that cannot be compared in one run folder.
+
+    Args:
+        recorded: Flag name to value, as the run folder has them.
+        asked: The same of this command.
+        folder: The run folder, for the message.
+
+    Raises:
+        EvalError: Naming the first difference, both values and the flag.
+    """
+    for name, value in asked.items():
+        if recorded.get(name) != value:
+            raise EvalError(
+                f"--{name}: the run in --output_dir={folder} was made with {recorded.get(name)}, this command asks for "
+                f"{value}. Continue it with the same {name}, or choose a new --output_dir."
+            )
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of :meth:`RunConfig.settings` that a whole run folder shares, by flag."""
+    shared = {name: value for name, value in settings.items() if name not in (*GROWING, "camera_shift")}
+    return shared | settings["camera_shift"]
+
+
+def union(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run folder that was first asked for one amount and now for another.
+
+    Returns:
+        ``recorded`` itself, in content, if nothing new is asked for.
+    """
+    merged = dict(recorded)
+    for name in ("suites", "seeds"):
+        merged[name] = [*recorded[name], *(value for value in asked[name] if value not in recorded[name])]
+    if recorded["task_ids"] is None or asked["task_ids"] is None:
+        merged["task_ids"] = None
+    else:
+        merged["task_ids"] = sorted({*recorded["task_ids"], *asked["task_ids"]})
+    merged["episodes"] = max(recorded["episodes"], asked["episodes"])
+    return merged

@@ -1,0 +1,193 @@
+"""Write and read the output folder of ``python -m eval.run``: ``run.json``, ``rollouts.jsonl`` and ``videos/``.
+
+``run.json`` says what was asked and with what; it is there before the first rollout. ``rollouts.jsonl`` gets a line as
+soon as a rollout has finished, so that nothing finished is ever lost.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from eval.common.errors import EvalError
+from eval.common.files import write_text
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+ROLLOUTS_FILE = "rollouts.jsonl"
+VIDEOS_FOLDER = "videos"
+
+SETTINGS_ADDED_LATER = {"displace_cm": 0.0}
+"""Settings that older runs do not record, and what was in force there."""
+
+RolloutKey = tuple[str, int, int, int]
+"""(suite, task_id, seed, init_state): what a rollout is, whatever came out of it."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One finished rollout.
+
+    Attributes:
+        suite: LIBERO suite.
+        task_id: Index of the task in the suite.
+        instruction: What the policy was told.
+        seed: The run's seed, one of ``settings["seeds"]``; the simulator is reset with ``seed + init_state``.
+        init_state: Index of LIBERO's fixed initial state, which is the number of the rollout within its task and seed.
+        success: Whether the task was solved within the episode's limit.
+        steps: Control steps taken: until success, or the episode's limit.
+        wall_s: Seconds, the making of a video not counted.
+        video: File relative to the run folder, if this rollout was filmed.
+        displacement_cm: By how much the objects were displaced along x and y of the world; None if they were not.
+    """
+
+    suite: str
+    task_id: int
+    instruction: str
+    seed: int
+    init_state: int
+    success: bool
+    steps: int
+    wall_s: float
+    video: str | None = None
+    displacement_cm: tuple[float, float] | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Rollout":
+        """Inverse of ``dataclasses.asdict`` through JSON, which has no tuples.
+
+        Raises:
+            TypeError: If values are missing, or not known.
+        """
+        rollout = cls(**values)
+        if rollout.displacement_cm is None:
+            return rollout
+        x, y = rollout.displacement_cm
+        return replace(rollout, displacement_cm=(x, y))
+
+    @property
+    def key(self) -> RolloutKey:
+        """Return what identifies it in its run."""
+        return self.suite, self.task_id, self.seed, self.init_state
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: what was asked, with what, and the rollouts finished so far.
+
+    Attributes:
+        name: The run folder's name.
+        command: The command that began it.
+        policy: ``checkpoint``, ``type``, ``parameters``, ``n_action_steps``, ``chunk_size``, ``weights_sha256`` and
+            ``device``.
+        training: What the checkpoint says about its training, or None if it says nothing.
+        settings: What was asked: ``suites``, ``task_ids`` (None for all), ``seeds``, ``episodes`` and everything that
+            moves results.
+        versions: Commit, Python and packages.
+        simulator: Versions, OpenGL backend, look and assets.
+        rollouts: Finished ones, in order of completion.
+        path: The run folder; not part of ``run.json``.
+    """
+
+    name: str
+    command: str
+    policy: dict[str, Any]
+    training: dict[str, Any] | None
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    simulator: dict[str, str]
+    rollouts: tuple[Rollout, ...] = field(default=(), repr=False)
+    path: Path = Path()
+
+
+def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run, with what an older one does not record added at the end."""
+    return {**settings, **{name: value for name, value in SETTINGS_ADDED_LATER.items() if name not in settings}}
+
+
+def read_run(path: Path | str) -> Run:
+    """Read a run folder, finished or not.
+
+    A last line that was cut short is left out: that rollout did not finish.
+
+    Args:
+        path: The folder that ``--output_dir`` named.
+
+    Raises:
+        EvalError: If it is no run folder, was written by another version, or a line cannot be read.
+    """
+    path = Path(path)
+    file = path / RUN_FILE
+    if not file.is_file():
+        raise EvalError(f"{path} is not a run folder of eval.run: it has no {RUN_FILE}.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version = content.pop("schema_version")
+        if version != SCHEMA_VERSION:
+            raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
+        content["settings"] = with_later_settings(content["settings"])
+        return Run(**content, rollouts=tuple(_read_rollouts(path / ROLLOUTS_FILE)), path=path)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise EvalError(f"{file} is not what eval.run writes: {error!r}.") from error
+
+
+def write_run(run: Run) -> None:
+    """Write ``run.json`` into ``run.path``, whole or not at all; the rollouts are not touched."""
+    names = [f.name for f in fields(run) if f.name not in ("rollouts", "path")]
+    content = {"schema_version": SCHEMA_VERSION} | {name: getattr(run, name) for name in names}
+    write_text(run.path / RUN_FILE, json.dumps(content, indent=1) + "\n")
+
+
+class RolloutLog:
+    """``rollouts.jsonl`` of a run folder that this process has to itself; see :func:`open_log`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def append(self, rollout: Rollout) -> None:
+        """Add a line, handed to the operating system when this returns.
+
+        Raises:
+            OSError: If the disk is full, for example; the lines before are unharmed.
+        """
+        line = (json.dumps(asdict(rollout)) + "\n").encode()
+        written = 0
+        while written < len(line):
+            written += os.write(self._descriptor, line[written:])
+
+
+@contextmanager
+def open_log(folder: Path) -> Iterator[RolloutLog]:
+    """Open ``rollouts.jsonl`` of a run folder for appending, dropping a last line that was cut short.
+
+    Raises:
+        EvalError: If another process is writing to the same run folder.
+    """
+    import fcntl  # LIBERO, too, is for Linux only; reading a run is not
+
+    file = folder / ROLLOUTS_FILE
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EvalError(f"Another eval.run is writing to {folder}; wait for it or stop it.") from error
+        os.ftruncate(descriptor, file.read_bytes().rfind(b"\n") + 1)
+        yield RolloutLog(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_rollouts(file: Path) -> Iterator[Rollout]:
+    if not file.exists():
+        return
+    # What follows the last line end was cut short: an empty string in a file that is whole.
+    *lines, _ = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield Rollout.from_json(json.loads(line))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise EvalError(f"{file}, line {number}, is not a rollout: {error}.") from error

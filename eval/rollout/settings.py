@@ -1,0 +1,152 @@
+"""Settings of ``python -m eval.run``, and what is refused before any checkpoint or simulator is touched."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.common.errors import EvalError, check_at_least
+from lerobot_atlasvla.libero.environment import read_variable
+from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
+from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, RENDER_QUALITIES
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
+
+FIXED_STATES = 50
+"""Initial states that LIBERO fixes per task."""
+
+
+@dataclass(kw_only=True)
+class RolloutSettings:
+    """Hold the settings that ``eval.run`` and ``eval.camera_shift`` share."""
+
+    # LIBERO suites, for example '[libero_spatial, libero_goal]'.
+    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
+    # Tasks of every suite, for example '[0, 3]'. All if not given.
+    task_ids: list[int] | None = None
+    # Seeds, at least 0. Every task is done once with each.
+    seeds: list[int] = field(default_factory=lambda: [1000])
+    # Rollouts per task and seed, on LIBERO's fixed initial states 0, 1, 2, ...; at most 50 with fixed states.
+    episodes: int = 20
+    # Actions of a chunk that are executed before the policy looks again. The checkpoint's own number if not given.
+    n_action_steps: int | None = None
+    # Side of the rendered pictures in pixels. That of the pictures the policy was trained on if not given: some
+    # policies, such as ACT, take other sizes without a word and fail.
+    image_size: int | None = None
+    # Steps after which a rollout has failed. LeRobot's limit of the suite if not given.
+    episode_length: int | None = None
+    # Processes that simulate. One per core if not given. Results do not depend on it.
+    workers: int | None = None
+    # Take pictures only at steps where the policy looks, and leave out what no camera sees: same results, sooner.
+    fast_render: bool = True
+    # How the scene is rendered: default (LIBERO's own), fast (no reflections, no shadows) or plain (no antialiasing
+    # either). ATLASVLA_LIBERO_RENDER_QUALITY if not given. It should be the look of the demonstrations.
+    look: str = field(default_factory=lambda: read_variable(ENV_RENDER_QUALITY, "default"))
+    # Displace all loose objects, and the fixtures that carry some, by one random vector of up to this many cm along x
+    # and along y, which depends on the initial state and the seed only. 0 is LIBERO's own placement, which a policy
+    # can know by heart.
+    displace_cm: float = 0.0
+    # Videos of failures to keep per task and seed; of successes, those among as many first initial states.
+    videos: int = 2
+    # Device of the policy, such as cpu or cuda. cuda if there is one and nothing is given.
+    device: str | None = None
+    # Go on although the checkpoint's demonstrations were made on other LIBERO assets than these rollouts.
+    allow_other_assets: bool = False
+
+
+@dataclass(kw_only=True)
+class RunConfig(RolloutSettings):
+    """Roll a checkpoint out in LIBERO. Running the same command again continues where a stopped run was."""
+
+    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
+    checkpoint: Path
+    # Folder of the run. It must not exist yet, or hold a run of the same checkpoint and settings.
+    output_dir: Path
+    # Steps without motion after a reset, in which objects drop onto the table. LeRobot takes 10.
+    settle_steps: int = SETTLE_STEPS
+    # Start from LIBERO's fixed initial states; otherwise from random placements, drawn with the seed.
+    init_states: bool = True
+    # CPU threads of each worker's policy. Their number moves the last bits of an action, so it is one of the settings.
+    threads: int = 1
+    # Scene camera moved to its right, cm.
+    right_cm: float = 0.0
+    # Scene camera moved up, cm.
+    up_cm: float = 0.0
+    # Scene camera moved towards the scene, cm.
+    forward_cm: float = 0.0
+    # Scene camera turned to its right, degrees.
+    pan_deg: float = 0.0
+    # Scene camera turned up, degrees.
+    tilt_deg: float = 0.0
+    # Scene camera turned clockwise, degrees.
+    roll_deg: float = 0.0
+    # LIBERO's cameras to the policy's views, where their names leave it open, for example
+    # '{"agentview_image": "front", "robot0_eye_in_hand_image": "side"}'.
+    cameras: dict[str, str] | None = None
+    # Show in the videos where the policy looked, with --overlay=true (AtlasVLA only).
+    overlay: bool = False
+
+    def validate(self) -> None:
+        """Raise :class:`EvalError` for the first setting that cannot work on its own; starts nothing."""
+        if not self.output_dir.name:
+            raise EvalError(f"--output_dir={str(self.output_dir)!r} must name a folder.")
+        check_at_least(self, episodes=1, n_action_steps=1, settle_steps=0, image_size=1, episode_length=1)
+        check_at_least(self, workers=1, threads=1, videos=0)
+        if self.init_states and self.episodes > FIXED_STATES:
+            raise EvalError(
+                f"--episodes={self.episodes} is more than the {FIXED_STATES} initial states LIBERO fixes per task. "
+                f"Choose at most {FIXED_STATES} and more --seeds, or --init_states=false for random placements."
+            )
+        for name, values in {"suites": self.suites, "task_ids": self.task_ids, "seeds": self.seeds}.items():
+            if values is not None and (not values or len(set(values)) < len(values)):
+                raise EvalError(f"--{name}={values} must name at least one, and none twice.")
+        # LIBERO seeds NumPy's generator, which takes 32 bits.
+        highest = 2**32 - self.episodes
+        if not all(0 <= seed <= highest for seed in self.seeds):
+            raise EvalError(f"--seeds={self.seeds} must all lie in 0 .. {highest}.")
+        if self.look not in RENDER_QUALITIES:
+            raise EvalError(f"--look={self.look} is not a look; allowed: {', '.join(RENDER_QUALITIES)}.")
+        try:
+            self.camera_shift()
+        except ValueError as error:
+            raise EvalError(f"The camera cannot be shifted: --{error}.") from error
+        try:
+            check_displace_cm(self.displace_cm, "--displace_cm")
+        except ValueError as error:
+            raise EvalError(f"{error}.") from error
+
+    def camera_shift(self) -> CameraShift:
+        """Return how the scene camera is displaced."""
+        return CameraShift(**{name: getattr(self, name) for name in asdict(CameraShift())})
+
+    def settings(self, n_action_steps: int | None, cameras: Mapping[str, str], image_size: int) -> dict[str, Any]:
+        """Return what ``run.json`` records: all that moves results, and how much was asked for.
+
+        Args:
+            n_action_steps: As in force, the checkpoint's or the one given.
+            cameras: The mapping in force.
+            image_size: Side of the pictures in force.
+        """
+        return {
+            "suites": list(self.suites),
+            "task_ids": None if self.task_ids is None else sorted(self.task_ids),
+            "seeds": list(self.seeds),
+            "episodes": self.episodes,
+            "n_action_steps": n_action_steps,
+            "settle_steps": self.settle_steps,
+            "init_states": self.init_states,
+            "image_size": image_size,
+            "episode_length": self.episode_length,
+            "threads": self.threads,
+            "fast_render": self.fast_render,
+            "look": self.look,
+            "camera_shift": asdict(self.camera_shift()),
+            "displace_cm": self.displace_cm,
+            "cameras": dict(cameras),
+        }
+
+    @property
+    def processes(self) -> int:
+        """Return how many processes simulate."""
+        return self.workers or os.cpu_count() or 1

@@ -1,0 +1,337 @@
+"""One rollout of a checkpoint, by LeRobot's own evaluator: what a worker process of ``eval.run`` runs.
+
+A rollout is a pure function of (checkpoint, settings, suite, task, seed, initial state): nothing of it depends on what
+the same process simulated before, so any number of workers gives the same results.
+"""
+
+import contextlib
+import io
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from eval.common.errors import EvalError
+from eval.rollout.camera_keys import PREFIX, SCENE
+from eval.rollout.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
+from eval.rollout.videos import captioned, scene_images, video_name, with_attention, write_video
+from lerobot_atlasvla.libero.demonstrations.episode import start_worker
+from lerobot_atlasvla.libero.patches.displacement import displacement_cm_of
+
+if TYPE_CHECKING:
+    from lerobot_atlasvla.inspection.attention import AttentionRecorder, ChunkAttention
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite, in LIBERO's order.
+
+    Attributes:
+        suite: LIBERO suite.
+        task_id: Index of the task in the suite.
+        instruction: What the policy is told.
+    """
+
+    suite: str
+    task_id: int
+    instruction: str
+
+
+@dataclass(frozen=True)
+class RolloutJob:
+    """One rollout to simulate.
+
+    Attributes:
+        task: The task.
+        seed: The run's seed.
+        init_state: Index of the fixed initial state, and number of the rollout within its task and seed.
+        film_failure: Make a video if it fails.
+        film_success: Make a video if it succeeds.
+    """
+
+    task: Task
+    seed: int
+    init_state: int
+    film_failure: bool = False
+    film_success: bool = False
+
+    @property
+    def key(self) -> RolloutKey:
+        """Of the rollout that it becomes."""
+        return self.task.suite, self.task.task_id, self.seed, self.init_state
+
+
+@dataclass(frozen=True)
+class FinishedRollout:
+    """A finished :class:`RolloutJob`.
+
+    Attributes:
+        rollout: For the run folder.
+        final_state: The simulator's state at the end, flattened: time, positions, velocities.
+    """
+
+    rollout: Rollout
+    final_state: np.ndarray
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Hold what every rollout of a run shares, apart from the simulator's environment variables.
+
+    Attributes:
+        checkpoint: Folder of the checkpoint.
+        device: Where the policy runs.
+        n_action_steps: Actions executed per chunk; None for the checkpoint's own number.
+        output_dir: The run folder, for videos.
+        cameras: LIBERO's cameras to the policy's views.
+        settle_steps: Steps without motion after a reset.
+        init_states: Whether to start from LIBERO's fixed initial states.
+        image_size: Side of the pictures, pixels.
+        episode_length: Steps after which a rollout has failed; None for LeRobot's limit.
+        threads: CPU threads of the policy.
+        overlay: Whether videos show the policy's attention.
+    """
+
+    checkpoint: Path
+    device: str
+    n_action_steps: int | None
+    output_dir: Path
+    cameras: Mapping[str, str]
+    settle_steps: int
+    init_states: bool
+    image_size: int
+    episode_length: int | None
+    threads: int
+    overlay: bool
+
+
+class EpisodeRecorder(gym.Wrapper):
+    """Notes what LeRobot's evaluator does not report: every state of the simulator, and the chunk being executed.
+
+    Args:
+        env: LeRobot's ``LiberoEnv``.
+        attention: Recorder of the policy's attention, if videos show it.
+    """
+
+    def __init__(self, env: gym.Env, attention: "AttentionRecorder | None" = None) -> None:
+        super().__init__(env)
+        self._attention = attention
+        self.states: list[np.ndarray] = []
+        """One per picture: after the reset and after every step."""
+        self.chunks: list[ChunkAttention] = []
+        """One per step, if attention is recorded."""
+
+    @property
+    def steps(self) -> int:
+        """Steps since the reset."""
+        return len(self.states) - 1
+
+    def reset(self, **kwargs: Any) -> Any:
+        """Reset, and forget the episode before."""
+        result = self.env.reset(**kwargs)
+        self.states, self.chunks = [self._state()], []
+        return result
+
+    def step(self, action: Any) -> Any:
+        """Step, and note where it led."""
+        result = self.env.step(action)
+        self.states.append(self._state())
+        if self._attention is not None:
+            self.chunks.append(self._attention.chunks[-1])
+        return result
+
+    def _state(self) -> np.ndarray:
+        env: Any = self.unwrapped
+        return env._env.sim.get_state().flatten()
+
+
+class Evaluator:
+    """A checkpoint, loaded, and the environment of one task at a time.
+
+    Args:
+        settings: What all rollouts share.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        from lerobot.policies import make_policy, make_pre_post_processors
+        from lerobot.utils.import_utils import register_third_party_plugins
+
+        from eval.rollout.checkpoint import LOADING_ERRORS, read_checkpoint
+        from lerobot_atlasvla.libero.setup import prepare_libero
+
+        register_third_party_plugins()
+        prepare_libero()
+        self._settings = settings
+        self._config = read_checkpoint(settings.checkpoint, settings.device, settings.n_action_steps).config
+        try:
+            self._policy = make_policy(self._config, env_cfg=self._env_config())
+            self._preprocessor, self._postprocessor = make_pre_post_processors(
+                policy_cfg=self._config,
+                pretrained_path=str(settings.checkpoint),
+                preprocessor_overrides={"device_processor": {"device": settings.device}},
+            )
+        except LOADING_ERRORS as error:
+            raise EvalError(f"--checkpoint={settings.checkpoint} cannot be loaded: {error}") from error
+        self._attention: AttentionRecorder | None = None
+        if settings.overlay:
+            from lerobot_atlasvla.inspection import attention
+
+            policy: Any = self._policy
+            self._attention = attention.AttentionRecorder(policy)
+        self._task: Task | None = None
+        self._env: Any = None
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole policy, frozen ones and backbones kept in other files included."""
+        return sum(parameter.numel() for parameter in self._policy.parameters())
+
+    def close(self) -> None:
+        """Free the simulator and its GL context."""
+        if self._env is not None:
+            self._env.close()
+        self._env = self._task = None
+
+    def roll_out(self, job: RolloutJob) -> FinishedRollout:
+        """Simulate one rollout, keeping the environment for the next one of the same task."""
+        import torch
+        from lerobot.envs.factory import make_env_pre_post_processors
+        from lerobot.scripts.lerobot_eval import eval_policy
+        from lerobot.utils.random_utils import set_seed
+
+        self._prepare(job.task)
+        recorder = self._env.envs[0]
+        recorder.unwrapped.init_state_id = job.init_state
+        env_preprocessor, env_postprocessor = make_env_pre_post_processors(self._env_config(job.task), self._config)
+        # For policies that draw from noise, one stream per rollout.
+        set_seed(int(np.random.SeedSequence([job.seed, job.init_state]).generate_state(1)[0]))
+        if self._attention is not None:
+            self._attention.clear()
+        started = time.monotonic()
+        with (
+            self._attention or contextlib.nullcontext(),
+            torch.no_grad(),
+            # As lerobot-eval has it.
+            torch.autocast(torch.device(self._settings.device).type, enabled=self._config.use_amp),
+        ):
+            info = eval_policy(
+                self._env,
+                self._policy,
+                env_preprocessor,
+                env_postprocessor,
+                self._preprocessor,
+                self._postprocessor,
+                n_episodes=1,
+                start_seed=job.seed + job.init_state,
+            )
+        rollout = Rollout(
+            suite=job.task.suite,
+            task_id=job.task.task_id,
+            instruction=job.task.instruction,
+            seed=job.seed,
+            init_state=job.init_state,
+            success=bool(info["per_episode"][0]["success"]),
+            steps=recorder.steps,
+            wall_s=round(time.monotonic() - started, 2),
+            video=None,
+            displacement_cm=displacement_cm_of(recorder.unwrapped),
+        )
+        final_state = recorder.states[-1]
+        if job.film_success if rollout.success else job.film_failure:
+            rollout = self._filmed(rollout)
+        return FinishedRollout(rollout, final_state)
+
+    def _filmed(self, rollout: Rollout) -> Rollout:
+        """Make the video of the rollout that has just ended."""
+        recorder = self._env.envs[0]
+        word = "success" if rollout.success else "failure"
+        frames = []
+        for step, picture in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.image_size)):
+            shown = picture
+            if self._attention is not None:
+                # After the last step the robot is still where that step's chunk took it.
+                chunk = recorder.chunks[min(step, len(recorder.chunks) - 1)]
+                shown = with_attention(picture, chunk, PREFIX + self._settings.cameras[SCENE])
+            text = f"{word}: {rollout.suite} {rollout.task_id}, state {rollout.init_state}, step {step}"
+            frames.append(captioned(shown, text, rollout.success))
+        name = video_name(rollout.suite, rollout.task_id, rollout.seed, rollout.init_state, rollout.success)
+        write_video(self._settings.output_dir / VIDEOS_FOLDER / name, frames)
+        return replace(rollout, video=f"{VIDEOS_FOLDER}/{name}")
+
+    def _prepare(self, task: Task) -> None:
+        """Have the environment of a task, with its simulator built."""
+        from lerobot.envs.factory import make_env
+
+        if task == self._task:
+            return
+        self.close()
+        with contextlib.redirect_stdout(io.StringIO()):  # LeRobot and LIBERO announce every environment
+            vector: Any = make_env(self._env_config(task), n_envs=1)[task.suite][task.task_id]
+        self._env = vector
+        env = vector.envs[0].unwrapped
+        env.num_steps_wait = self._settings.settle_steps
+        # Otherwise built by the first reset, which would count as the time of that rollout.
+        env._ensure_env()
+        vector.envs[0] = EpisodeRecorder(vector.envs[0], self._attention)
+        self._task = task
+
+    def _env_config(self, task: Task | None = None) -> Any:
+        from lerobot.envs.configs import LiberoEnv
+
+        settings = self._settings
+        # LeRobot's environment has at least one camera; a blind policy's shows black.
+        cameras = dict(settings.cameras) or {SCENE: "image"}
+        which: dict[str, Any] = {"task": task.suite, "task_ids": [task.task_id]} if task else {}
+        return LiberoEnv(
+            **which,
+            camera_name=",".join(cameras),
+            camera_name_mapping=cameras,
+            init_states=settings.init_states,
+            observation_height=settings.image_size,
+            observation_width=settings.image_size,
+            episode_length=settings.episode_length,
+        )
+
+
+# -- worker process ----------------------------------------------------------------------------------------------------
+
+_settings: WorkerSettings | None = None
+_evaluator: Evaluator | None = None
+
+
+def start(settings: WorkerSettings) -> None:
+    """Initialise a worker process; the policy is loaded by its first call."""
+    global _settings
+    start_worker()
+    # Ctrl-C reaches every process of the terminal; the parent decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+    from lerobot.scripts import lerobot_eval
+
+    torch.set_num_threads(settings.threads)
+    # Its only switch for the two progress bars that it draws in every rollout.
+    lerobot_eval.inside_slurm = lambda: True
+    _settings = settings
+
+
+def count_parameters() -> int:
+    """Load the policy in this worker, and say how large it is."""
+    return _loaded().parameters
+
+
+def run_job(job: RolloutJob) -> FinishedRollout:
+    """Simulate one rollout in this worker."""
+    return _loaded().roll_out(job)
+
+
+def _loaded() -> Evaluator:
+    global _evaluator
+    if _evaluator is None:
+        assert _settings is not None
+        _evaluator = Evaluator(_settings)
+    return _evaluator

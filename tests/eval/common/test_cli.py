@@ -1,0 +1,78 @@
+"""The command line that the tools share: exit statuses and messages."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from eval.common.cli import run_command
+from eval.common.errors import EvalError, check_at_least, check_report_name, first_line
+
+
+@dataclass
+class Settings:
+    """Flags."""
+
+    # How many.
+    steps: int = 1
+
+
+def command(capsys, body, *flags: str, again: str = "") -> tuple[int, str]:
+    status = run_command("eval.tool", Settings, body, flags, again=again)
+    return status, capsys.readouterr().err
+
+
+def test_the_body_gets_the_settings_and_the_command_as_typed(capsys):
+    seen = []
+    assert command(capsys, lambda cfg, typed: seen.append((cfg.steps, typed)), "--steps=3") == (0, "")
+    assert seen == [(3, "python -m eval.tool --steps=3")]
+    assert command(capsys, lambda cfg, typed: 1) == (1, "")
+
+
+def fail(error: BaseException):
+    def body(cfg, typed):
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "again", "expected"),
+    [
+        (EvalError("--steps=0 is no number."), "Again.", (1, "eval.tool: --steps=0 is no number.\n")),
+        (OSError("disk full"), "", (1, "eval.tool: disk full\n")),
+        (OSError("disk full"), "Again.", (1, "eval.tool: disk full. Again.\n")),
+        (KeyboardInterrupt(), "Again.", (130, "eval.tool: interrupted. Again.\n")),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(capsys, error, again, expected):
+    assert command(capsys, fail(error), again=again) == expected
+
+
+def test_a_flag_that_does_not_parse_has_its_own_status(capsys):
+    status, message = command(capsys, fail(EvalError("never reached")), "--steps=many")
+    assert status == 2
+    assert message.startswith("eval.tool: ")
+    assert message.endswith("(see --help)\n")
+
+
+def test_other_errors_keep_their_traceback(capsys):
+    with pytest.raises(RuntimeError, match="bug"):
+        command(capsys, fail(RuntimeError("bug")))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a"])
+def test_a_report_s_name_is_that_of_one_folder(name):
+    with pytest.raises(EvalError, match="--name="):
+        check_report_name(name, "eval/results")
+    check_report_name("mine.v2", "eval/results")
+
+
+def test_numbers_that_are_too_small_are_named():
+    with pytest.raises(EvalError, match=r"--steps=nan must be at least 1\."):
+        check_at_least(Settings(float("nan")), steps=1)
+    check_at_least(Settings(None), steps=1)
+
+
+def test_the_first_line_of_an_error_that_says_something():
+    assert first_line(ValueError("\n  \n wrong \nmore")) == "wrong"
+    assert first_line(ValueError()) == "no message"

@@ -1,0 +1,120 @@
+"""The table of all reports: its rows and links, and that the repository's own is up to date."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.report import command as report
+from eval.report.results_table import BEGIN, END, NONE_YET, main
+from tests.run_folders import TRAINING, make_run, rollouts_of
+
+REPOSITORY = Path(__file__).parents[3]
+SHIFT = {
+    "kind": "camera_shift",
+    "complete": True,
+    "total": "20/30 = 66.7 % [48.8, 80.8]",
+    "points": [
+        {"label": "AtlasVLA", "direction": direction, "shift": shift, "successes": successes, "rollouts": 10}
+        for direction, shift, successes in [
+            ("unshifted", 0, 9),
+            ("right_cm", -10, 3),
+            ("right_cm", -5, 5),
+            ("right_cm", 10, 4),
+            ("pan_deg", 5, 8),
+            ("pan_deg", 10, 7),
+        ]
+    ],
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "eval/results").mkdir(parents=True)
+    for page in ("README.md", "eval/README.md"):
+        (tmp_path / page).write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    return tmp_path
+
+
+def block(page: Path) -> str:
+    text = page.read_text()
+    assert text.startswith("before\n\n")
+    assert text.endswith("\n\nafter\n")
+    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
+
+
+def test_repository_is_up_to_date():
+    assert main(["--check"], REPOSITORY) == 0
+
+
+def test_no_reports(root):
+    assert main(["--check"], root) == 1
+    assert "old" in (root / "README.md").read_text()
+    assert main([], root) == 0
+    assert block(root / "README.md") == NONE_YET
+    assert main(["--check"], root) == 0
+
+
+def test_rows_of_rollouts_and_camera_shifts(root, tmp_path):
+    rollouts = [*rollouts_of(0, [50, 0, 60, 70]), *rollouts_of(3, [0, 0, 0])]
+    run = make_run(tmp_path / "mine", rollouts, training=TRAINING, simulator={"assets_note": "bowl replaced"})
+    assert report.main([f"--run={run}", f"--reports={root}/eval/results", "--labels=[AtlasVLA]"]) == 0
+    (root / "eval/results/shift").mkdir()
+    (root / "eval/results/shift/report.json").write_text(json.dumps(SHIFT))
+    assert main([], root) == 0
+    row = (
+        "AtlasVLA (atlasvla) | 6,000 steps, 40 demonstrations | libero_spatial 0, 3 | 7, incomplete: 7 of 8 | "
+        "3/7 = 42.9 % [15.8, 75.0] | default, official, with replacements |"
+    )
+    assert f"| [mine](eval/results/mine/report.md) | {row}" in block(root / "README.md")
+    assert f"| [mine](results/mine/report.md) | {row}" in block(root / "eval/README.md")
+    assert (
+        "| [shift](results/shift/report.md) | AtlasVLA | 9/10 = 90.0 % [59.6, 98.2] | "
+        "right_cm -10: 3/10 = 30.0 % [10.8, 60.3]<br>right_cm +10: 4/10 = 40.0 % [16.8, 68.7]<br>"
+        "pan_deg +10: 7/10 = 70.0 % [39.7, 89.2] |"
+    ) in block(root / "eval/README.md")
+    assert main(["--check"], root) == 0
+
+
+def test_displaced_objects_are_said(root, tmp_path):
+    run = make_run(tmp_path / "mine", rollouts_of(0, [50] * 4), settings={"displace_cm": 8.0, "task_ids": [0]})
+    assert report.main([f"--run={run}", f"--reports={root}/eval/results"]) == 0
+    assert main([], root) == 0
+    assert "| libero_spatial 0, displaced by up to 8 cm | 4 |" in block(root / "README.md")
+
+
+def test_incomplete_grid_is_marked(root):
+    (root / "eval/results/shift").mkdir()
+    (root / "eval/results/shift/report.json").write_text(json.dumps(SHIFT | {"complete": False}))
+    assert main([], root) == 0
+    assert "| AtlasVLA, incomplete |" in block(root / "README.md")
+
+
+@pytest.mark.parametrize(
+    ("page", "content", "message"),
+    [
+        ("README.md", "no marks", "must have"),
+        ("README.md", f"{END}\n{BEGIN}", "must have"),
+        ("eval/results/x/report.json", '{"kind": "rollouts", "schema_version": 1}', "lacks something"),
+        ("eval/results/x/report.json", "{", "is not a report"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_nothing_is_written(root, capsys, page, content, message):
+    (root / page).parent.mkdir(exist_ok=True)
+    (root / page).write_text(content)
+    assert main([], root) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert page in error
+    assert "old" in (root / "eval/README.md").read_text()
+
+
+def test_a_superseded_report_is_linked_and_gives_no_figures(root, monkeypatch):
+    monkeypatch.chdir(root)
+    folder = root / "eval/results/old"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(SHIFT | {"schema_version": 1, "superseded": "What it can't show."}))
+    main([])
+    text = block(root / "eval/README.md")
+    assert "[old](results/old/report.md)" in text
+    assert "AtlasVLA" not in text

@@ -1,0 +1,131 @@
+"""Run folders: what is written is read again, and nothing that was cut short spoils what was finished."""
+
+import json
+import os
+from dataclasses import asdict, replace
+
+import pytest
+
+from eval.common.errors import EvalError
+from eval.rollout.run_folder import Rollout, Run, open_log, read_run, write_run
+
+ROLLOUT = Rollout(
+    suite="libero_spatial",
+    task_id=3,
+    instruction="pick up the bowl",
+    seed=1000,
+    init_state=7,
+    success=True,
+    steps=61,
+    wall_s=2.4,
+    video="videos/one.mp4",
+    displacement_cm=(-3.25, 8.0),
+)
+FAILURE = replace(ROLLOUT, init_state=8, success=False, video=None)
+
+
+def a_run(path, **changes) -> Run:
+    values = {
+        "name": "one",
+        "command": "python -m eval.run",
+        "policy": {"type": "act"},
+        "training": None,
+        "settings": {"episodes": 2, "displace_cm": 8.0},
+        "versions": {"python": "3.12"},
+        "simulator": {"assets": "official"},
+        "path": path,
+    }
+    return Run(**(values | changes))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_run(a_run(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def test_what_is_written_is_read_again(folder):
+    with open_log(folder) as log:
+        log.append(ROLLOUT)
+        log.append(FAILURE)
+    assert read_run(folder) == a_run(folder, rollouts=(ROLLOUT, FAILURE))
+    assert ROLLOUT.key == ("libero_spatial", 3, 1000, 7)
+    lines = (folder / "rollouts.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["video"] == "videos/one.mp4"
+    assert json.loads((folder / "run.json").read_text())["schema_version"] == 1
+
+
+def test_what_older_runs_do_not_say_is_filled_in(folder):
+    file = folder / "run.json"
+    content = json.loads(file.read_text())
+    content["settings"] = {"episodes": 2}
+    file.write_text(json.dumps(content))
+    line = asdict(FAILURE)
+    del line["displacement_cm"]
+    (folder / "rollouts.jsonl").write_text(json.dumps(line) + "\n")
+    old = read_run(folder)
+    assert old.settings == {"episodes": 2, "displace_cm": 0.0}
+    assert old.rollouts == (replace(FAILURE, displacement_cm=None),)
+
+
+def test_a_run_without_rollouts_is_a_run(folder):
+    assert read_run(folder).rollouts == ()
+
+
+@pytest.mark.parametrize("torn", ['{"suite": "libero_spa', '{"suite": "libero_spatial"}', "\0\0\0"])
+def test_a_last_line_cut_short_is_dropped(folder, torn):
+    file = folder / "rollouts.jsonl"
+    with open_log(folder) as log:
+        log.append(ROLLOUT)
+    whole = file.read_text()
+    file.write_text(whole + torn)
+    assert read_run(folder).rollouts == (ROLLOUT,)
+    with open_log(folder) as log:
+        log.append(FAILURE)
+    assert read_run(folder).rollouts == (ROLLOUT, FAILURE)
+    assert file.read_text().startswith(whole)
+
+
+def test_a_damaged_line_in_between_is_named(folder):
+    with open_log(folder) as log:
+        log.append(ROLLOUT)
+    file = folder / "rollouts.jsonl"
+    file.write_text(file.read_text() + "nonsense\n" + file.read_text())
+    with pytest.raises(EvalError, match=r"rollouts\.jsonl, line 2, is not a rollout"):
+        read_run(folder)
+
+
+def test_two_processes_cannot_write_to_the_same_run(folder):
+    with open_log(folder), pytest.raises(EvalError, match=r"Another eval\.run is writing"), open_log(folder):
+        pass
+    with open_log(folder):  # the lock went with the first
+        pass
+
+
+def test_run_json_is_replaced_whole_or_not_at_all(folder, monkeypatch):
+    before = (folder / "run.json").read_bytes()
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_run(a_run(folder, name="two"))
+    assert (folder / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"is not a run folder of eval\.run: it has no run\.json"),
+        ("not json", r"run\.json is not what eval\.run writes"),
+        ('{"schema_version": 2}', "schema version 2; this is version 1"),
+        ('{"schema_version": 1, "name": "x"}', r"run\.json is not what eval\.run writes"),
+        ("[]", r"run\.json is not what eval\.run writes"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(EvalError, match=message):
+        read_run(tmp_path)

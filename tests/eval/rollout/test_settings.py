@@ -1,0 +1,58 @@
+"""eval.run's flags, and what is refused before a checkpoint is read."""
+
+from pathlib import Path
+
+import pytest
+
+from eval.common.errors import EvalError
+from eval.rollout import run
+from eval.rollout.run import main
+from eval.rollout.settings import RunConfig
+from tests.eval.rollout.simulated_run import config
+
+
+def test_more_episodes_than_fixed_states_from_random_placements():
+    RunConfig(checkpoint=Path("a"), output_dir=Path("b"), look="fast", episodes=51, init_states=False).validate()
+
+
+def test_unreadable_flags_are_named_without_a_traceback(capsys):
+    assert main(["--checkpoint=a", "--output_dir=b", "--episodes=many"]) == 2
+    assert "`episodes`" in capsys.readouterr().err
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Results do not depend on it" in text
+    for name in RunConfig.__dataclass_fields__:
+        assert f"--{name} " in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"episodes": 0}, "--episodes=0 must be at least 1"),
+        ({"episodes": 51}, "--episodes=51 is more than the 50 initial states"),
+        ({"settle_steps": -1}, "--settle_steps=-1 must be at least 0"),
+        ({"n_action_steps": 0}, "--n_action_steps=0 must be at least 1"),
+        ({"workers": 0}, "--workers=0 must be at least 1"),
+        ({"videos": -1}, "--videos=-1 must be at least 0"),
+        ({"seeds": []}, r"--seeds=\[\] must name at least one"),
+        ({"seeds": [1, 1]}, r"--seeds=\[1, 1\] .* none twice"),
+        ({"seeds": [-1]}, r"--seeds=\[-1\] must all lie in 0 \.\. "),
+        ({"suites": []}, r"--suites=\[\] must name at least one"),
+        ({"task_ids": []}, r"--task_ids=\[\] must name at least one"),
+        ({"look": "pretty"}, "--look=pretty is not a look; allowed: default, fast"),
+        ({"pan_deg": float("nan")}, "--pan_deg=nan is not a finite number"),
+        ({"displace_cm": -1.0}, r"--displace_cm=-1.0 is not a displacement; allowed: 0 \(off\) to 30 cm"),
+        ({"displace_cm": float("nan")}, "--displace_cm=nan is not a displacement"),
+        ({"checkpoint": "nowhere"}, "--checkpoint=nowhere is not a folder"),
+        ({"device": "abacus"}, "--device=abacus cannot be used here"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_starts(checkpoint, simulated, override, message):
+    with pytest.raises(EvalError, match=message):
+        run.run(config(**override), "command")
+    assert not (checkpoint.parent / "out").exists()
