@@ -1,4 +1,4 @@
-"""AtlasVLA: a vision-language-action policy for LeRobot whose eyes are a geometry transformer.
+"""AtlasVLA: a vision-language-action policy for LeRobot that sees through a geometry transformer.
 
 Importing this package registers the policy type ``atlasvla`` and the processing step that its checkpoints name, and
 prepares LIBERO's first import; the network is imported only when a public name below is first used.
