@@ -6,7 +6,9 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
 from eval.rollout.worker import FinishedRollout, RolloutJob
 from tests.conftest import CHUNK
-from tests.eval.rollout.simulated_run import BASE, SIMULATOR, TASKS, config, records
+from tests.eval.rollout.simulated_run import BASE, SIMULATOR, TASKS, FakePool, config, records
 
 
 def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
@@ -72,7 +74,9 @@ def test_what_was_finished_before_an_error_is_kept(checkpoint, simulated, monkey
 
     def broken(job: RolloutJob) -> FinishedRollout:
         if job.key[1:] == (1, 1000, 2):
-            time.sleep(0.2)
+            # Whatever the order of the threads: the rollouts that come before this one are in the log.
+            while Path("out/rollouts.jsonl").read_bytes().count(b"\n") < 6:
+                time.sleep(0.01)
             raise BrokenProcessPool("gone")
         return real(job)
 
@@ -107,10 +111,16 @@ def test_an_interrupt_keeps_what_is_finished(checkpoint, simulated, monkeypatch,
     def interrupted(job: RolloutJob) -> FinishedRollout:
         if job.key[1:] == (0, 1000, 2):
             os.kill(os.getpid(), number)
-            released.wait(1)
+            released.wait(60)
         return real(job)
 
+    def shutdown(pool, **options):
+        """The run has noticed: the rollout it gave up may end."""
+        released.set()
+        ThreadPoolExecutor.shutdown(pool, **options)
+
     monkeypatch.setattr(worker_pool, "run_job", interrupted)
+    monkeypatch.setattr(FakePool, "shutdown", shutdown)
     before = signal.getsignal(number)
     assert main([*BASE, "--workers=1"]) == 130
     assert "interrupted. Everything finished is kept; run the same command again" in capsys.readouterr().err
