@@ -40,7 +40,7 @@ def _serve(config: ServerConfig) -> None:
     try:
         import grpc  # noqa: F401 - only to say what is missing
     except ImportError as error:
-        raise ServingError(f"gRPC is missing ({error}). Run:  pip install 'lerobot[async]'") from error
+        raise ServingError(f"gRPC is missing ({error}). Run:  pip install 'lerobot_policy_atlasvla[async]'") from error
     # Imports LeRobot's policies, which takes seconds: after the flags were found to be right.
     from lerobot_atlasvla.serving.server import serve
 

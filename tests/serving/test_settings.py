@@ -93,7 +93,7 @@ def test_a_port_that_is_taken_is_said(served, address):
 def test_without_grpc_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "grpc", None)
     assert policy_server.main(["--checkpoint=a"]) == 1
-    assert "pip install 'lerobot[async]'" in capsys.readouterr().err
+    assert "pip install 'lerobot_policy_atlasvla[async]'" in capsys.readouterr().err
 
 
 def test_interrupting_is_no_traceback(monkeypatch):

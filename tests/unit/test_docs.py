@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("checkpoints", "configs", "docs", "eval", "examples", "lerobot_atlasvla", "scripts", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 # Pages written by hand; reports show the commands of their commit.
-GENERATED = {"reports", "results", "checkpoints", "templates"}
+GENERATED = {"results", "checkpoints"}
 GUIDES = [page for page in PAGES if not GENERATED.intersection(page.relative_to(ROOT).parts)]
 ELLIPSIS = "…"
 # Flags that LeRobot's own parser adds to a policy's.
