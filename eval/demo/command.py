@@ -23,13 +23,12 @@ from eval.common.errors import EvalError
 from eval.common.files import set_aside
 from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
+from lerobot_atlasvla.extras import MissingExtraError
 from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, check_displace_cm
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
-from lerobot_atlasvla.libero.setup import prepare_libero
+from lerobot_atlasvla.libero.setup import prepare_libero, require_libero
 from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL
-
-CAMERAS = {"agentview_image": "image", "robot0_eye_in_hand_image": "wrist_image"}
 
 
 @dataclass
@@ -232,7 +231,8 @@ def run(cfg: DemoConfig, _: str) -> None:
     started = time.monotonic()
     try:
         check_displace_cm(cfg.displace_cm, "--displace_cm")
-    except ValueError as error:
+        require_libero()
+    except (ValueError, MissingExtraError) as error:
         raise EvalError(str(error)) from error
     os.environ[ENV_RENDER_QUALITY] = cfg.look
     os.environ[ENV_CULL] = "1"  # the same pictures, sooner

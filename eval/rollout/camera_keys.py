@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from eval.common.errors import EvalError
+from lerobot_atlasvla.libero.tasks import SCENE_OBSERVATION as SCENE
+from lerobot_atlasvla.libero.tasks import WRIST_OBSERVATION as WRIST
 
-SCENE = "agentview_image"
-WRIST = "robot0_eye_in_hand_image"
 CAMERAS = (SCENE, WRIST)
 PREFIX = "observation.images."
 

@@ -182,7 +182,8 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
         n_action_steps: Number of actions to execute per chunk instead of the checkpoint's own.
 
     Raises:
-        EvalError: If there is no checkpoint, its configuration cannot be read, or ``n_action_steps`` does not fit it.
+        EvalError: If there is no checkpoint, its configuration cannot be read, its pipelines name code to run, or
+            ``n_action_steps`` does not fit it.
     """
     import lerobot.policies  # noqa: F401 - registers LeRobot's own
     from draccus.utils import DecodingError
