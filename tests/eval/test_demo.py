@@ -1,5 +1,6 @@
 """The demo's stages and what it leaves behind, without running it."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_a_stage_is_shown_as_it_would_be_typed():
 def test_a_displacement_that_is_none_ends_it_before_anything_is_written(tmp_path, capsys):
     assert demo.main([f"--output_dir={tmp_path / 'out'}", "--displace_cm=-1"]) == 1
     assert capsys.readouterr().err.startswith("eval.demo: --displace_cm=-1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_simulator_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libero" else real(name))
+    assert demo.main([f"--output_dir={tmp_path / 'out'}"]) == 1
+    assert "Run `pip install 'lerobot_policy_atlasvla[libero]'`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
