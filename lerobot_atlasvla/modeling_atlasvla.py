@@ -82,9 +82,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     ):
         super().__init__(config)
         config.validate_features()
-        if dataset_meta is not None and dataset_meta.stats:
+        if stats := getattr(dataset_meta, "stats", None):
             # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
-            dataset_meta.stats.update(usable_statistics(config, dataset_meta.stats))
+            stats.update(usable_statistics(config, stats))
         pretrained = backbones.pretrained_parts(config)
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.

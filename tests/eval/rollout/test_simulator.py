@@ -68,7 +68,15 @@ def test_a_view_of_unclear_origin_and_an_overlay_for_others_are_refused(tmp_path
 
 
 def test_the_environment_of_the_workers(checkpoint, simulated, monkeypatch, caplog):
-    names = {"RENDER_EVERY", "RENDER_CAMERAS", "CULL", "REPEATABLE", "LOOK", "CAMERA_SHIFT", "DISPLACE_CM"}
+    names = {
+        "RENDER_EVERY",
+        "RENDER_CAMERAS",
+        "CULL",
+        "DETERMINISTIC_RESET",
+        "RENDER_QUALITY",
+        "CAMERA_SHIFT",
+        "DISPLACE_CM",
+    }
     seen = []
 
     def count_parameters() -> int:
@@ -83,7 +91,13 @@ def test_the_environment_of_the_workers(checkpoint, simulated, monkeypatch, capl
     assert json.loads(seen[0].pop("CAMERA_SHIFT")) == shift
     assert seen[0].pop("RENDER_CAMERAS") == "agentview,robot0_eye_in_hand"
     assert seen[1]["RENDER_CAMERAS"] == ""
-    assert seen[0] == {"RENDER_EVERY": "4", "CULL": "1", "REPEATABLE": "1", "LOOK": "fast", "DISPLACE_CM": "8.0"}
+    assert seen[0] == {
+        "RENDER_EVERY": "4",
+        "CULL": "1",
+        "DETERMINISTIC_RESET": "1",
+        "RENDER_QUALITY": "fast",
+        "DISPLACE_CM": "8.0",
+    }
     assert seen[1]["DISPLACE_CM"] == "0.0"
     assert (seen[1]["RENDER_EVERY"], seen[1]["CULL"]) == ("1", "0")
     assert "ATLASVLA_LIBERO_RENDER_EVERY" not in os.environ
