@@ -60,7 +60,7 @@ class DemoConfig:
     render_size: int = 256
     # How the scene is rendered, in demonstrations and rollouts alike: plain (no reflections, shadows or antialiasing)
     # or default (LIBERO's own, several times as slow without a GPU).
-    look: str = "plain"
+    render_quality: str = "plain"
     # Simulator processes during collection.
     workers: int = 2
     # Training steps.
@@ -218,7 +218,7 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
                 f"--task_ids=[{cfg.task_id}]",
                 f"--episodes={cfg.rollouts}",
                 f"--displace_cm={cfg.displace_cm:g}",
-                f"--look={cfg.look}",
+                f"--render_quality={cfg.render_quality}",
                 f"--seeds=[{cfg.seed}]",
                 "--videos=0",
             ],
@@ -234,9 +234,9 @@ def run(cfg: DemoConfig, _: str) -> None:
         check_displace_cm(cfg.displace_cm, "--displace_cm")
     except ValueError as error:
         raise EvalError(str(error)) from error
-    os.environ[ENV_RENDER_QUALITY] = cfg.look
-    os.environ[ENV_CULL] = "1"  # the same pictures, sooner
-    # Settles assets, look and OpenGL for all stages, and fails here rather than minutes later.
+    os.environ[ENV_RENDER_QUALITY] = cfg.render_quality
+    os.environ[ENV_CULL] = "1"  # the same images, sooner
+    # Settles assets, render quality and OpenGL for all stages, and fails here rather than minutes later.
     prepare_libero()
     if kept := set_aside(cfg.output_dir):
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")

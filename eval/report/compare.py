@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
+from eval.common.former_flags import flag_of
 from eval.common.statistics import format_difference, mcnemar_exact, newcombe_difference
 from eval.report.data import LabelledRun, Task, read_runs
 from eval.rollout.run_folder import Rollout, Run
@@ -96,7 +97,7 @@ def compare_tasks(a: LabelledRun, b: LabelledRun) -> dict[Task, Comparison]:
 def obstacles(a: Run, b: Run) -> list[str]:
     """Say what makes a difference of two runs meaningless, in words; nothing if they can be compared.
 
-    Their tasks, everything else that changes the task or the picture, and the versions of the simulator. How a policy
+    Their tasks, everything else that changes the task or the image, and the versions of the simulator. How a policy
     acts (checkpoint, ``n_action_steps``) is what is compared.
     """
     tasks_a, tasks_b = ({(rollout.suite, rollout.task_id) for rollout in run.rollouts} for run in (a, b))
@@ -107,7 +108,9 @@ def obstacles(a: Run, b: Run) -> list[str]:
     ]
     for names, of_a, of_b in ((SETTINGS, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
         found += [
-            f"{name}: {of_a.get(name)!r} and {of_b.get(name)!r}" for name in names if of_a.get(name) != of_b.get(name)
+            f"{flag_of(name)}: {of_a.get(name)!r} and {of_b.get(name)!r}"
+            for name in names
+            if of_a.get(name) != of_b.get(name)
         ]
     return found
 

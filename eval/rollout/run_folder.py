@@ -87,7 +87,7 @@ class Run:
         settings: What was asked: ``suites``, ``task_ids`` (None for all), ``seeds``, ``episodes`` and everything that
             moves results.
         versions: Commit, Python and packages.
-        simulator: Versions, OpenGL backend, look and assets.
+        simulator: Versions, OpenGL backend, render quality and assets.
         rollouts: Finished ones, in order of completion.
         path: The run folder; not part of ``run.json``.
     """

@@ -25,7 +25,7 @@ logger = logging.getLogger("eval.run")
 def simulator_environment(cfg: RunConfig, policy: EvaluatedPolicy) -> dict[str, str]:
     """Return the environment variables that the simulators of the workers go by."""
     environment = {
-        ENV_RENDER_QUALITY: cfg.look,
+        ENV_RENDER_QUALITY: cfg.render_quality,
         ENV_CAMERA_SHIFT: cfg.camera_shift().to_env(),
         ENV_DISPLACE_CM: str(cfg.displace_cm),
         ENV_DETERMINISTIC_RESET: "1",
@@ -64,7 +64,7 @@ def exported(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def describe_simulator() -> dict[str, str]:
-    """Versions, OpenGL backend, look and assets, without paths of this machine.
+    """Return versions, OpenGL backend, render quality and assets, without paths of this machine.
 
     Raises:
         EvalError: If nothing can render, or the assets asked for are not there.

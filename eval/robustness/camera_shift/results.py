@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from eval.common.errors import EvalError
+from eval.common.former_flags import flag_of
 from eval.common.statistics import format_rate, newcombe_difference
 from eval.report.data import counts
 from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, read_grid, run_path
@@ -129,7 +130,7 @@ def _check_belong_together(results: Results) -> None:
 
 def _fixed(run: Run) -> dict[str, Any]:
     settings = {name: value for name, value in comparable(run.settings).items() if name not in MEANINGS}
-    # The look is among both.
+    # The render quality is among both.
     simulator = {f"simulator's {name}": value for name, value in run.simulator.items() if name != "assets_source"}
     return settings | simulator
 
@@ -138,6 +139,6 @@ def _refuse_difference(expected: Mapping[str, Any], found: Mapping[str, Any], ru
     for name, value in expected.items():
         if found.get(name) != value:
             raise EvalError(
-                f"{run.path} does not belong to this grid: its {name} is {found.get(name)}, expected {value}. Remove "
-                "that folder, or choose a new --output_dir."
+                f"{run.path} does not belong to this grid: its {flag_of(name)} is {found.get(name)}, expected {value}. "
+                "Remove that folder, or choose a new --output_dir."
             )

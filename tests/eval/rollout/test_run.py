@@ -32,8 +32,8 @@ def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
     done = read_run("out")
     assert done.name == "out"
     assert done.command == (
-        "python -m eval.run --checkpoint=checkpoint --output_dir=out --episodes=4 --workers=2 --device=cpu --look=fast "
-        "'--seeds=[5, 6]' '--task_ids=[2, 0]'"
+        "python -m eval.run --checkpoint=checkpoint --output_dir=out --episodes=4 --workers=2 --device=cpu "
+        "--render_quality=fast '--seeds=[5, 6]' '--task_ids=[2, 0]'"
     )
     assert done.policy == {
         "checkpoint": "checkpoint",
