@@ -20,7 +20,7 @@ import psutil
 
 from eval.benchmark import harness
 from eval.benchmark.plot import plot
-from eval.benchmark.report import add_ratios, benchmark_page, summarise, targets
+from eval.benchmark.report import add_ratios, benchmark_page, summarize, targets
 from eval.benchmark.settings import (
     DEFAULT_PRESET,
     GPU_ONLY,
@@ -200,7 +200,7 @@ def assemble(
 ) -> dict[str, Any]:
     """Content of ``report.json``: rows with ratios, what is not measured, targets, and every single figure."""
     acted = {name: [one for one in found if "model_s" in one] for name, found in rounds.items()}
-    rows = [summarise(name, found, cfg.device) for name, found in acted.items() if found]
+    rows = [summarize(name, found, cfg.device) for name, found in acted.items() if found]
     add_ratios(rows)
     gpu = environment.get("GPU at the start, name", "")
     failed = {

@@ -212,7 +212,7 @@ def processors(config: Any, notes: list[str]) -> tuple[Any, Any]:
         stand_in = SimpleNamespace(from_pretrained=lambda _: RandomTokens())
         with patch.object(tokenizer_processor, "AutoTokenizer", stand_in):
             found = make_pre_post_processors(config, dataset_stats=stats)
-    notes.append("sensor-to-action WITHOUT tokenisation: random token ids, the tokenizer is not at hand")
+    notes.append("sensor-to-action WITHOUT tokenization: random token ids, the tokenizer is not at hand")
     return found
 
 

@@ -41,7 +41,7 @@ process from before the policy was built to its peak while acting, and the whole
 action is from the start of the process, and includes drawing random weights where a real policy would read a file."""
 
 
-def summarise(name: str, rounds: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
+def summarize(name: str, rounds: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
     """One row: the figures of a policy over all rounds.
 
     Args:

@@ -61,10 +61,10 @@ def format_difference(difference: float, low: float, high: float) -> str:
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided p-value of McNemar's exact test: do pairs with two outcomes favour one side?
+    """Two-sided p-value of McNemar's exact test: do pairs with two outcomes favor one side?
 
     Source: McNemar, Psychometrika 12, 1947; exact form: the binomial test of ``only_a`` in ``only_a + only_b`` against
-    1/2. Without such pairs nothing favours either side, and the value is 1.
+    1/2. Without such pairs nothing favors either side, and the value is 1.
 
     Args:
         only_a: Pairs in which only A succeeded.

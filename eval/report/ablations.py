@@ -18,9 +18,9 @@ from eval.report.compare import obstacles
 from eval.report.data import (
     REPORT_FILE,
     SCHEMA_VERSION,
-    LabelledRun,
+    LabeledRun,
     counts,
-    labelled,
+    labeled,
     note_text,
     rate_figures,
     run_figures,
@@ -54,7 +54,7 @@ class AblationsConfig:
     # Markdown file with remarks by hand. If not given, those of the report that is replaced are kept.
     note: Path | None = None
 
-    def read(self) -> dict[str, dict[int, LabelledRun]]:
+    def read(self) -> dict[str, dict[int, LabeledRun]]:
         """By variant, in the order given, and by training seed.
 
         Raises:
@@ -66,7 +66,7 @@ class AblationsConfig:
         if len(set(self.variants)) < 2:
             raise EvalError(f"--variants must name a reference and something else, got {self.variants}.")
         check_report_name(self.name, self.reports)
-        found: dict[str, dict[int, LabelledRun]] = {}
+        found: dict[str, dict[int, LabeledRun]] = {}
         for variant, folder in zip(self.variants, self.runs, strict=True):
             run = read_run(folder)
             seed = (run.training or {}).get("seed")
@@ -74,7 +74,7 @@ class AblationsConfig:
                 raise EvalError(f"{folder}: its checkpoint does not say with which seed it was trained (--runs).")
             if seed in found.setdefault(variant, {}):
                 raise EvalError(f"{variant!r} has two runs of training seed {seed}; {folder} is the second (--runs).")
-            (found[variant][seed],) = with_reliance([labelled(f"{variant}, seed {seed}", run)], [])
+            (found[variant][seed],) = with_reliance([labeled(f"{variant}, seed {seed}", run)], [])
         first = next(iter(next(iter(found.values())).values()))
         for by_seed in found.values():
             for entry in by_seed.values():
@@ -83,17 +83,17 @@ class AblationsConfig:
         return found
 
 
-def pooled(by_seed: Mapping[int, LabelledRun]) -> tuple[int, int]:
+def pooled(by_seed: Mapping[int, LabeledRun]) -> tuple[int, int]:
     """Successes and rollouts of all training seeds."""
     pairs = [entry.counts for entry in by_seed.values()]
     return sum(successes for successes, _ in pairs), sum(rollouts for _, rollouts in pairs)
 
 
-def _rates(by_seed: Mapping[int, LabelledRun]) -> list[float]:
+def _rates(by_seed: Mapping[int, LabeledRun]) -> list[float]:
     return [successes / rollouts for successes, rollouts in (entry.counts for entry in by_seed.values())]
 
 
-def verdict(reference: Mapping[int, LabelledRun], variant: Mapping[int, LabelledRun]) -> dict[str, Any]:
+def verdict(reference: Mapping[int, LabeledRun], variant: Mapping[int, LabeledRun]) -> dict[str, Any]:
     """Difference to the reference with its interval, in [-1, 1], and whether something is shown: see ``READING``."""
     difference, low, high = newcombe_difference(*pooled(variant), *pooled(reference))
     ours, theirs = _rates(variant), _rates(reference)
@@ -105,7 +105,7 @@ def verdict(reference: Mapping[int, LabelledRun], variant: Mapping[int, Labelled
     return {"difference": difference, "low": low, "high": high, "verdict": words}
 
 
-def content_of(variants: Mapping[str, Mapping[int, LabelledRun]], cfg: AblationsConfig, note: str) -> dict[str, Any]:
+def content_of(variants: Mapping[str, Mapping[int, LabeledRun]], cfg: AblationsConfig, note: str) -> dict[str, Any]:
     """Content of ``report.json``; its own figures are those of the reference."""
     reference, *_ = variants
     figures = []
@@ -124,7 +124,7 @@ def content_of(variants: Mapping[str, Mapping[int, LabelledRun]], cfg: Ablations
     return head | {"reference": reference, "incomplete": unfinished, "note": note, "variants": figures}
 
 
-def ablations_page(variants: Mapping[str, Mapping[int, LabelledRun]], content: Mapping[str, Any]) -> str:
+def ablations_page(variants: Mapping[str, Mapping[int, LabeledRun]], content: Mapping[str, Any]) -> str:
     """The Markdown report."""
     reference = content["reference"]
     lines = [f"# {content['title']}", ""]
@@ -154,7 +154,7 @@ def ablations_page(variants: Mapping[str, Mapping[int, LabelledRun]], content: M
     return "\n".join(lines)
 
 
-def task_lines(variants: Mapping[str, Mapping[int, LabelledRun]]) -> list[str]:
+def task_lines(variants: Mapping[str, Mapping[int, LabeledRun]]) -> list[str]:
     """Success of every variant by task."""
     by_task = {
         variant: {

@@ -13,7 +13,7 @@ from typing import Any
 from eval.common.errors import EvalError
 from eval.common.former_flags import flag_of
 from eval.common.statistics import format_difference, mcnemar_exact, newcombe_difference
-from eval.report.data import LabelledRun, Task, read_runs
+from eval.report.data import LabeledRun, Task, read_runs
 from eval.rollout.run_folder import Rollout, Run
 
 SETTINGS = ("image_size", "settle_steps", "init_states", "episode_length", "look", "camera_shift", "displace_cm")
@@ -88,7 +88,7 @@ def compare(a: Sequence[Rollout], b: Sequence[Rollout]) -> Comparison:
     )
 
 
-def compare_tasks(a: LabelledRun, b: LabelledRun) -> dict[Task, Comparison]:
+def compare_tasks(a: LabeledRun, b: LabeledRun) -> dict[Task, Comparison]:
     """Compare task by task, for the tasks that both have."""
     tasks_a, tasks_b = a.by_task(), b.by_task()
     return {task: compare(rollouts, tasks_b[task]) for task, rollouts in tasks_a.items() if task in tasks_b}
@@ -157,7 +157,7 @@ def paired_lines(a: str, b: str, result: Comparison) -> list[str]:
     return lines
 
 
-def _one(path: Path) -> LabelledRun:
+def _one(path: Path) -> LabeledRun:
     found = read_runs(path)
     if len(found) > 1:
         names = ", ".join(entry.label for entry in found)

@@ -25,7 +25,7 @@ Task = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class LabelledRun:
+class LabeledRun:
     """A run with at least one rollout, and what the report calls it.
 
     Attributes:
@@ -112,7 +112,7 @@ def steps_to_success(rollouts: Sequence[Rollout]) -> list[int]:
     return [rollout.steps for rollout in rollouts if rollout.success]
 
 
-def labelled(label: str, run: Run) -> LabelledRun:
+def labeled(label: str, run: Run) -> LabeledRun:
     """Check that a run can be reported.
 
     Raises:
@@ -126,7 +126,7 @@ def labelled(label: str, run: Run) -> LabelledRun:
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise EvalError(f"{run.name} has the rollout (suite, task, seed, initial state) = {twice} more than once.")
-    return LabelledRun(label, run)
+    return LabeledRun(label, run)
 
 
 def rate_figures(successes: int, rollouts: int) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def rate_figures(successes: int, rollouts: int) -> dict[str, Any]:
     }
 
 
-def run_figures(entry: LabelledRun) -> dict[str, Any]:
+def run_figures(entry: LabeledRun) -> dict[str, Any]:
     """Everything about one run, for ``report.json``; :func:`read_runs` makes the run of it again."""
     seeds = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in seeds.values()])
@@ -182,11 +182,11 @@ def _task_figures(task: Task, rollouts: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
-def read_runs(path: Path) -> list[LabelledRun]:
+def read_runs(path: Path) -> list[LabeledRun]:
     """Read a run folder, a report's folder or its ``report.json``.
 
     Returns:
-        One entry for a run folder, labelled with its name; those of the report, with its labels, otherwise.
+        One entry for a run folder, labeled with its name; those of the report, with its labels, otherwise.
 
     Raises:
         EvalError: If it is none of them, or has no finished rollouts.
@@ -194,7 +194,7 @@ def read_runs(path: Path) -> list[LabelledRun]:
     """
     if (path / RUN_FILE).is_file():
         run = read_run(path)
-        return [labelled(run.name, run)]
+        return [labeled(run.name, run)]
     file = path / REPORT_FILE if path.is_dir() else path
     if not file.is_file():
         raise EvalError(f"{path} is neither a run folder of eval.run nor a report ({REPORT_FILE}) of eval.report.")
@@ -203,7 +203,7 @@ def read_runs(path: Path) -> list[LabelledRun]:
         raise EvalError(f"{file} is a report of kind {content['kind']!r}; only 'rollouts' holds single rollouts.")
     try:
         return [
-            replace(labelled(entry["label"], _run_of(entry)), reliance=entry.get("reliance"))
+            replace(labeled(entry["label"], _run_of(entry)), reliance=entry.get("reliance"))
             for entry in content["runs"]
         ]
     except (KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate, mean_over_seeds
-from eval.report.data import LabelledRun, counts, steps_to_success
+from eval.report.data import LabeledRun, counts, steps_to_success
 from eval.report.reliance_results import NOT_MEASURED, interval_text, part
 from eval.rollout.run_folder import Rollout
 from lerobot_atlasvla.inspection.reliance import BLOCKS_AS_NOISE, BLOCKS_REMOVED, IMAGES, INSTRUCTION, STATE
@@ -29,7 +29,7 @@ BLOCKS = (BLOCKS_AS_NOISE, BLOCKS_REMOVED)
 VIDEOS_NOTE = "videos/... are in the run folder; they are not in the repository."
 
 
-def rollouts_page(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Sequence[str]) -> str:
+def rollouts_page(entries: Sequence[LabeledRun], content: Mapping[str, Any], plots: Sequence[str]) -> str:
     """The report.
 
     Args:
@@ -67,7 +67,7 @@ def rollouts_page(entries: Sequence[LabelledRun], content: Mapping[str, Any], pl
     return "\n".join(lines)
 
 
-def reliance_lines(entries: Sequence[LabelledRun]) -> list[str]:
+def reliance_lines(entries: Sequence[LabeledRun]) -> list[str]:
     """Show what the policy of each run relies on, one row per run; a run without a measurement says so."""
     names = list(RELIANCE_COLUMNS)
     if not any(part(entry.reliance, name) for entry in entries if entry.reliance for name in BLOCKS):
@@ -90,7 +90,7 @@ def _reliance_cell(reliance: Mapping[str, Any], name: str) -> str:
     return found["reason"] or interval_text(found["action_change"])
 
 
-def task_table(entries: Sequence[LabelledRun]) -> list[str]:
+def task_table(entries: Sequence[LabeledRun]) -> list[str]:
     """One row per task that any of the runs has, runs side by side."""
     by_task = [entry.by_task() for entry in entries]
     prefixes = [f"{entry.label}: " if len(entries) > 1 else "" for entry in entries]
@@ -139,7 +139,7 @@ def comparison_lines(pair: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def seed_lines(entry: LabelledRun) -> list[str]:
+def seed_lines(entry: LabeledRun) -> list[str]:
     """Total of every seed, their mean, and how much the seeds agree."""
     by_seed = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in by_seed.values()])
@@ -157,7 +157,7 @@ def seed_lines(entry: LabelledRun) -> list[str]:
     ]
 
 
-def failure_lines(entry: LabelledRun) -> list[str]:
+def failure_lines(entry: LabeledRun) -> list[str]:
     """Every failed rollout: one row each for those with a video, the others by task and seed."""
     failures = entry.failures()
     lines = [f"## Failures of {entry.label}: {len(failures)}", ""]
@@ -176,7 +176,7 @@ def failure_lines(entry: LabelledRun) -> list[str]:
     return lines
 
 
-def provenance_lines(entry: LabelledRun) -> list[str]:
+def provenance_lines(entry: LabeledRun) -> list[str]:
     """Everything needed to get the figures of a run again."""
     run = entry.run
     training = run.training or {}

@@ -25,7 +25,7 @@ def plot_run(curve: Curve, results: Sequence[TaskResult], path: Path, title: str
     """Loss over training on the left, success rate per task with its interval on the right; written to ``path``."""
     figure = new_figure(10, 4)
     loss_axes, success_axes = figure.subplots(1, 2)
-    _draw_loss(loss_axes, {"": curve}, "L1 loss (normalised actions)")
+    _draw_loss(loss_axes, {"": curve}, "L1 loss (normalized actions)")
     rows = [f"{result.suite} {result.task_id}" for result in results]
     _draw_success(success_axes, rows, {"": [(sum(r.successes), len(r.successes)) for r in results]})
     figure.suptitle(title)

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.common.errors import EvalError
 from eval.common.statistics import mean_interval
-from eval.report.data import LabelledRun
+from eval.report.data import LabeledRun
 from eval.rollout.checkpoint import find_checkpoint
 from eval.rollout.run_folder import Run
 from lerobot_atlasvla.inspection.reliance import (
@@ -143,7 +143,7 @@ def summary(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: content[key] for key in kept} | {"parts": parts}
 
 
-def with_reliance(entries: Sequence[LabelledRun], given: Sequence[Path]) -> list[LabelledRun]:
+def with_reliance(entries: Sequence[LabeledRun], given: Sequence[Path]) -> list[LabeledRun]:
     """Runs together with what was measured of their checkpoints, which the digest of the weights identifies.
 
     What is given comes first, then a ``reliance.json`` in the run folder, in its folder ``reliance`` or beside the

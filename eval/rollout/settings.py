@@ -73,7 +73,7 @@ class RunConfig(RolloutSettings):
     right_cm: float = 0.0
     # Scene camera moved up, cm.
     up_cm: float = 0.0
-    # Scene camera moved towards the scene, cm.
+    # Scene camera moved toward the scene, cm.
     forward_cm: float = 0.0
     # Scene camera turned to its right, degrees.
     pan_deg: float = 0.0

@@ -1,4 +1,4 @@
-"""A video of a rollout, drawn afterwards from the simulator's states: rollouts that nobody films cost nothing."""
+"""A video of a rollout, drawn afterward from the simulator's states: rollouts that nobody films cost nothing."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -305,7 +305,7 @@ _evaluator: Evaluator | None = None
 
 
 def start(settings: WorkerSettings) -> None:
-    """Initialise a worker process; the policy is loaded by its first call."""
+    """Initialize a worker process; the policy is loaded by its first call."""
     global _settings
     start_worker()
     # Ctrl-C reaches every process of the terminal; the parent decides what happens then.

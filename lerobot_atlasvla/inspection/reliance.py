@@ -128,7 +128,7 @@ def measure(
 
     Args:
         policy: A LeRobot policy, with or without an adapter (PEFT) around it. Its mode and weights are as before
-            afterwards.
+            afterward.
         preprocess: Its preprocessor.
         postprocess: Its postprocessor.
         frames: The frames, and what to replace their parts by.

@@ -37,7 +37,7 @@ LINE = re.compile(r"(?P<name>(?:[\w.]|\{\d+-\d+\})+)(?P<sizes>(?: [1-9]\d*)+)")
 RANGE = re.compile(r"\{(\d+)-(\d+)\}")
 
 STD = 0.02
-# What the authors initialise layer scale with: VGGT's own blocks start as almost the identity, DINOv2's do not.
+# What the authors initialize layer scale with: VGGT's own blocks start as almost the identity, DINOv2's do not.
 LAYER_SCALE = 0.01
 DINOV2_LAYER_SCALE = 1.0
 

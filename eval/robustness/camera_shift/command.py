@@ -54,7 +54,7 @@ class CameraShiftConfig(RolloutSettings):
     right_cm: list[float] = field(default_factory=lambda: [-20, -10, -5, 5, 10, 20])
     # Scene camera moved up, cm.
     up_cm: list[float] = field(default_factory=list)
-    # Scene camera moved towards the scene, cm.
+    # Scene camera moved toward the scene, cm.
     forward_cm: list[float] = field(default_factory=list)
     # Scene camera turned to its right, degrees.
     pan_deg: list[float] = field(default_factory=lambda: [-10, -5, 5, 10])

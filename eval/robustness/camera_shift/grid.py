@@ -19,7 +19,7 @@ UNSHIFTED = "unshifted"
 MEANINGS = {
     "right_cm": "camera moved sideways, cm; positive to its right",
     "up_cm": "camera moved along the picture's vertical, cm; positive up",
-    "forward_cm": "camera moved along its line of sight, cm; positive towards the scene",
+    "forward_cm": "camera moved along its line of sight, cm; positive toward the scene",
     "pan_deg": "camera turned about the vertical of the world, degrees; positive looks to its right",
     "tilt_deg": "camera turned about the picture's horizontal, degrees; positive looks up",
     "roll_deg": "camera turned about its line of sight, degrees; positive turns the camera clockwise",

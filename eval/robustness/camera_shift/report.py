@@ -7,7 +7,7 @@ from typing import Any
 from eval.common.files import json_text, write_text
 from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate
-from eval.report.data import REPORT_FILE, LabelledRun, enumeration, rate_figures
+from eval.report.data import REPORT_FILE, LabeledRun, enumeration, rate_figures
 from eval.report.page import provenance_lines, reliance_lines
 from eval.report.reliance_results import with_reliance
 from eval.robustness.camera_shift.grid import MEANINGS, Point, view_path
@@ -176,7 +176,7 @@ def markdown(results: Results, note: str, *, views: bool) -> str:
         f"the wrist's; the unshifted point is the same rollouts in every table.\n{INTERVALS}"
     )
     parts += [_sweep_section(results, direction) for direction in grid.sweeps]
-    begun = [LabelledRun(label, run) for label, run in _begun(results).items()]
+    begun = [LabeledRun(label, run) for label, run in _begun(results).items()]
     parts.append("\n".join(reliance_lines(with_reliance(begun, []))).rstrip())
     parts.append(_provenance_section(results))
     return "\n\n".join(parts) + "\n"
@@ -236,5 +236,5 @@ def _provenance_section(results: Results) -> str:
         lines += ["The grid was made in several goes, with different versions:", "", *facts(several), ""]
     lines += ["What follows is of each checkpoint's first run; its others differ in the camera shift only.", ""]
     for label, run in _begun(results).items():
-        lines += provenance_lines(LabelledRun(label, run))
+        lines += provenance_lines(LabeledRun(label, run))
     return "\n".join(lines).rstrip()

@@ -266,7 +266,7 @@ class Demonstrator:
             rng: Source of everything random about it.
 
         Returns:
-            The raw observation afterwards, or None if there is nothing to recover from or no way to do it.
+            The raw observation afterward, or None if there is nothing to recover from or no way to do it.
         """
         noise = ActionNoise(noise_scale, rng)
         self._enable_sensors(False)

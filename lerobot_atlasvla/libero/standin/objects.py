@@ -197,7 +197,7 @@ def stove() -> ET.Element:
     add_collider(burner, "box", name="base", size=(0.095, 0.095, 0.020))
     add_collider(burner, "box", name="collision_burner", pos=(0, 0, 0.025), size=(0.095, 0.095, 0.0005))
     plate = ET.SubElement(burner, "body", name="burner_plate")
-    # Rings of alternating grey, each a little higher than the one around it: a disc pattern without a texture.
+    # Rings of alternating gray, each a little higher than the one around it: a disc pattern without a texture.
     for index, (radius, material) in enumerate(
         ((0.065, "iron"), (0.054, "mark"), (0.048, "iron"), (0.034, "mark"), (0.028, "iron"), (0.012, "mark"))
     ):

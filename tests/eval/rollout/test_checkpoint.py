@@ -164,7 +164,7 @@ def test_the_training_is_described(trained):
         "policy": {"type": "atlasvla"},
         "command": "lerobot-train --steps=1000",
         "minutes": None,
-        # The entries after step 600 are of what the training did afterwards.
+        # The entries after step 600 are of what the training did afterward.
         "loss_curve": [[200, 0.9], [400, 0.5], [600, 0.1]],
     }
 
