@@ -27,7 +27,7 @@ PRESET = "atlasvla_libero"
 # Losses in LeRobot's log have three decimals.
 LOSS_TOLERANCE = 0.0011
 _CACHE_MB = re.compile(r"copies x (\d+\.\d+) MB")
-NOTE = """Weights, pictures and actions are random numbers in the released shapes, so only time and agreement mean
+NOTE = """Weights, images and actions are random numbers in the released shapes, so only time and agreement mean
 anything. *Update* is LeRobot's `updt_s`: forward, backward and optimizer step, without waiting for data; the first one
 is left out of the median. Both runs draw the same new layers and the same batches, so their losses must agree, up to
 the rounding of another batch size in the cache; LeRobot's log has three decimals."""

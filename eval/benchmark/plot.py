@@ -1,4 +1,4 @@
-"""Picture of a benchmark: latency and training throughput of each policy. The file is written whole or not at all."""
+"""Draw a benchmark: latency and training throughput of each policy. The file is written whole or not at all."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

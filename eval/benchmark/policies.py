@@ -219,10 +219,10 @@ def processors(config: Any, notes: list[str]) -> tuple[Any, Any]:
 def raw_observation() -> dict[str, np.ndarray]:
     """Return what a robot's driver hands over: uint8 images (H, W, 3) and a state, in NumPy."""
     random = np.random.default_rng(0)
-    pictures: dict[str, np.ndarray] = {
+    images: dict[str, np.ndarray] = {
         key: random.integers(0, 256, (PIXELS, PIXELS, 3), dtype=np.uint8) for key in CAMERAS
     }
-    return pictures | {"observation.state": random.uniform(-1, 1, STATE_DIM).astype(np.float32)}
+    return images | {"observation.state": random.uniform(-1, 1, STATE_DIM).astype(np.float32)}
 
 
 def raw_batch(config: Any, size: int) -> dict[str, Any]:

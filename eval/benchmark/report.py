@@ -28,7 +28,7 @@ are over the calls of all rounds. *Spread* is how far the rounds' medians are ap
 difference between policies that is no larger means nothing. All weights are random, or made up in the released sizes:
 nothing here says how well a policy acts."""
 ACTING_NOTE = """Two cameras of 256 px, an 8-d state, a 7-d action, batch 1, warm. *Model-only*: `predict_action_chunk`
-on a preprocessed batch on the device. *Sensor-to-action*: from uint8 pictures in NumPy through LeRobot's preparation,
+on a preprocessed batch on the device. *Sensor-to-action*: from uint8 images in NumPy through LeRobot's preparation,
 preprocessor, `select_action` and postprocessor to an action in NumPy, on a step that predicts a chunk; *between*: the
 same path on a step that finds an action in the queue. Actions per second: what this path allows."""
 RATIO_NOTE = """To the quickest variant of the baseline in this run. Latency: model-only P50, lower is better. Training:

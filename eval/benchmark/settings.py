@@ -79,7 +79,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 BASELINE_NOTES = {
     "act": "ResNet-18 from random weights; no language",
     "smolvla": "SmolVLM2-500M's sizes are built in; its tokenizer's two special ids too",
-    "xvla": "Florence-2-large's sizes; pictures of 224 px; action mode auto",
+    "xvla": "Florence-2-large's sizes; images of 224 px; action mode auto",
 }
 
 

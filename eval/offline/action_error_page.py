@@ -8,7 +8,7 @@ from eval.common.markdown import table
 
 NOTE = """Mean absolute error of the first {steps} actions on {frames} frames, spread evenly over the {episodes}
 episodes of `{dataset}`. Actions are those of the controller, in [-1, 1]; the intervals are 95 %, over frames. *Other
-pictures* are those of the frame half the dataset away, while state and instruction are the frame's own: a policy that
+images* are those of the frame half the dataset away, while state and instruction are the frame's own: a policy that
 does no worse with them does not look."""
 
 
@@ -39,7 +39,7 @@ def action_error_page(content: Mapping[str, Any]) -> str:
         )
     lines = [f"# {content['name']}: error of actions on demonstrated frames", ""]
     lines += [NOTE.replace("\n", " ").format(**content), ""]
-    lines += table(("policy", "training steps", *parts, *(f"{part}, other pictures" for part in parts)), rows)
+    lines += table(("policy", "training steps", *parts, *(f"{part}, other images" for part in parts)), rows)
     if content["note"]:
         lines += ["", "## Notes", "", content["note"].strip()]
     lines += ["", "## Command", "", "```bash", *content["commands"], "```"]

@@ -1,4 +1,4 @@
-"""``report.md``: everything of a report in words, tables and pictures."""
+"""``report.md``: everything of a report in words, tables and plots."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def rollouts_page(entries: Sequence[LabeledRun], content: Mapping[str, Any], plo
     Args:
         entries: Runs, the most important one first.
         content: Content of ``report.json``.
-        plots: Names of the pictures beside the report.
+        plots: Names of the plots beside the report.
     """
     lines = [f"# {content['title']}", ""]
     for line in content["incomplete"]:

@@ -1,4 +1,4 @@
-"""Pictures of the reports: loss, success with intervals, steps to success. Each file is written whole or not at all."""
+"""Draw the plots of the reports: loss, success with intervals, steps to success; files are written whole."""
 
 from __future__ import annotations
 

@@ -33,14 +33,14 @@ def simulator_environment(cfg: RunConfig, policy: EvaluatedPolicy) -> dict[str, 
         ENV_RENDER_EVERY: "1",
         ENV_RENDER_CAMERAS: "",
         "OMP_NUM_THREADS": str(cfg.threads),
-        # Software rendering gets the cores that are left over; its pictures do not depend on their number.
+        # Software rendering gets the cores that are left over; its images do not depend on their number.
         "LP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // cfg.processes)),
     }
     if cfg.fast_render:
         environment[ENV_RENDER_CAMERAS] = ",".join(name.removesuffix("_image") for name in policy.cameras) or NO_CAMERA
         if policy.checkpoint.images_every is None:
             logger.info(
-                "A policy of type %s may use the pictures of every step, so all of them are taken.",
+                "A policy of type %s may use the images of every step, so all of them are rendered.",
                 policy.checkpoint.config.type,
             )
         else:

@@ -91,7 +91,7 @@ class WorkerSettings:
         cameras: LIBERO's cameras to the policy's views.
         settle_steps: Steps without motion after a reset.
         init_states: Whether to start from LIBERO's fixed initial states.
-        image_size: Side of the pictures, pixels.
+        image_size: Side of the images, pixels.
         episode_length: Steps after which a rollout has failed; None for LeRobot's limit.
         threads: CPU threads of the policy.
         overlay: Whether videos show the policy's attention.
@@ -122,7 +122,7 @@ class EpisodeRecorder(gym.Wrapper):
         super().__init__(env)
         self._attention = attention
         self.states: list[np.ndarray] = []
-        """One per picture: after the reset and after every step."""
+        """Return one per image: after the reset and after every step."""
         self.chunks: list[ChunkAttention] = []
         """One per step, if attention is recorded."""
 
@@ -251,12 +251,12 @@ class Evaluator:
         recorder = self._env.envs[0]
         word = "success" if rollout.success else "failure"
         frames = []
-        for step, picture in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.image_size)):
-            shown = picture
+        for step, frame in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.image_size)):
+            shown = frame
             if self._attention is not None:
                 # After the last step the robot is still where that step's chunk took it.
                 chunk = recorder.chunks[min(step, len(recorder.chunks) - 1)]
-                shown = with_attention(picture, chunk, PREFIX + self._settings.cameras[SCENE])
+                shown = with_attention(frame, chunk, PREFIX + self._settings.cameras[SCENE])
             text = f"{word}: {rollout.suite} {rollout.task_id}, state {rollout.init_state}, step {step}"
             frames.append(captioned(shown, text, rollout.success))
         name = video_name(rollout.suite, rollout.task_id, rollout.seed, rollout.init_state, rollout.success)

@@ -18,10 +18,10 @@ GRID_FILE = "grid.json"
 UNSHIFTED = "unshifted"
 MEANINGS = {
     "right_cm": "camera moved sideways, cm; positive to its right",
-    "up_cm": "camera moved along the picture's vertical, cm; positive up",
+    "up_cm": "camera moved along the image's vertical, cm; positive up",
     "forward_cm": "camera moved along its line of sight, cm; positive toward the scene",
     "pan_deg": "camera turned about the vertical of the world, degrees; positive looks to its right",
-    "tilt_deg": "camera turned about the picture's horizontal, degrees; positive looks up",
+    "tilt_deg": "camera turned about the image's horizontal, degrees; positive looks up",
     "roll_deg": "camera turned about its line of sight, degrees; positive turns the camera clockwise",
 }
 """The directions, as :class:`CameraShift` has them; right, left and clockwise are those of the camera."""
@@ -143,7 +143,7 @@ def run_path(output_dir: Path, label: str, point: Point) -> Path:
 
 
 def view_path(output_dir: Path, point: Point) -> Path:
-    """Picture of the scene camera at one point."""
+    """Return the file of the scene camera's image at one point."""
     # No label begins with an underscore.
     return output_dir / "_views" / f"{point}.png"
 

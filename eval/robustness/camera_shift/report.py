@@ -1,4 +1,4 @@
-"""From the grid of ``eval.camera_shift`` to report.md, report.json and pictures."""
+"""From the grid of ``eval.camera_shift`` to report.md, report.json and plots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ is of its point alone: among many points, about one in twenty looks like a diffe
 same initial states, so points of one checkpoint go up and down together."""
 
 
-MIRRORED = """These are the pictures that the policies get. LeRobot turns the simulator's raw pictures, which stand on
+MIRRORED = """These are the images that the policies get. LeRobot turns the simulator's raw images, which stand on
 their heads, by 180 degrees, and so left and right in them are swapped: what a camera moved to its right shows looks as
 if it had been moved to the left."""
 
 
 def write_report(results: Results, folder: Path, note: str = "") -> None:
-    """Write report.md, report.json and the pictures, each whole or not at all; those of an earlier report are replaced.
+    """Write report.md, report.json and the plots, each whole or not at all; those of an earlier report are replaced.
 
     Args:
         results: What to report.
@@ -43,14 +43,14 @@ def write_report(results: Results, folder: Path, note: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     panels = {f"{direction}: {_short(direction)}": _lines(results, direction) for direction in results.grid.sweeps}
     plot_shifts(panels, folder / PLOT)
-    pictures = {str(point): view_path(results.output_dir, point) for point in results.grid.extremes()}
-    pictures = {name: file for name, file in pictures.items() if file.is_file()}
-    if pictures:
-        plot_views(pictures, folder / VIEWS)
+    images = {str(point): view_path(results.output_dir, point) for point in results.grid.extremes()}
+    images = {name: file for name, file in images.items() if file.is_file()}
+    if images:
+        plot_views(images, folder / VIEWS)
     else:
         (folder / VIEWS).unlink(missing_ok=True)
     write_text(folder / REPORT_FILE, json_text(as_json(results, folder.name, note)))
-    write_text(folder / "report.md", markdown(results, note, views=bool(pictures)))
+    write_text(folder / "report.md", markdown(results, note, views=bool(images)))
 
 
 def _lines(results: Results, direction: str) -> dict[str, Measured]:
@@ -157,7 +157,7 @@ def markdown(results: Results, note: str, *, views: bool) -> str:
     Args:
         results: What to report.
         note: Markdown for the section "Notes"; empty for no such section.
-        views: Whether there is a picture of the views.
+        views: Whether there is a plot of the views.
     """
     grid = results.grid
     parts = [f"# {title(results)}"]

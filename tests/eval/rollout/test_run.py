@@ -57,7 +57,7 @@ def test_pictures_have_the_size_of_the_demonstrations_unless_another_is_asked_fo
     assert json.loads((checkpoint.parent / "out/run.json").read_text())["settings"]["image_size"] == 32
     assert "px" not in caplog.text
     assert main([*BASE, "--episodes=1", "--image_size=64", "--output_dir=other"]) == 0
-    assert "trained on pictures of 32 px and gets 64 px" in caplog.text
+    assert "trained on images of 32 px and gets 64 px" in caplog.text
     file = checkpoint / "config.json"
     content = json.loads(file.read_text())
     content["input_features"]["observation.images.image"]["shape"] = [3, 24, 24]
