@@ -68,7 +68,7 @@ class SpeedConfig:
 
 
 def commands(cfg: SpeedConfig) -> dict[str, list[str]]:
-    """The commands by stage."""
+    """Return the commands by stage."""
     training = [
         *training_flags(PRESET, cfg.weights, cfg.root / "data"),
         # Without augmentation, whose random numbers would differ between the runs.
@@ -144,7 +144,7 @@ def feature_cache_page(values: Mapping[str, Any], commands: Sequence[str], envir
 
 
 def verdict(values: Mapping[str, Any]) -> str:
-    """One line."""
+    """Return the result in one line."""
     agree = "the same losses" if values["same_losses"] else "OTHER LOSSES"
     apart = values["largest_loss_difference"]
     return f"feature cache: update {values['speed_up']:.1f} times as fast, {agree} (at most {apart:.4f} apart)"

@@ -78,7 +78,7 @@ class Built:
 
 
 def classes(base: str) -> tuple[Any, Any]:
-    """Configuration and policy class; this is where a policy's imports happen.
+    """Return the configuration and policy class; this is where a policy's imports happen.
 
     Raises:
         ImportError: If the policy needs a package that is not there.
@@ -184,7 +184,7 @@ class RandomTokens:
     """In place of a tokenizer that can't be had: as many random ids as there are words."""
 
     def __call__(self, text: list[str], *, max_length: int, padding: str, **_: Any) -> dict[str, torch.Tensor]:
-        """Ids and mask (B, L), arguments as a tokenizer's."""
+        """Return ids and mask (B, L); the arguments are a tokenizer's."""
         import torch
 
         words = min(max_length, max(len(one.split()) for one in text))

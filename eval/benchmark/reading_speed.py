@@ -124,7 +124,7 @@ def _look_up_us(dataset: LeRobotDataset, chunk_size: int) -> float:
 
 
 def reading_page(cfg: ReadingConfig, values: Mapping[str, Any], command: str, environment: Mapping[str, str]) -> str:
-    """The Markdown report."""
+    """Return the Markdown report."""
     base = values["ms"]["one row"]["median_ms"]
     rows = []
     for name, one in values["ms"].items():

@@ -42,7 +42,7 @@ action is from the start of the process, and includes drawing random weights whe
 
 
 def summarize(name: str, rounds: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
-    """One row: the figures of a policy over all rounds.
+    """Return one row: the figures of a policy over all rounds.
 
     Args:
         name: The policy.
@@ -145,7 +145,7 @@ class Target:
 
 
 def targets(rows: Sequence[Mapping[str, Any]], device: str, gpu: str) -> list[Target]:
-    """The targets of issue 6 for every row of the default preset, and those of the tiny one on a CPU.
+    """Return the targets of issue 6 for every row of the default preset, and those of the tiny one on a CPU.
 
     Args:
         rows: With their ratios.
@@ -206,7 +206,7 @@ def _target(
 
 
 def benchmark_page(content: Mapping[str, Any]) -> str:
-    """The Markdown report.
+    """Return the Markdown report.
 
     Args:
         content: Content of ``report.json``.

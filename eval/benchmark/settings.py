@@ -153,7 +153,7 @@ def check_names(names: list[str]) -> None:
 def settings(
     name: str, dtype: str, weights: Path | None, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Settings of a policy by name, without dtype and device, and notes on them.
+    """Return the settings of a policy by name, without dtype and device, and notes on them.
 
     Args:
         name: As in the module's docstring.

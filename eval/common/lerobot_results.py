@@ -50,7 +50,7 @@ def read_eval_info(path: Path) -> list[TaskResult]:
 
 
 def total(results: Sequence[TaskResult]) -> tuple[int, int]:
-    """Successes and rollouts over all tasks."""
+    """Return the numbers of successes and rollouts over all tasks."""
     return sum(sum(r.successes) for r in results), sum(len(r.successes) for r in results)
 
 

@@ -31,7 +31,7 @@ def format_rate(successes: int, rollouts: int) -> str:
 def newcombe_difference(
     successes_a: int, rollouts_a: int, successes_b: int, rollouts_b: int
 ) -> tuple[float, float, float]:
-    """Difference of two independent success rates with its 95 % interval.
+    """Return the difference of two independent success rates with its 95 % interval.
 
     Source: Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine
     17, 1998, method 10: the hybrid of both rates' Wilson limits, without continuity correction.
@@ -81,7 +81,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 
 def mean_over_seeds(rates: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of the seeds' success rates and their sample standard deviation, which a single seed does not have.
+    """Return the mean of the seeds' success rates and their sample standard deviation; a single seed has none.
 
     Raises:
         ValueError: If there is no seed.
@@ -92,7 +92,7 @@ def mean_over_seeds(rates: Sequence[float]) -> tuple[float, float | None]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean of independent values with its 95 % interval by Student's t distribution.
+    """Return the mean of independent values with its 95 % interval by Student's t distribution.
 
     The interval is wide for few values, as it should be: with two, it is 12.7 standard errors to each side.
 

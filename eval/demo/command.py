@@ -119,7 +119,7 @@ def run_stage(name: str, stage: Stage, place: str, log: Path) -> float:
 
 
 def stages(cfg: DemoConfig) -> dict[str, Stage]:
-    """The stages by name, in their order."""
+    """Return the stages by name, in their order."""
     out = cfg.output_dir
     data, train, evaluation = (str(out / part) for part in ("data", "train", "eval"))
     repo_id = f"local/{cfg.suite}_task{cfg.task_id}"
@@ -266,6 +266,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def as_typed(stage: Stage) -> str:
-    """The command line of a stage, without the folder of its program."""
+    """Return the command line of a stage, without the folder of its program."""
     words = [*(f"{name}={value}" for name, value in stage.environment.items()), Path(stage.command[0]).name]
     return shlex.join([*words, *stage.command[1:]])

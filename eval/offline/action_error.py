@@ -110,7 +110,7 @@ class Frames:
         return len(self.actions_SNA)
 
     def batch(self, chosen: Sequence[int], other_images: bool) -> dict[str, Any]:
-        """Observations of some frames.
+        """Return the observations of some frames.
 
         Args:
             chosen: Which.
@@ -122,7 +122,7 @@ class Frames:
         }
 
     def error_SA(self, actions_SNA: torch.Tensor) -> torch.Tensor:  # noqa: N802, N803
-        """Mean absolute error of each frame and dimension, over the steps that were demonstrated; (S, A)."""
+        """Return the mean absolute error of each frame and dimension, over the steps that were demonstrated; (S, A)."""
         known_SN1 = self.known_SN[..., None]  # noqa: N806
         apart_SNA = (actions_SNA - self.actions_SNA).abs() * known_SN1  # noqa: N806
         return apart_SNA.sum(1) / known_SN1.sum(1)
@@ -133,7 +133,7 @@ def _pick(values: Any, chosen: Sequence[int]) -> Any:
 
 
 def open_dataset(root: Path, steps: int) -> "LeRobotDataset":
-    """The dataset, with the actions of ``steps`` steps at each frame.
+    """Open the dataset, with the actions of ``steps`` steps at each frame.
 
     Raises:
         EvalError: If it can't be read, or its actions are not LIBERO's.
@@ -146,7 +146,7 @@ def open_dataset(root: Path, steps: int) -> "LeRobotDataset":
 
 
 def read_frames(dataset: "LeRobotDataset", count: int) -> Frames:
-    """Frames spread evenly over a dataset.
+    """Return frames spread evenly over a dataset.
 
     Raises:
         EvalError: If it has fewer.
@@ -212,7 +212,7 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
 
 
 def summary(error_SA: torch.Tensor) -> dict[str, list[float]]:  # noqa: N803
-    """Mean and half of its 95 % interval, over frames, for each part of the action."""
+    """Return the mean and half of its 95 % interval, over frames, for each part of the action."""
     figures = {}
     for part, columns in PARTS.items():
         error_S = error_SA[:, columns].mean(1).double()  # noqa: N806

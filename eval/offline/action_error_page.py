@@ -13,12 +13,12 @@ does no worse with them does not look."""
 
 
 def cells(error: Mapping[str, Sequence[float]]) -> list[str]:
-    """Each part of the action: mean and half of the interval."""
+    """Return the mean and half of the interval of each part of the action."""
     return [f"{mean:.3f} ± {half:.3f}" for mean, half in error.values()]
 
 
 def action_error_page(content: Mapping[str, Any]) -> str:
-    """The Markdown report.
+    """Return the Markdown report.
 
     Args:
         content: Of ``report.json``.
@@ -55,7 +55,7 @@ def action_error_page(content: Mapping[str, Any]) -> str:
 
 
 def own_settings(one: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Settings of a policy's training in which not all policies of its type are the same, as JSON."""
+    """Return the settings of a policy's training in which not all policies of its type are the same, as JSON."""
     alike = [_flat(other["settings"]) for other in policies if other.get("type") == one["type"]]
     return {
         name: value

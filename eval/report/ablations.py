@@ -55,7 +55,7 @@ class AblationsConfig:
     note: Path | None = None
 
     def read(self) -> dict[str, dict[int, LabeledRun]]:
-        """By variant, in the order given, and by training seed.
+        """Read the runs by variant, in the order given, and by training seed.
 
         Raises:
             EvalError: If runs and variants do not go together, or the runs can't be compared with each other.
@@ -84,7 +84,7 @@ class AblationsConfig:
 
 
 def pooled(by_seed: Mapping[int, LabeledRun]) -> tuple[int, int]:
-    """Successes and rollouts of all training seeds."""
+    """Return the numbers of successes and rollouts of all training seeds."""
     pairs = [entry.counts for entry in by_seed.values()]
     return sum(successes for successes, _ in pairs), sum(rollouts for _, rollouts in pairs)
 
@@ -94,7 +94,7 @@ def _rates(by_seed: Mapping[int, LabeledRun]) -> list[float]:
 
 
 def verdict(reference: Mapping[int, LabeledRun], variant: Mapping[int, LabeledRun]) -> dict[str, Any]:
-    """Difference to the reference with its interval, in [-1, 1], and whether something is shown: see ``READING``."""
+    """Return the difference to the reference in [-1, 1], its interval, and whether it shows something (``READING``)."""
     difference, low, high = newcombe_difference(*pooled(variant), *pooled(reference))
     ours, theirs = _rates(variant), _rates(reference)
     words = "not shown"
@@ -125,7 +125,7 @@ def content_of(variants: Mapping[str, Mapping[int, LabeledRun]], cfg: AblationsC
 
 
 def ablations_page(variants: Mapping[str, Mapping[int, LabeledRun]], content: Mapping[str, Any]) -> str:
-    """The Markdown report."""
+    """Return the Markdown report."""
     reference = content["reference"]
     lines = [f"# {content['title']}", ""]
     for line in content["incomplete"]:
@@ -155,7 +155,7 @@ def ablations_page(variants: Mapping[str, Mapping[int, LabeledRun]], content: Ma
 
 
 def task_lines(variants: Mapping[str, Mapping[int, LabeledRun]]) -> list[str]:
-    """Success of every variant by task."""
+    """Return the success of every variant by task."""
     by_task = {
         variant: {
             task: [rollout for entry in by_seed.values() for rollout in entry.by_task().get(task, [])]

@@ -88,7 +88,7 @@ class ReportConfig:
 
 
 def comparisons(entries: Sequence[LabeledRun]) -> list[dict[str, Any]]:
-    """The first run against each other one, for ``report.json``; where they can't be compared, what differs."""
+    """Compare the first run with each other one, for ``report.json``, or say why they can't be compared."""
     first, *others = entries
     found = []
     for other in others:

@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def shared(self) -> int:
-        """Rollouts that both have."""
+        """Return how many rollouts both have."""
         return self.both + self.only_a + self.only_b + self.neither
 
     @property
@@ -116,7 +116,7 @@ def obstacles(a: Run, b: Run) -> list[str]:
 
 
 def verdict(a: str, b: str, result: Comparison) -> str:
-    """One sentence: who is ahead, or that it is noise.
+    """Say in one sentence who is ahead, or that it is noise.
 
     Args:
         a: Label of A.

@@ -40,7 +40,7 @@ class LabeledRun:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Successes and rollouts."""
+        """Return the numbers of successes and rollouts."""
         return counts(self.run.rollouts)
 
     @property
@@ -50,7 +50,7 @@ class LabeledRun:
 
     @property
     def asked(self) -> int:
-        """Rollouts that the run's settings ask for."""
+        """Return how many rollouts the run's settings ask for."""
         settings = self.run.settings
         if settings["task_ids"] is not None:
             tasks = len(settings["suites"]) * len(settings["task_ids"])
@@ -76,15 +76,15 @@ class LabeledRun:
         return f"incomplete: {done} of {self.asked}" if done != self.asked else ""
 
     def by_task(self) -> dict[Task, list[Rollout]]:
-        """Rollouts of each task, tasks in order."""
+        """Return the rollouts of each task, tasks in order."""
         return _grouped(self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id))
 
     def by_seed(self) -> dict[int, list[Rollout]]:
-        """Rollouts of each seed, seeds in order."""
+        """Return the rollouts of each seed, seeds in order."""
         return _grouped(self.run.rollouts, lambda rollout: rollout.seed)
 
     def seed_agreement(self) -> tuple[int, int]:
-        """States with the same outcome at every seed, and states that several seeds started from."""
+        """Return the states with the same outcome at every seed, and states that several seeds started from."""
         outcomes = _grouped(self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id, rollout.init_state))
         repeated = [rollouts for rollouts in outcomes.values() if len(rollouts) > 1]
         return sum(len({rollout.success for rollout in rollouts}) == 1 for rollouts in repeated), len(repeated)
@@ -103,12 +103,12 @@ def _grouped(rollouts: Sequence[Rollout], key: Any) -> dict[Any, list[Rollout]]:
 
 
 def counts(rollouts: Sequence[Rollout]) -> tuple[int, int]:
-    """Successes and rollouts."""
+    """Return the numbers of successes and rollouts."""
     return sum(rollout.success for rollout in rollouts), len(rollouts)
 
 
 def steps_to_success(rollouts: Sequence[Rollout]) -> list[int]:
-    """Steps of the successful rollouts."""
+    """Return the steps of the successful rollouts."""
     return [rollout.steps for rollout in rollouts if rollout.success]
 
 
@@ -130,7 +130,7 @@ def labeled(label: str, run: Run) -> LabeledRun:
 
 
 def rate_figures(successes: int, rollouts: int) -> dict[str, Any]:
-    """A success rate for ``report.json``: text, counts, rate and 95 % Wilson interval (rates in [0, 1])."""
+    """Return a success rate for ``report.json``: text, counts, rate and 95 % Wilson interval (rates in [0, 1])."""
     return {
         "total": format_rate(successes, rollouts),
         "successes": successes,
@@ -165,7 +165,7 @@ def run_figures(entry: LabeledRun) -> dict[str, Any]:
 
 
 def sorted_rollouts(run: Run) -> list[Rollout]:
-    """By task, seed and state: the order of completion depends on the workers and says nothing."""
+    """Return the rollouts by task, seed and state: the order of completion depends on the workers."""
     return sorted(run.rollouts, key=lambda rollout: rollout.key)
 
 

@@ -30,7 +30,7 @@ VIDEOS_NOTE = "videos/... are in the run folder; they are not in the repository.
 
 
 def rollouts_page(entries: Sequence[LabeledRun], content: Mapping[str, Any], plots: Sequence[str]) -> str:
-    """The report.
+    """Return the report as Markdown.
 
     Args:
         entries: Runs, the most important one first.
@@ -91,7 +91,7 @@ def _reliance_cell(reliance: Mapping[str, Any], name: str) -> str:
 
 
 def task_table(entries: Sequence[LabeledRun]) -> list[str]:
-    """One row per task that any of the runs has, runs side by side."""
+    """Return one row per task that any of the runs has, runs side by side."""
     by_task = [entry.by_task() for entry in entries]
     prefixes = [f"{entry.label}: " if len(entries) > 1 else "" for entry in entries]
     columns = [f"{prefix}{of}" for prefix in prefixes for of in ("success, 95 % interval", "steps, median [min-max]")]
@@ -114,7 +114,7 @@ def _success_cells(rollouts: Sequence[Rollout]) -> tuple[str, str]:
 
 
 def comparison_lines(pair: Mapping[str, Any]) -> list[str]:
-    """Difference of two runs, in total and by task, or why there is none."""
+    """Return the difference of two runs, in total and by task, or why there is none."""
     lines = [f"## {pair['a']} against {pair['b']}", ""]
     if pair["obstacles"]:
         return [*lines, "Not compared, because they differ in", "", *(f"- {line}" for line in pair["obstacles"]), ""]
@@ -140,7 +140,7 @@ def comparison_lines(pair: Mapping[str, Any]) -> list[str]:
 
 
 def seed_lines(entry: LabeledRun) -> list[str]:
-    """Total of every seed, their mean, and how much the seeds agree."""
+    """Return the total of every seed, their mean, and how much the seeds agree."""
     by_seed = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in by_seed.values()])
     same, repeated = entry.seed_agreement()
@@ -158,7 +158,7 @@ def seed_lines(entry: LabeledRun) -> list[str]:
 
 
 def failure_lines(entry: LabeledRun) -> list[str]:
-    """Every failed rollout: one row each for those with a video, the others by task and seed."""
+    """Return every failed rollout: one row each for those with a video, the others by task and seed."""
     failures = entry.failures()
     lines = [f"## Failures of {entry.label}: {len(failures)}", ""]
     if filmed := [rollout for rollout in failures if rollout.video]:

@@ -40,7 +40,7 @@ def plot_loss(curves: Mapping[str, Curve], path: Path) -> None:
 
 
 def plot_success(rows: Sequence[str], counts: Mapping[str, Sequence[Counts | None]], path: Path) -> None:
-    """Success rates with their intervals.
+    """Plot success rates with their intervals.
 
     Args:
         rows: Name of each row, top to bottom.
@@ -53,7 +53,7 @@ def plot_success(rows: Sequence[str], counts: Mapping[str, Sequence[Counts | Non
 
 
 def plot_steps(steps: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Histogram of the steps that successful rollouts took, by label of the run; at least one must have some."""
+    """Plot a histogram of the steps of successful rollouts, by label of the run; at least one must have some."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
@@ -113,7 +113,7 @@ def _legend(axes: Axes, labels: Mapping[str, object]) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches."""
+    """Return an empty figure, sizes in inches."""
     # Without pyplot: no window system is asked, and nothing stays open.
     from matplotlib.figure import Figure
 

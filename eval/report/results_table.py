@@ -29,7 +29,7 @@ _SHIFT_HEAD = ("camera-shift report", "policy", "success unshifted", "success at
 
 
 def results_block(reports: Path, page: Path) -> str:
-    """The tables, with links that work from a page.
+    """Return the tables, with links that work from a page.
 
     Args:
         reports: Folder of all reports.
@@ -130,7 +130,7 @@ def _extremes(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def updated(page: Path, reports: Path) -> tuple[str, str]:
-    """Text of a page as it is, and as it should be.
+    """Return the text of a page as it is, and as it should be.
 
     Raises:
         EvalError: If the page does not have both marks once, in order, or a report cannot be read.

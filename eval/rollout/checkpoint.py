@@ -213,7 +213,7 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, empty if there is no such file.
+    """Read a JSON object, empty if there is no such file.
 
     Raises:
         EvalError: If the file holds something else.
@@ -230,7 +230,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The folder named ``pretrained_model`` of a checkpoint, wherever above it ``path`` points.
+    """Return the folder named ``pretrained_model`` of a checkpoint, wherever above it ``path`` points.
 
     Raises:
         EvalError: If there is none.

@@ -50,7 +50,7 @@ class Progress:
 
 
 def task_line(rollouts: Sequence[Rollout]) -> str:
-    """Result of one task, for people."""
+    """Return the result of one task in words."""
     successes = [r.steps for r in rollouts if r.success]
     steps = f"{statistics.median(successes):g} steps to success (median)" if successes else "no success"
     seconds = statistics.fmean(r.wall_s for r in rollouts)

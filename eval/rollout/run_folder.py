@@ -57,7 +57,7 @@ class Rollout:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Rollout":
-        """Inverse of ``dataclasses.asdict`` through JSON, which has no tuples.
+        """Invert ``dataclasses.asdict`` through JSON, which has no tuples.
 
         Raises:
             TypeError: If values are missing, or not known.
@@ -104,7 +104,7 @@ class Run:
 
 
 def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run, with what an older one does not record added at the end."""
+    """Return the settings of a run, with what an older one does not record added at the end."""
     return {**settings, **{name: value for name, value in SETTINGS_ADDED_LATER.items() if name not in settings}}
 
 

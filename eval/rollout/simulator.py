@@ -98,7 +98,7 @@ def check_assets(cfg: RunConfig, checkpoint: Checkpoint, assets: str) -> None:
 
 
 def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[Task]:
-    """The tasks asked for, suite by suite.
+    """Return the tasks asked for, suite by suite.
 
     Raises:
         EvalError: If LIBERO is not installed or does not know a suite or a task, or the stand-in scene does not cover a

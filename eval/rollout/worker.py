@@ -62,7 +62,7 @@ class RolloutJob:
 
     @property
     def key(self) -> RolloutKey:
-        """Of the rollout that it becomes."""
+        """Return the key of the rollout that it becomes."""
         return self.task.suite, self.task.task_id, self.seed, self.init_state
 
 
@@ -128,7 +128,7 @@ class EpisodeRecorder(gym.Wrapper):
 
     @property
     def steps(self) -> int:
-        """Steps since the reset."""
+        """Return the number of steps since the reset."""
         return len(self.states) - 1
 
     def reset(self, **kwargs: Any) -> Any:
@@ -188,7 +188,7 @@ class Evaluator:
 
     @property
     def parameters(self) -> int:
-        """Of the whole policy, frozen ones and backbones kept in other files included."""
+        """Count the whole policy's parameters, frozen ones and backbones kept in other files included."""
         return sum(parameter.numel() for parameter in self._policy.parameters())
 
     def close(self) -> None:

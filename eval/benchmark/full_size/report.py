@@ -102,7 +102,7 @@ class Bar:
 
 
 def bars(outcome: FullSizeOutcome) -> list[Bar]:
-    """Every requirement of a run."""
+    """Return every requirement of a run."""
     found = process_bars("preparation", outcome.prepared)
     for result in outcome.presets:
         found += preset_bars(result, outcome.steps + 1)
@@ -155,12 +155,12 @@ def preset_bars(result: PresetResult, steps: int) -> list[Bar]:
 
 
 def yes_or_no(of: str, text: str, met: bool) -> Bar:
-    """A requirement without a number."""
+    """Return a requirement without a number."""
     return Bar(of, text, "yes" if met else "no", met)
 
 
 def passed(outcome: FullSizeOutcome) -> list[str]:
-    """Names of the presets that miss nothing."""
+    """Return the names of the presets that miss nothing."""
     missed = {bar.of for bar in bars(outcome) if not bar.met}
     return [result.preset for result in outcome.presets if result.preset not in missed]
 
@@ -237,7 +237,7 @@ def aggregator_table(outcome: FullSizeOutcome) -> list[str]:
 def full_size_page(
     outcome: FullSizeOutcome, last_line: str, commands: Sequence[str], environment: Mapping[str, str]
 ) -> str:
-    """The Markdown report.
+    """Return the Markdown report.
 
     Args:
         outcome: What was measured.

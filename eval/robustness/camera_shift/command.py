@@ -71,7 +71,7 @@ class CameraShiftConfig(RolloutSettings):
 
     @property
     def report(self) -> Path:
-        """Folder of the report.
+        """Return the folder of the report.
 
         Raises:
             EvalError: If ``name`` is not one.
@@ -113,7 +113,7 @@ class CameraShiftConfig(RolloutSettings):
         return grid
 
     def run_config(self, checkpoint: Path, label: str, point: Point) -> RunConfig:
-        """Settings of one point for ``eval.run``."""
+        """Return the settings of one point for ``eval.run``."""
         return RunConfig(
             checkpoint=checkpoint,
             output_dir=run_path(self.output_dir, label, point),

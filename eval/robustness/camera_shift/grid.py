@@ -105,16 +105,16 @@ class Grid:
             raise EvalError(f"No shift is asked for; give a list to one of {flags}.")
 
     def sweep(self, direction: str) -> list[Point]:
-        """Points of one direction from its lowest to its highest shift, the unshifted one among them."""
+        """Return the points of one direction from its lowest to its highest shift, the unshifted one among them."""
         return [Point(direction, shift) if shift else Point() for shift in sorted([0.0, *self.sweeps[direction]])]
 
     def extremes(self) -> list[Point]:
-        """The unshifted point, then the ends of every sweep."""
+        """Return the unshifted point, then the ends of every sweep."""
         ends = [end for direction in self.sweeps for end in (self.sweep(direction)[0], self.sweep(direction)[-1])]
         return [Point(), *(point for point in ends if point != Point())]
 
     def points(self) -> list[Point]:
-        """Every point once, in the order in which they are worth most: unshifted, then outwards in all directions."""
+        """Return every point once, those worth most first: unshifted, then outward in all directions."""
         ranked = []
         for direction, shifts in self.sweeps.items():
             sizes = sorted({abs(shift) for shift in shifts})
@@ -123,7 +123,7 @@ class Grid:
 
     @property
     def rollouts_per_point(self) -> int:
-        """Rollouts of a checkpoint at every point."""
+        """Return the number of rollouts of a checkpoint at every point."""
         tasks = sum(SUITE_TASKS[suite] if self.task_ids is None else len(self.task_ids) for suite in self.suites)
         return tasks * len(self.seeds) * self.episodes
 

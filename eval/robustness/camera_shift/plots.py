@@ -12,7 +12,7 @@ Measured = Sequence[tuple[float, int, int]]
 
 
 def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> None:
-    """One panel per direction: success rate over the shift with its interval, one line per checkpoint.
+    """Plot one panel per direction: success rate over the shift with its interval, one line per checkpoint.
 
     Args:
         panels: Caption of the horizontal axis to label to points, in order of the shift; a label may lack points.

@@ -144,7 +144,7 @@ def _merged(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def title(results: Results) -> str:
-    """Heading of the report."""
+    """Return the heading of the report."""
     # The same in every run, or read_results would have refused them.
     displace_cm = results.all_runs()[0].settings.get("displace_cm") or 0
     objects = f" and objects displaced by up to {displace_cm:g} cm" if displace_cm else ""
@@ -152,7 +152,7 @@ def title(results: Results) -> str:
 
 
 def markdown(results: Results, note: str, *, views: bool) -> str:
-    """The report.
+    """Return the report as Markdown.
 
     Args:
         results: What to report.
