@@ -1,4 +1,4 @@
-"""From LeRobot's preprocessed batch to the model's inputs: every key and shape is checked, keys are forgotten.
+"""Turn LeRobot's preprocessed batch into the model's inputs: every key and shape is checked, keys are forgotten.
 
 Shape suffixes: B batch, V view, N images, H and W in pixels.
 """

@@ -198,7 +198,7 @@ def assemble(
     environment: Mapping[str, str],
     commands: Sequence[str],
 ) -> dict[str, Any]:
-    """Content of ``report.json``: rows with ratios, what is not measured, targets, and every single figure."""
+    """Assemble ``report.json``: rows with ratios, what is not measured, targets, and every single figure."""
     acted = {name: [one for one in found if "model_s" in one] for name, found in rounds.items()}
     rows = [summarize(name, found, cfg.device) for name, found in acted.items() if found]
     add_ratios(rows)

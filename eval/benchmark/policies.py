@@ -54,7 +54,7 @@ SMOLVLM2_500M = {
 
 @dataclass
 class Built:
-    """A policy that is ready to act and to learn.
+    """Hold a policy that is ready to act and to learn.
 
     Attributes:
         policy: On its device, in eval mode.
@@ -181,7 +181,7 @@ def _smolvlm2() -> Iterator[None]:
 
 
 class RandomTokens:
-    """In place of a tokenizer that can't be had: as many random ids as there are words."""
+    """Stand in for a tokenizer that can't be had: as many random ids as there are words."""
 
     def __call__(self, text: list[str], *, max_length: int, padding: str, **_: Any) -> dict[str, torch.Tensor]:
         """Return ids and mask (B, L); the arguments are a tokenizer's."""
@@ -195,7 +195,7 @@ class RandomTokens:
 
 
 def processors(config: Any, notes: list[str]) -> tuple[Any, Any]:
-    """LeRobot's pipelines around a policy; a tokenizer that is not at hand is replaced, and a note tells."""
+    """Make LeRobot's pipelines around a policy; a tokenizer that is not at hand is replaced, with a note."""
     import torch
     from lerobot.policies.factory import make_pre_post_processors
     from lerobot.processor import tokenizer_processor

@@ -1,4 +1,4 @@
-"""From what ``eval.benchmark`` measured to rows, ratios, targets and a Markdown report."""
+"""Turn what ``eval.benchmark`` measured into rows, ratios, targets and a Markdown report."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _training(size: int, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def trained_at(row: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-    """Training at one batch size; None if it was not measured."""
+    """Return the training figures at one batch size; None if it was not measured."""
     return next((e for e in row["training"] if e["batch_size"] == size and "samples_per_s" in e), None)
 
 
@@ -129,7 +129,7 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """One target and how it came out.
+    """Hold one target and how it came out.
 
     Attributes:
         policy: Row of the run, or the preset that is not in it.

@@ -111,13 +111,13 @@ class Measurement:
 
 
 def presets() -> list[str]:
-    """AtlasVLA's presets, the default one first."""
+    """Return AtlasVLA's presets, the default one first."""
     names = sorted(file.stem for file in PRESETS.glob("*.yaml"))
     return sorted(names, key=lambda name: name != DEFAULT_PRESET)
 
 
 def baselines() -> list[str]:
-    """LeRobot's policies that learn from demonstrations, ACT and SmolVLA first: ratios need them."""
+    """Return LeRobot's policies that learn from demonstrations, ACT and SmolVLA first: ratios need them."""
     import lerobot.policies  # noqa: F401  # Registers them.
     from lerobot.configs.policies import PreTrainedConfig
 
@@ -126,7 +126,7 @@ def baselines() -> list[str]:
 
 
 def split(name: str) -> tuple[str, list[str]]:
-    """Preset or type, and variants: ``act+amp`` is ``act`` and ``[amp]``."""
+    """Split a name into preset or type, and variants: ``act+amp`` is ``act`` and ``[amp]``."""
     base, *variants = name.split("+")
     return base, variants
 

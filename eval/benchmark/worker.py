@@ -33,7 +33,7 @@ BETWEEN = 5
 
 @dataclass(kw_only=True)
 class WorkerConfig(Measurement):
-    """One policy in one round."""
+    """Hold the settings of one policy in one round."""
 
     # As in eval.benchmark.
     policy: str
@@ -52,7 +52,7 @@ class WorkerConfig(Measurement):
 
 
 class Recorder:
-    """The figures so far, and the stage that comes next, in a file."""
+    """Keep the figures so far, and the stage that comes next, in a file."""
 
     def __init__(self, out: Path, policy: str):
         self.out = out
@@ -80,7 +80,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Meter:
-    """Time and memory on one device."""
+    """Measure time and memory on one device."""
 
     def __init__(self, device: str):
         import torch
@@ -109,7 +109,7 @@ class Meter:
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """Most bytes since :meth:`reset_peak`: tensors on the GPU, or resident memory of the process."""
+        """Return the most bytes since :meth:`reset_peak`: tensors on the GPU, or resident memory of the process."""
         return self.cuda.max_memory_allocated() if self.cuda else resident("VmHWM")
 
     def now(self) -> int:

@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Process:
-    """One process that has ended.
+    """Describe one process that has ended.
 
     Attributes:
         status: Exit status; negative if a signal ended it.

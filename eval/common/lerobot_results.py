@@ -55,7 +55,7 @@ def total(results: Sequence[TaskResult]) -> tuple[int, int]:
 
 
 def success_table(results: Sequence[TaskResult], instructions: Mapping[int, str]) -> str:
-    """Markdown table: one row per task, then the total if there are several."""
+    """Make a Markdown table: one row per task, then the total if there are several."""
     rows = ["| suite | task | instruction | success rate, 95 % Wilson interval |", "|---|---|---|---|"]
     for result in results:
         rate = format_rate(sum(result.successes), len(result.successes))
@@ -66,7 +66,7 @@ def success_table(results: Sequence[TaskResult], instructions: Mapping[int, str]
 
 
 def read_training_curve(log: Path, log_freq: int) -> list[tuple[int, float]]:
-    """(step, mean loss since the last entry) from the log of ``lerobot-train``.
+    """Read (step, mean loss since the last entry) from the log of ``lerobot-train``.
 
     LeRobot prints steps as "1K", so the step is counted: one entry every ``log_freq`` steps.
     """

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 
 def wilson_interval(successes: int, rollouts: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a success rate, both ends in [0, 1].
+    """Compute the 95 % Wilson score interval of a success rate, both ends in [0, 1].
 
     Source: Wilson, Probable Inference, JASA 22, 1927; computed by SciPy.
 
@@ -54,14 +54,14 @@ def newcombe_difference(
 
 
 def format_difference(difference: float, low: float, high: float) -> str:
-    """In percentage points, for example ``+20.0 points [5.2, 33.4]``."""
+    """Format a difference in percentage points, for example ``+20.0 points [5.2, 33.4]``."""
     # Adding 0 turns a rounded -0.0 into 0.0.
     shown, low, high = (round(100 * value, 1) + 0.0 for value in (difference, low, high))
     return f"{shown:+.1f} points [{low:.1f}, {high:.1f}]"
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided p-value of McNemar's exact test: do pairs with two outcomes favor one side?
+    """Compute the two-sided p-value of McNemar's exact test: do pairs with two outcomes favor one side?
 
     Source: McNemar, Psychometrika 12, 1947; exact form: the binomial test of ``only_a`` in ``only_a + only_b`` against
     1/2. Without such pairs nothing favors either side, and the value is 1.

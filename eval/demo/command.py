@@ -75,7 +75,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo.
+    """Describe one command of the demo.
 
     Attributes:
         says: What happens and why, for the terminal.

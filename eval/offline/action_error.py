@@ -106,7 +106,7 @@ class Frames:
     known_SN: torch.Tensor  # noqa: N815
 
     def __len__(self) -> int:
-        """S."""
+        """Return the number of frames S."""
         return len(self.actions_SNA)
 
     def batch(self, chosen: Sequence[int], other_images: bool) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def summary(error_SA: torch.Tensor) -> dict[str, list[float]]:  # noqa: N803
 
 
 def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
-    """Content of ``report.json`` without what identifies the report.
+    """Return the content of ``report.json`` without what identifies the report.
 
     Raises:
         EvalError: If checkpoints, dataset or settings don't fit each other.

@@ -181,7 +181,7 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] to (H, W, 3) uint8."""
+    """Convert (3, H, W) in [0, 1] to (H, W, 3) uint8."""
     return (image.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 

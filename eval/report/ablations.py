@@ -106,7 +106,7 @@ def verdict(reference: Mapping[int, LabeledRun], variant: Mapping[int, LabeledRu
 
 
 def content_of(variants: Mapping[str, Mapping[int, LabeledRun]], cfg: AblationsConfig, note: str) -> dict[str, Any]:
-    """Content of ``report.json``; its own figures are those of the reference."""
+    """Return the content of ``report.json``; its own figures are those of the reference."""
     reference, *_ = variants
     figures = []
     for variant, by_seed in variants.items():

@@ -120,7 +120,7 @@ def automatic_title(entries: Sequence[LabeledRun]) -> str:
 
 
 def report_content(entries: Sequence[LabeledRun], name: str, title: str, note: str) -> dict[str, Any]:
-    """Content of ``report.json``; its own figures are those of the first run."""
+    """Return the content of ``report.json``; its own figures are those of the first run."""
     figures = [run_figures(entry) for entry in entries]
     own = {key: figures[0][key] for key in ("total", "successes", "rollouts", "rate", "interval")}
     return {

@@ -23,7 +23,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of rollouts, A and B. Rates and their difference are in [-1, 1].
+    """Compare two sets of rollouts, A and B. Rates and their difference are in [-1, 1].
 
     Attributes:
         difference: Success rate of A minus that of B, over all rollouts of each.

@@ -26,7 +26,7 @@ Task = tuple[str, int]
 
 @dataclass(frozen=True)
 class LabeledRun:
-    """A run with at least one rollout, and what the report calls it.
+    """Hold a run with at least one rollout, and what the report calls it.
 
     Attributes:
         label: What the report calls it.
@@ -90,7 +90,7 @@ class LabeledRun:
         return sum(len({rollout.success for rollout in rollouts}) == 1 for rollouts in repeated), len(repeated)
 
     def failures(self) -> list[Rollout]:
-        """Failed rollouts, those with a video first, otherwise in order of task, seed and state."""
+        """Return the failed rollouts, those with a video first, otherwise in order of task, seed and state."""
         failed = [rollout for rollout in self.run.rollouts if not rollout.success]
         return sorted(failed, key=lambda rollout: (rollout.video is None, rollout.key))
 
@@ -141,7 +141,7 @@ def rate_figures(successes: int, rollouts: int) -> dict[str, Any]:
 
 
 def run_figures(entry: LabeledRun) -> dict[str, Any]:
-    """Everything about one run, for ``report.json``; :func:`read_runs` makes the run of it again."""
+    """Return all about one run, for ``report.json``; :func:`read_runs` makes the run of it again."""
     seeds = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in seeds.values()])
     displaced = any(rollout.displacement_cm for rollout in entry.run.rollouts)

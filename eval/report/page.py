@@ -177,7 +177,7 @@ def failure_lines(entry: LabeledRun) -> list[str]:
 
 
 def provenance_lines(entry: LabeledRun) -> list[str]:
-    """Everything needed to get the figures of a run again."""
+    """Return everything needed to get the figures of a run again."""
     run = entry.run
     training = run.training or {}
     command = training.get("command")

@@ -33,7 +33,7 @@ def plot_run(curve: Curve, results: Sequence[TaskResult], path: Path, title: str
 
 
 def plot_loss(curves: Mapping[str, Curve], path: Path) -> None:
-    """Training loss of each run, by label."""
+    """Plot the training loss of each run, by label."""
     figure = new_figure(7, 4)
     _draw_loss(figure.subplots(), curves, "training loss")
     save(figure, path)

@@ -98,7 +98,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EvaluatedPolicy:
-    """A checkpoint and how it is rolled out.
+    """Hold a checkpoint and how it is rolled out.
 
     Attributes:
         checkpoint: The policy, with the device and the number of executed actions in force.
@@ -132,7 +132,7 @@ def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
 
 
 def choose_device(asked: str | None) -> str:
-    """``asked``, or cuda where there is one, or cpu.
+    """Return ``asked``, or cuda where there is one, or cpu.
 
     Raises:
         EvalError: If this machine has no such device.

@@ -13,7 +13,7 @@ from eval.rollout.worker import RolloutJob
 
 
 class Progress:
-    """A bar over all rollouts, and a line for every task that is complete.
+    """Show a bar over all rollouts, and a line for every task that is complete.
 
     Args:
         keys: All rollouts asked for.

@@ -29,7 +29,7 @@ RolloutKey = tuple[str, int, int, int]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One finished rollout.
+    """Describe one finished rollout.
 
     Attributes:
         suite: LIBERO suite.
@@ -76,7 +76,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: what was asked, with what, and the rollouts finished so far.
+    """Describe a run: what was asked, with what, and the rollouts finished so far.
 
     Attributes:
         name: The run folder's name.
@@ -142,7 +142,7 @@ def write_run(run: Run) -> None:
 
 
 class RolloutLog:
-    """``rollouts.jsonl`` of a run folder that this process has to itself; see :func:`open_log`."""
+    """Append to the ``rollouts.jsonl`` of a run folder that this process has to itself; see :func:`open_log`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a suite, in LIBERO's order.
+    """Name one task of a suite, in LIBERO's order.
 
     Attributes:
         suite: LIBERO suite.
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class RolloutJob:
-    """One rollout to simulate.
+    """Describe one rollout to simulate.
 
     Attributes:
         task: The task.
@@ -68,7 +68,7 @@ class RolloutJob:
 
 @dataclass(frozen=True)
 class FinishedRollout:
-    """A finished :class:`RolloutJob`.
+    """Describe a finished :class:`RolloutJob`.
 
     Attributes:
         rollout: For the run folder.
@@ -151,7 +151,7 @@ class EpisodeRecorder(gym.Wrapper):
 
 
 class Evaluator:
-    """A checkpoint, loaded, and the environment of one task at a time.
+    """Hold a loaded checkpoint and the environment of one task at a time.
 
     Args:
         settings: What all rollouts share.

@@ -50,7 +50,7 @@ class Schedule:
 
 
 class WorkerPool:
-    """Worker processes, started as they are needed; a context manager that ends them.
+    """Manage worker processes, started as they are needed; a context manager that ends them.
 
     Args:
         workers: How many at most.

@@ -1,4 +1,4 @@
-"""From what ``eval.full_size`` measured to bars, tables and a Markdown report."""
+"""Turn what ``eval.full_size`` measured into bars, tables and a Markdown report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class PresetResult:
 
 @dataclass
 class FullSizeOutcome:
-    """Everything the report tells.
+    """Hold everything that the report tells.
 
     Attributes:
         steps: Training steps before the resume.
@@ -75,7 +75,7 @@ class FullSizeOutcome:
     aggregator_figures: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def peak_gib(self) -> float:
-        """Most memory of any process."""
+        """Return the most memory of any process."""
         every = [*self.prepared.values(), *self.aggregator.values()]
         every += [done for one in self.presets for done in one.processes.values()]
         return max(done.peak_gib for done in every)
@@ -83,7 +83,7 @@ class FullSizeOutcome:
 
 @dataclass(frozen=True)
 class Bar:
-    """One requirement and how it came out.
+    """Hold one requirement and how it came out.
 
     Attributes:
         of: Preset, or ``preparation`` or ``aggregator``.
@@ -113,7 +113,7 @@ def bars(outcome: FullSizeOutcome) -> list[Bar]:
 
 
 def process_bars(of: str, processes: Mapping[str, Process]) -> list[Bar]:
-    """Exit status and memory of every process."""
+    """Check exit status and memory of every process."""
     found = []
     for name, done in processes.items():
         found.append(Bar(of, f"{name}: exit status 0", str(done.status), done.status == 0))

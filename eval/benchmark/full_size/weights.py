@@ -171,7 +171,7 @@ def draw_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, seed: int) 
 
 
 def make_header(tensors: Shapes, dtype: torch.dtype, metadata: Mapping[str, str] | None = None) -> bytes:
-    """First bytes of a safetensors file whose tensors follow in the order of their names.
+    """Make the first bytes of a safetensors file whose tensors follow in the order of their names.
 
     The layout is the library's own: it sorts by type, then by name, and pads the JSON with spaces so that the data
     begin at a multiple of eight.
@@ -223,7 +223,7 @@ def write_random_checkpoint(
 
 @dataclass(frozen=True)
 class Release:
-    """One released model: what its folder holds."""
+    """Describe what the folder of one released model holds."""
 
     name: str
     tensors: Shapes

@@ -43,7 +43,7 @@ TIMED_FORWARDS = 3
 
 
 class What(Enum):
-    """The jobs."""
+    """Name the jobs."""
 
     data = "data"
     act = "act"
@@ -53,7 +53,7 @@ class What(Enum):
 
 @dataclass
 class WorkerConfig:
-    """One job."""
+    """Hold the settings of one job."""
 
     # data: write a dataset; act: load a checkpoint and act; load: memory of loading one; aggregator: time VGGT's.
     what: What

@@ -32,7 +32,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+-]*")
 
 @dataclass(frozen=True)
 class Point:
-    """One position of the scene camera.
+    """Hold one position of the scene camera.
 
     Attributes:
         direction: A field of :class:`CameraShift`, or ``unshifted``.
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """One sweep per direction, for each checkpoint; kept as ``grid.json`` beside the run folders.
+    """Hold one sweep per direction, for each checkpoint; kept as ``grid.json`` beside the run folders.
 
     Attributes:
         command: The command that asked for it.

@@ -1,4 +1,4 @@
-"""From the grid of ``eval.camera_shift`` to report.md, report.json and plots."""
+"""Turn the grid of ``eval.camera_shift`` into report.md, report.json and plots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +67,7 @@ def _short(direction: str) -> str:
 
 
 def as_json(results: Results, name: str, note: str) -> dict[str, Any]:
-    """Everything in the report, for programs. Rates and intervals are in [0, 1]."""
+    """Return everything in the report, for programs. Rates and intervals are in [0, 1]."""
     grid = results.grid
     points, totals, unfinished, differences = [], [], [], []
     for label in grid.labels:

@@ -54,9 +54,9 @@ class TaskProgress:
     mean_displacement_cm: float | None = None
     """Mean distance that the object to be moved really got, over all attempts; None if nothing is displaced."""
     recovery_attempts: int = 0
-    """Of ``attempts``, those that started from a mishap."""
+    """Those of ``attempts`` that started from a mishap."""
     recovery_kept: int = 0
-    """Of ``kept``, those that started from a mishap."""
+    """Those of ``kept`` that started from a mishap."""
 
     @property
     def failures(self) -> int:

@@ -168,7 +168,7 @@ class Demonstrator:
         )
         self._expert = ScriptedExpert(self.env, self.task.name)
         self.displacement: Displacement | None = None
-        """Of the last :meth:`reset`."""
+        """How the last :meth:`reset` displaced the objects."""
         self._clumsy = ClumsyExpert(self.env, self.task.name)
 
     def close(self) -> None:
