@@ -112,7 +112,7 @@ def test_points_come_outwards_and_checkpoints_take_turns(tmp_path, checkpoints, 
     assert json.loads((tmp_path / "reports/my_shift/report.json").read_text())["complete"] is True
 
 
-def test_checkpoints_of_different_picture_sizes_need_a_choice(tmp_path, checkpoints, runs, capsys):
+def test_checkpoints_of_different_image_sizes_need_a_choice(tmp_path, checkpoints, runs, capsys):
     file = checkpoints[1] / "config.json"
     file.write_text(file.read_text().replace("96", "64"))
     assert main(arguments(tmp_path, checkpoints)) == 1

@@ -85,7 +85,7 @@ def test_lerobots_own_policies_are_known_without_further_ado(tmp_path):
     assert done.stdout == "act\n", done.stderr
 
 
-def test_policies_that_look_back_get_a_picture_of_every_step(tmp_path):
+def test_policies_that_look_back_get_an_image_of_every_step(tmp_path):
     diffusion = read_checkpoint(save(tmp_path / "diffusion", DiffusionConfig(**FEATURES)), "cpu", None)
     assert diffusion.config.n_obs_steps == 2
     assert diffusion.images_every is None

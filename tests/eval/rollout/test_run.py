@@ -52,7 +52,7 @@ def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
     assert done.training is None
 
 
-def test_pictures_have_the_size_of_the_demonstrations_unless_another_is_asked_for(checkpoint, simulated, caplog):
+def test_images_have_the_size_of_the_demonstrations_unless_another_is_asked_for(checkpoint, simulated, caplog):
     assert main([*BASE, "--episodes=1"]) == 0
     assert json.loads((checkpoint.parent / "out/run.json").read_text())["settings"]["image_size"] == 32
     assert "px" not in caplog.text
