@@ -55,7 +55,7 @@ def half(file: Path, copy: Path) -> None:
 
 
 def card(folder: Path, note: str) -> str:
-    """README.md of a checkpoint: the policy's own card, then the remarks."""
+    """Return the README.md of a checkpoint: the policy's own card, then the remarks."""
     from lerobot.configs.train import TrainPipelineConfig
 
     from lerobot_atlasvla import AtlasVLAPolicy

@@ -8,7 +8,7 @@ VOCAB_SIZE = 257
 
 
 def make_byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte, plus ``<pad>``: 257 tokens, lossless for any text."""
+    """Make a tokenizer with one token per UTF-8 byte, plus ``<pad>``: 257 tokens, lossless for any text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {symbol: index for index, symbol in enumerate([PAD_TOKEN, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))

@@ -37,7 +37,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     chunk_size: int = 10
     # Actions executed before the next prediction; at most chunk_size.
     n_action_steps: int = 10
-    # LeRobot's normalisation by feature type. Images stay in [0, 1]: the model scales them itself.
+    # LeRobot's normalization by feature type. Images stay in [0, 1]: the model scales them itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
             "VISUAL": NormalizationMode.IDENTITY,

@@ -55,7 +55,7 @@ class FolderLock:
 
 
 def _is_still(folder: Path, descriptor: int) -> bool:
-    """Whether the folder of that name is the locked one: its last holder may have removed it in between."""
+    """Say whether the folder of that name is the locked one: its last holder may have removed it in between."""
     try:
         return os.path.samestat(folder.stat(), os.fstat(descriptor))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""From LeRobot's preprocessed batch to the model's inputs: every key and shape is checked, keys are forgotten.
+"""Turn LeRobot's preprocessed batch into the model's inputs: every key and shape is checked, keys are forgotten.
 
 Shape suffixes: B batch, V view, N images, H and W in pixels.
 """
@@ -120,11 +120,11 @@ class ViewTransform:
 
     @property
     def augments(self) -> bool:
-        """Whether anything is random."""
+        """Say whether any augmentation is random."""
         return bool(self.random_shift or self.random_crop or self.color_jitter)
 
     def __call__(self, cameras: Sequence[Tensor]) -> Tensor:
-        """One ``(B, 3, H', W')`` per view to ``(B, V, 3, H, W)``, all in [0, 1]."""
+        """Turn one ``(B, 3, H', W')`` per view into ``(B, V, 3, H, W)``, all in [0, 1]."""
         views = torch.stack([self._resized(camera) for camera in cameras], dim=1)
         if self.random_crop or self.color_jitter:
             views = random_crop_and_jitter(views, self.random_crop, self.color_jitter)

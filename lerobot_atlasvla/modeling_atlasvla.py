@@ -220,7 +220,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         )
 
     def train(self, mode: bool = True) -> Self:
-        """As in PyTorch, but frozen backbones stay in eval mode."""
+        """Switch the mode as in PyTorch, but keep frozen backbones in eval mode."""
         super().train(mode)
         for module in self.model.backbones().values():
             if is_frozen(module):
@@ -228,7 +228,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return self
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override]
-        """Parameters that learn, in a fixed order: of the new parts, then of unfrozen pretrained backbones.
+        """Return the parameters that learn, in a fixed order: new parts, then unfrozen pretrained backbones.
 
         Each comes as tensors of two or more axes (decayed), then vectors and scalars (not). Backbones learn at
         ``optimizer_backbone_lr``; adapters put into them, such as LoRA's, count as new. All ask the optimizer for one
@@ -367,7 +367,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """Next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
+        """Return the next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
 
         Raises:
             ValueError: For an unreadable batch, or while real-time chunking is on.

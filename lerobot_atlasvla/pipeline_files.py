@@ -1,7 +1,7 @@
 """The pipelines of a checkpoint, read before LeRobot reads them: a file must not choose which code runs.
 
 LeRobot builds ``policy_preprocessor.json`` and ``policy_postprocessor.json`` by importing and calling whatever class a
-step names (``lerobot/processor/pipeline.py``, ``_resolve_step_class``), and checks afterwards. A step named through
+step names (``lerobot/processor/pipeline.py``, ``_resolve_step_class``), and checks afterward. A step named through
 LeRobot's registry can only be one that is registered already.
 """
 

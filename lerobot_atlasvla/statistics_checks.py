@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_statistics(config: AtlasVLAConfig, stats: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check the statistics of every feature that is normalised.
+    """Check the statistics of every feature that is normalized.
 
     Args:
         config: Configuration with its features filled in.
@@ -49,7 +49,7 @@ def check_statistics(config: AtlasVLAConfig, stats: Mapping[str, Mapping[str, An
         missing = [name for name in NEEDED[mode] if name not in known]
         if missing:
             raise ConfigError(
-                f"The dataset's statistics (meta/stats.json) of {key} lack {', '.join(missing)}, which normalising it "
+                f"The dataset's statistics (meta/stats.json) of {key} lack {', '.join(missing)}, which normalizing it "
                 f"as {mode.value} needs; they have {', '.join(sorted(known)) or 'nothing'}. Compute them again with "
                 "`lerobot-edit-dataset --operation.type=recompute_stats`, or choose another mode for "
                 f"{feature.type.value} in --policy.normalization_mapping."

@@ -66,7 +66,7 @@ def write_vggt(
 
 
 def write_qwen3(folder: Path, *, seed: int = 2) -> Path:
-    """A Qwen3 for causal language modelling, in bfloat16 as it is released, with the byte tokenizer."""
+    """A Qwen3 for causal language modeling, in bfloat16 as it is released, with the byte tokenizer."""
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(Qwen3Config(**QWEN_SIZES, head_dim=8)).to(torch.bfloat16)
     model.save_pretrained(folder)

@@ -15,7 +15,7 @@ from tests.random_dataset import PIXELS
 
 
 def save_act(folder: Path, dataset_root: Path, **settings) -> Path:
-    """ACT without normalisation; 4 of 6 actions of a chunk are executed unless the settings say otherwise."""
+    """ACT without normalization; 4 of 6 actions of a chunk are executed unless the settings say otherwise."""
     views = {key: PolicyFeature(FeatureType.VISUAL, (3, PIXELS, PIXELS)) for key in (IMAGE, WRIST)}
     config = ACTConfig(
         input_features=views | {STATE: PolicyFeature(FeatureType.STATE, (STATE_DIM,))},

@@ -20,7 +20,7 @@ import psutil
 
 from eval.benchmark import harness
 from eval.benchmark.plot import plot
-from eval.benchmark.report import add_ratios, benchmark_page, summarise, targets
+from eval.benchmark.report import add_ratios, benchmark_page, summarize, targets
 from eval.benchmark.settings import (
     DEFAULT_PRESET,
     GPU_ONLY,
@@ -67,7 +67,7 @@ class BenchmarkConfig(Measurement):
     root: Path = Path("outputs/benchmark")
 
     def complete(self) -> "BenchmarkConfig":
-        """With what was left open filled in, and everything checked before anything runs.
+        """Return the settings with what was left open filled in; checks everything before anything runs.
 
         Raises:
             EvalError: For a value that can't work; the message names the flag.
@@ -119,7 +119,7 @@ class BenchmarkConfig(Measurement):
             )
 
     def named(self) -> list[str]:
-        """The policies to measure, "all" written out: on a CPU without those that are for a GPU only."""
+        """Return the policies to measure, "all" written out: on a CPU without those that are for a GPU only."""
         if ALL not in self.policies:
             return self.policies
         every = [*presets(), *(name for name in baselines() if self.device == "cuda" or name not in GPU_ONLY)]
@@ -134,7 +134,7 @@ class BenchmarkConfig(Measurement):
 
 
 def command(cfg: BenchmarkConfig, policy: str, number: int, out: Path) -> list[str]:
-    """Command that measures one policy in round ``number``, from 0."""
+    """Return the command that measures one policy in round ``number``, from 0."""
     values = {setting.name: getattr(cfg, setting.name) for setting in dataclasses.fields(Measurement)}
     flags = [f"--{name}={value}" for name, value in values.items() if value is not None]
     # A checkpoint has the same size in every round.
@@ -145,7 +145,7 @@ def command(cfg: BenchmarkConfig, policy: str, number: int, out: Path) -> list[s
 
 
 def read(out: Path, process: Process, timeout_s: int) -> dict[str, Any]:
-    """Figures of a process that has ended, with ``failed`` if it did not reach its end."""
+    """Read the figures of a process that has ended, with ``failed`` if it did not reach its end."""
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"stage": "start"}
     figures["process"] = dataclasses.asdict(process)
     if process.status:
@@ -198,9 +198,9 @@ def assemble(
     environment: Mapping[str, str],
     commands: Sequence[str],
 ) -> dict[str, Any]:
-    """Content of ``report.json``: rows with ratios, what is not measured, targets, and every single figure."""
+    """Assemble ``report.json``: rows with ratios, what is not measured, targets, and every single figure."""
     acted = {name: [one for one in found if "model_s" in one] for name, found in rounds.items()}
-    rows = [summarise(name, found, cfg.device) for name, found in acted.items() if found]
+    rows = [summarize(name, found, cfg.device) for name, found in acted.items() if found]
     add_ratios(rows)
     gpu = environment.get("GPU at the start, name", "")
     failed = {

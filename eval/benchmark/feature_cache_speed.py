@@ -27,7 +27,7 @@ PRESET = "atlasvla_libero"
 # Losses in LeRobot's log have three decimals.
 LOSS_TOLERANCE = 0.0011
 _CACHE_MB = re.compile(r"copies x (\d+\.\d+) MB")
-NOTE = """Weights, pictures and actions are random numbers in the released shapes, so only time and agreement mean
+NOTE = """Weights, images and actions are random numbers in the released shapes, so only time and agreement mean
 anything. *Update* is LeRobot's `updt_s`: forward, backward and optimizer step, without waiting for data; the first one
 is left out of the median. Both runs draw the same new layers and the same batches, so their losses must agree, up to
 the rounding of another batch size in the cache; LeRobot's log has three decimals."""
@@ -68,7 +68,7 @@ class SpeedConfig:
 
 
 def commands(cfg: SpeedConfig) -> dict[str, list[str]]:
-    """The commands by stage."""
+    """Return the commands by stage."""
     training = [
         *training_flags(PRESET, cfg.weights, cfg.root / "data"),
         # Without augmentation, whose random numbers would differ between the runs.
@@ -144,7 +144,7 @@ def feature_cache_page(values: Mapping[str, Any], commands: Sequence[str], envir
 
 
 def verdict(values: Mapping[str, Any]) -> str:
-    """One line."""
+    """Return the result in one line."""
     agree = "the same losses" if values["same_losses"] else "OTHER LOSSES"
     apart = values["largest_loss_difference"]
     return f"feature cache: update {values['speed_up']:.1f} times as fast, {agree} (at most {apart:.4f} apart)"

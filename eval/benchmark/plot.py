@@ -1,4 +1,4 @@
-"""Picture of a benchmark: latency and training throughput of each policy. The file is written whole or not at all."""
+"""Draw a benchmark: latency and training throughput of each policy. The file is written whole or not at all."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from eval.report.plots import new_figure, save
 
 
 def plot(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], path: Path) -> None:
-    """Latency from P50 to P95 on the left, training throughput on the right, both logarithmic; written to ``path``."""
+    """Plot latency from P50 to P95 and training throughput, both logarithmic, to ``path``."""
     figure = new_figure(11, 1.8 + 0.55 * len(rows))
     acting, training = figure.subplots(1, 2, sharey=True)
     for number, (part, label) in enumerate((("model", "model-only"), ("sensor", "sensor-to-action"))):

@@ -54,7 +54,7 @@ SMOLVLM2_500M = {
 
 @dataclass
 class Built:
-    """A policy that is ready to act and to learn.
+    """Hold a policy that is ready to act and to learn.
 
     Attributes:
         policy: On its device, in eval mode.
@@ -78,7 +78,7 @@ class Built:
 
 
 def classes(base: str) -> tuple[Any, Any]:
-    """Configuration and policy class; this is where a policy's imports happen.
+    """Return the configuration and policy class; this is where a policy's imports happen.
 
     Raises:
         ImportError: If the policy needs a package that is not there.
@@ -181,10 +181,10 @@ def _smolvlm2() -> Iterator[None]:
 
 
 class RandomTokens:
-    """In place of a tokenizer that can't be had: as many random ids as there are words."""
+    """Stand in for a tokenizer that can't be had: as many random ids as there are words."""
 
     def __call__(self, text: list[str], *, max_length: int, padding: str, **_: Any) -> dict[str, torch.Tensor]:
-        """Ids and mask (B, L), arguments as a tokenizer's."""
+        """Return ids and mask (B, L); the arguments are a tokenizer's."""
         import torch
 
         words = min(max_length, max(len(one.split()) for one in text))
@@ -195,7 +195,7 @@ class RandomTokens:
 
 
 def processors(config: Any, notes: list[str]) -> tuple[Any, Any]:
-    """LeRobot's pipelines around a policy; a tokenizer that is not at hand is replaced, and a note tells."""
+    """Make LeRobot's pipelines around a policy; a tokenizer that is not at hand is replaced, with a note."""
     import torch
     from lerobot.policies.factory import make_pre_post_processors
     from lerobot.processor import tokenizer_processor
@@ -212,17 +212,17 @@ def processors(config: Any, notes: list[str]) -> tuple[Any, Any]:
         stand_in = SimpleNamespace(from_pretrained=lambda _: RandomTokens())
         with patch.object(tokenizer_processor, "AutoTokenizer", stand_in):
             found = make_pre_post_processors(config, dataset_stats=stats)
-    notes.append("sensor-to-action WITHOUT tokenisation: random token ids, the tokenizer is not at hand")
+    notes.append("sensor-to-action WITHOUT tokenization: random token ids, the tokenizer is not at hand")
     return found
 
 
 def raw_observation() -> dict[str, np.ndarray]:
     """Return what a robot's driver hands over: uint8 images (H, W, 3) and a state, in NumPy."""
     random = np.random.default_rng(0)
-    pictures: dict[str, np.ndarray] = {
+    images: dict[str, np.ndarray] = {
         key: random.integers(0, 256, (PIXELS, PIXELS, 3), dtype=np.uint8) for key in CAMERAS
     }
-    return pictures | {"observation.state": random.uniform(-1, 1, STATE_DIM).astype(np.float32)}
+    return images | {"observation.state": random.uniform(-1, 1, STATE_DIM).astype(np.float32)}
 
 
 def raw_batch(config: Any, size: int) -> dict[str, Any]:

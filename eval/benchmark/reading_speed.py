@@ -30,7 +30,7 @@ from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.inputs import INDEX
 from lerobot_atlasvla.training.action_chunks import InMemoryActions
 
-NOTE = """One process without workers, pictures in memory after the first round, which does not count. *Read* is
+NOTE = """One process without workers, images in memory after the first round, which does not count. *Read* is
 `dataset[i]` of LeRobot: from Parquet and PNG or video to tensors. *Look up* is what replaces the chunk: the actions of
 a batch of 64 from memory, per sample."""
 BATCH = 64
@@ -124,15 +124,15 @@ def _look_up_us(dataset: LeRobotDataset, chunk_size: int) -> float:
 
 
 def reading_page(cfg: ReadingConfig, values: Mapping[str, Any], command: str, environment: Mapping[str, str]) -> str:
-    """The Markdown report."""
+    """Return the Markdown report."""
     base = values["ms"]["one row"]["median_ms"]
     rows = []
     for name, one in values["ms"].items():
         each = ", ".join(f"{ms:.2f}" for ms in one["round_medians_ms"])
         rows.append((name, f"{one['median_ms']:.2f}", each, f"{one['p95_ms']:.2f}", f"{one['median_ms'] / base:.1f}"))
-    pictures = ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in values["cameras"].items())
+    images = ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in values["cameras"].items())
     lines = ["# Reading training samples", "", f"`{verdict(values)}`", "", *NOTE.splitlines(), ""]
-    lines += [f"{values['frames']:,} frames, {cfg.samples} of them read; stored as {values['stored_as']}: {pictures}."]
+    lines += [f"{values['frames']:,} frames, {cfg.samples} of them read; stored as {values['stored_as']}: {images}."]
     lines += [""]
     lines += table(("read", "ms a sample: median", "of each round", "P95", "times one row"), rows)
     lines += ["", f"Look up: {values['look_up_us']:.1f} microseconds a sample.", ""]

@@ -1,4 +1,4 @@
-"""From what ``eval.benchmark`` measured to rows, ratios, targets and a Markdown report."""
+"""Turn what ``eval.benchmark`` measured into rows, ratios, targets and a Markdown report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ are over the calls of all rounds. *Spread* is how far the rounds' medians are ap
 difference between policies that is no larger means nothing. All weights are random, or made up in the released sizes:
 nothing here says how well a policy acts."""
 ACTING_NOTE = """Two cameras of 256 px, an 8-d state, a 7-d action, batch 1, warm. *Model-only*: `predict_action_chunk`
-on a preprocessed batch on the device. *Sensor-to-action*: from uint8 pictures in NumPy through LeRobot's preparation,
+on a preprocessed batch on the device. *Sensor-to-action*: from uint8 images in NumPy through LeRobot's preparation,
 preprocessor, `select_action` and postprocessor to an action in NumPy, on a step that predicts a chunk; *between*: the
 same path on a step that finds an action in the queue. Actions per second: what this path allows."""
 RATIO_NOTE = """To the quickest variant of the baseline in this run. Latency: model-only P50, lower is better. Training:
@@ -41,8 +41,8 @@ process from before the policy was built to its peak while acting, and the whole
 action is from the start of the process, and includes drawing random weights where a real policy would read a file."""
 
 
-def summarise(name: str, rounds: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
-    """One row: the figures of a policy over all rounds.
+def summarize(name: str, rounds: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
+    """Return one row: the figures of a policy over all rounds.
 
     Args:
         name: The policy.
@@ -104,7 +104,7 @@ def _training(size: int, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def trained_at(row: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-    """Training at one batch size; None if it was not measured."""
+    """Return the training figures at one batch size; None if it was not measured."""
     return next((e for e in row["training"] if e["batch_size"] == size and "samples_per_s" in e), None)
 
 
@@ -129,7 +129,7 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """One target and how it came out.
+    """Hold one target and how it came out.
 
     Attributes:
         policy: Row of the run, or the preset that is not in it.
@@ -145,7 +145,7 @@ class Target:
 
 
 def targets(rows: Sequence[Mapping[str, Any]], device: str, gpu: str) -> list[Target]:
-    """The targets of issue 6 for every row of the default preset, and those of the tiny one on a CPU.
+    """Return the targets of issue 6 for every row of the default preset, and those of the tiny one on a CPU.
 
     Args:
         rows: With their ratios.
@@ -206,7 +206,7 @@ def _target(
 
 
 def benchmark_page(content: Mapping[str, Any]) -> str:
-    """The Markdown report.
+    """Return the Markdown report.
 
     Args:
         content: Content of ``report.json``.

@@ -79,7 +79,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 BASELINE_NOTES = {
     "act": "ResNet-18 from random weights; no language",
     "smolvla": "SmolVLM2-500M's sizes are built in; its tokenizer's two special ids too",
-    "xvla": "Florence-2-large's sizes; pictures of 224 px; action mode auto",
+    "xvla": "Florence-2-large's sizes; images of 224 px; action mode auto",
 }
 
 
@@ -111,13 +111,13 @@ class Measurement:
 
 
 def presets() -> list[str]:
-    """AtlasVLA's presets, the default one first."""
+    """Return AtlasVLA's presets, the default one first."""
     names = sorted(file.stem for file in PRESETS.glob("*.yaml"))
     return sorted(names, key=lambda name: name != DEFAULT_PRESET)
 
 
 def baselines() -> list[str]:
-    """LeRobot's policies that learn from demonstrations, ACT and SmolVLA first: ratios need them."""
+    """Return LeRobot's policies that learn from demonstrations, ACT and SmolVLA first: ratios need them."""
     import lerobot.policies  # noqa: F401  # Registers them.
     from lerobot.configs.policies import PreTrainedConfig
 
@@ -126,7 +126,7 @@ def baselines() -> list[str]:
 
 
 def split(name: str) -> tuple[str, list[str]]:
-    """Preset or type, and variants: ``act+amp`` is ``act`` and ``[amp]``."""
+    """Split a name into preset or type, and variants: ``act+amp`` is ``act`` and ``[amp]``."""
     base, *variants = name.split("+")
     return base, variants
 
@@ -153,7 +153,7 @@ def check_names(names: list[str]) -> None:
 def settings(
     name: str, dtype: str, weights: Path | None, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Settings of a policy by name, without dtype and device, and notes on them.
+    """Return the settings of a policy by name, without dtype and device, and notes on them.
 
     Args:
         name: As in the module's docstring.

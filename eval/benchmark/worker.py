@@ -33,7 +33,7 @@ BETWEEN = 5
 
 @dataclass(kw_only=True)
 class WorkerConfig(Measurement):
-    """One policy in one round."""
+    """Hold the settings of one policy in one round."""
 
     # As in eval.benchmark.
     policy: str
@@ -52,7 +52,7 @@ class WorkerConfig(Measurement):
 
 
 class Recorder:
-    """The figures so far, and the stage that comes next, in a file."""
+    """Keep the figures so far, and the stage that comes next, in a file."""
 
     def __init__(self, out: Path, policy: str):
         self.out = out
@@ -67,7 +67,7 @@ class Recorder:
 
 
 def reason(error: BaseException) -> str:
-    """Kind and first line of an error."""
+    """Return the kind and first line of an error."""
     return f"{type(error).__name__}: {first_line(error)}"[:300]
 
 
@@ -80,7 +80,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Meter:
-    """Time and memory on one device."""
+    """Measure time and memory on one device."""
 
     def __init__(self, device: str):
         import torch
@@ -93,7 +93,7 @@ class Meter:
             self.cuda.synchronize()
 
     def seconds(self, call: Callable[[], Any]) -> float:
-        """Seconds until a call's work is done."""
+        """Measure the seconds until a call's work is done."""
         self.finish()
         started = time.perf_counter()
         call()
@@ -109,11 +109,11 @@ class Meter:
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """Most bytes since :meth:`reset_peak`: tensors on the GPU, or resident memory of the process."""
+        """Return the most bytes since :meth:`reset_peak`: tensors on the GPU, or resident memory of the process."""
         return self.cuda.max_memory_allocated() if self.cuda else resident("VmHWM")
 
     def now(self) -> int:
-        """Bytes in use."""
+        """Return the number of bytes in use."""
         return self.cuda.memory_allocated() if self.cuda else resident("VmRSS")
 
     def reserved_peak(self) -> int | None:
@@ -122,7 +122,7 @@ class Meter:
 
 
 def resident(entry: str) -> int:
-    """Bytes of resident memory: VmRSS now, VmHWM at most."""
+    """Return the resident memory in bytes: VmRSS now, VmHWM at most."""
     return int(Path("/proc/self/status").read_text().split(f"{entry}:")[1].split()[0]) * 1024
 
 
@@ -141,7 +141,7 @@ def limit_memory(device: str, gib: float | None) -> None:
 
 
 def gpu_state() -> dict[str, str]:
-    """Name, driver and clocks of the GPU now."""
+    """Return the name, driver and clocks of the GPU now."""
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader", "--id=0"]
     try:
         shown = subprocess.run(query, capture_output=True, text=True, check=True).stdout
@@ -151,14 +151,14 @@ def gpu_state() -> dict[str, str]:
 
 
 def autocast(built: Built, dtype: Any) -> Any:
-    """Autocast to a dtype; None is none."""
+    """Return a context with autocast to a dtype; None is none."""
     import torch
 
     return nullcontext() if dtype is None else torch.autocast(built.policy.config.device, dtype=dtype)
 
 
 def acting_step(built: Built) -> Callable[[], Any]:
-    """One step of the sensor-to-action path, from NumPy to NumPy, as LeRobot's robot loop makes it."""
+    """Take one step of the sensor-to-action path, from NumPy to NumPy, as LeRobot's robot loop makes it."""
     import torch
     from lerobot.policies.utils import prepare_observation_for_inference
 
@@ -173,7 +173,7 @@ def acting_step(built: Built) -> Callable[[], Any]:
 
 
 def acting(cfg: WorkerConfig, built: Built, meter: Meter) -> dict[str, Any]:
-    """Seconds of chunks and of steps between them, and the memory this takes."""
+    """Measure the seconds of chunks and of steps between them, and the memory this takes."""
     import torch
     from lerobot.policies.utils import prepare_observation_for_inference
 
@@ -210,7 +210,7 @@ def acting(cfg: WorkerConfig, built: Built, meter: Meter) -> dict[str, Any]:
 
 
 def training(cfg: WorkerConfig, built: Built, meter: Meter, recorder: Recorder) -> list[dict[str, Any]]:
-    """Seconds of training steps and peak memory, by batch size; one that fails ends it, but for smaller ones."""
+    """Measure seconds of training steps and peak memory, by batch size; an error other than lack of memory ends it."""
     policy, found = built.policy, []
     optimizer_config = policy.config.get_optimizer_preset()
     optimizer = optimizer_config.build(policy.get_optim_params())
@@ -275,7 +275,7 @@ def timed_steps(
 
 
 def checkpoint_bytes(built: Built) -> int:
-    """Bytes of what ``save_pretrained`` writes, processors included, less what a real checkpoint only refers to."""
+    """Count the bytes that ``save_pretrained`` writes, with processors, less what a real checkpoint only refers to."""
     with tempfile.TemporaryDirectory() as folder:
         for part in (built.policy, built.preprocess, built.postprocess):
             part.save_pretrained(Path(folder))
@@ -284,7 +284,7 @@ def checkpoint_bytes(built: Built) -> int:
 
 
 def measure(cfg: WorkerConfig, recorder: Recorder) -> None:
-    """All stages of one policy."""
+    """Measure all stages of one policy."""
     started = cfg.started or time.monotonic()
     recorder.stage("imports")
     import torch

@@ -12,6 +12,7 @@ import draccus
 from draccus.utils import DecodingError
 
 from eval.common.errors import EvalError
+from eval.common.former_flags import with_present_names
 
 
 def run_command(
@@ -27,7 +28,7 @@ def run_command(
     Args:
         name: Module, such as ``eval.run``.
         config: Dataclass of the flags.
-        body: Does the work with the settings and the command as typed; returns an exit status, None for 0.
+        body: Does the work with the settings and the command that repeats it; returns an exit status, None for 0.
         argv: Arguments instead of ``sys.argv[1:]``.
         again: What to tell after a full disk or an interruption, where the work can be continued.
 
@@ -35,7 +36,7 @@ def run_command(
         Exit status: that of ``body``, 1 for an :class:`EvalError` or an ``OSError``, 2 for a flag that does not parse,
         130 when interrupted and ``again`` is given.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = with_present_names(config, sys.argv[1:] if argv is None else argv)
     try:
         settings = draccus.parse(config, args=arguments, prog=f"python -m {name}")
     except DecodingError as error:

@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Process:
-    """One process that has ended.
+    """Describe one process that has ended.
 
     Attributes:
         status: Exit status; negative if a signal ended it.
@@ -78,10 +78,10 @@ def measure(
 
 
 def tool(name: str) -> str:
-    """Path of a console script of this environment."""
+    """Return the path of a console script of this environment."""
     return str(Path(sys.executable).with_name(name))
 
 
 def offline() -> dict[str, str]:
-    """The environment of every stage: none may need the network."""
+    """Return the environment of every stage: none may need the network."""
     return os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -10,7 +10,7 @@ from eval.common.commands import GIB
 
 
 def git_commit() -> str:
-    """Commit of the working tree, with a mark if it has changes."""
+    """Return the commit of the working tree, with a mark if it has changes."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
@@ -20,7 +20,7 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that move results."""
+    """Return the versions that move results."""
     names = ("lerobot_policy_atlasvla", "lerobot", "torch", "transformers", "numpy")
     return {"commit": git_commit(), "python": sys.version.split()[0]} | {
         n: importlib.metadata.version(n) for n in names
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores and memory (Linux)."""
+    """Return processor, cores and memory (Linux)."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB

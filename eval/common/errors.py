@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class EvalError(Exception):
-    """Something a user can put right; the message says what is wrong and what to change."""
+    """Reports what a user can put right; the message says what is wrong and what to change."""
 
 
 def first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ _ROWS = "rollout_rows"
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a file beside ``path`` that takes its place when the block ends well and is removed when it doesn't.
 
-    The folder is made. The name keeps its ending, which writers of pictures and videos go by, and begins with a dot,
+    The folder is made. The name keeps its ending, which writers of images and videos go by, and begins with a dot,
     as what a killed process may leave.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

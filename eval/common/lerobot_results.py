@@ -50,12 +50,12 @@ def read_eval_info(path: Path) -> list[TaskResult]:
 
 
 def total(results: Sequence[TaskResult]) -> tuple[int, int]:
-    """Successes and rollouts over all tasks."""
+    """Return the numbers of successes and rollouts over all tasks."""
     return sum(sum(r.successes) for r in results), sum(len(r.successes) for r in results)
 
 
 def success_table(results: Sequence[TaskResult], instructions: Mapping[int, str]) -> str:
-    """Markdown table: one row per task, then the total if there are several."""
+    """Make a Markdown table: one row per task, then the total if there are several."""
     rows = ["| suite | task | instruction | success rate, 95 % Wilson interval |", "|---|---|---|---|"]
     for result in results:
         rate = format_rate(sum(result.successes), len(result.successes))
@@ -66,7 +66,7 @@ def success_table(results: Sequence[TaskResult], instructions: Mapping[int, str]
 
 
 def read_training_curve(log: Path, log_freq: int) -> list[tuple[int, float]]:
-    """(step, mean loss since the last entry) from the log of ``lerobot-train``.
+    """Read (step, mean loss since the last entry) from the log of ``lerobot-train``.
 
     LeRobot prints steps as "1K", so the step is counted: one entry every ``log_freq`` steps.
     """

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 
 def wilson_interval(successes: int, rollouts: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a success rate, both ends in [0, 1].
+    """Compute the 95 % Wilson score interval of a success rate, both ends in [0, 1].
 
     Source: Wilson, Probable Inference, JASA 22, 1927; computed by SciPy.
 
@@ -31,7 +31,7 @@ def format_rate(successes: int, rollouts: int) -> str:
 def newcombe_difference(
     successes_a: int, rollouts_a: int, successes_b: int, rollouts_b: int
 ) -> tuple[float, float, float]:
-    """Difference of two independent success rates with its 95 % interval.
+    """Return the difference of two independent success rates with its 95 % interval.
 
     Source: Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine
     17, 1998, method 10: the hybrid of both rates' Wilson limits, without continuity correction.
@@ -54,17 +54,17 @@ def newcombe_difference(
 
 
 def format_difference(difference: float, low: float, high: float) -> str:
-    """In percentage points, for example ``+20.0 points [5.2, 33.4]``."""
+    """Format a difference in percentage points, for example ``+20.0 points [5.2, 33.4]``."""
     # Adding 0 turns a rounded -0.0 into 0.0.
     shown, low, high = (round(100 * value, 1) + 0.0 for value in (difference, low, high))
     return f"{shown:+.1f} points [{low:.1f}, {high:.1f}]"
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided p-value of McNemar's exact test: do pairs with two outcomes favour one side?
+    """Compute the two-sided p-value of McNemar's exact test: do pairs with two outcomes favor one side?
 
     Source: McNemar, Psychometrika 12, 1947; exact form: the binomial test of ``only_a`` in ``only_a + only_b`` against
-    1/2. Without such pairs nothing favours either side, and the value is 1.
+    1/2. Without such pairs nothing favors either side, and the value is 1.
 
     Args:
         only_a: Pairs in which only A succeeded.
@@ -81,7 +81,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 
 def mean_over_seeds(rates: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of the seeds' success rates and their sample standard deviation, which a single seed does not have.
+    """Return the mean of the seeds' success rates and their sample standard deviation; a single seed has none.
 
     Raises:
         ValueError: If there is no seed.
@@ -92,7 +92,7 @@ def mean_over_seeds(rates: Sequence[float]) -> tuple[float, float | None]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean of independent values with its 95 % interval by Student's t distribution.
+    """Return the mean of independent values with its 95 % interval by Student's t distribution.
 
     The interval is wide for few values, as it should be: with two, it is 12.7 standard errors to each side.
 

@@ -59,7 +59,7 @@ class DemoConfig:
     render_size: int = 256
     # How the scene is rendered, in demonstrations and rollouts alike: plain (no reflections, shadows or antialiasing)
     # or default (LIBERO's own, several times as slow without a GPU).
-    look: str = "plain"
+    render_quality: str = "plain"
     # Simulator processes during collection.
     workers: int = 2
     # Training steps.
@@ -74,7 +74,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo.
+    """Describe one command of the demo.
 
     Attributes:
         says: What happens and why, for the terminal.
@@ -118,7 +118,7 @@ def run_stage(name: str, stage: Stage, place: str, log: Path) -> float:
 
 
 def stages(cfg: DemoConfig) -> dict[str, Stage]:
-    """The stages by name, in their order."""
+    """Return the stages by name, in their order."""
     out = cfg.output_dir
     data, train, evaluation = (str(out / part) for part in ("data", "train", "eval"))
     repo_id = f"local/{cfg.suite}_task{cfg.task_id}"
@@ -217,7 +217,7 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
                 f"--task_ids=[{cfg.task_id}]",
                 f"--episodes={cfg.rollouts}",
                 f"--displace_cm={cfg.displace_cm:g}",
-                f"--look={cfg.look}",
+                f"--render_quality={cfg.render_quality}",
                 f"--seeds=[{cfg.seed}]",
                 "--videos=0",
             ],
@@ -234,9 +234,9 @@ def run(cfg: DemoConfig, _: str) -> None:
         require_libero()
     except (ValueError, MissingExtraError) as error:
         raise EvalError(str(error)) from error
-    os.environ[ENV_RENDER_QUALITY] = cfg.look
-    os.environ[ENV_CULL] = "1"  # the same pictures, sooner
-    # Settles assets, look and OpenGL for all stages, and fails here rather than minutes later.
+    os.environ[ENV_RENDER_QUALITY] = cfg.render_quality
+    os.environ[ENV_CULL] = "1"  # the same images, sooner
+    # Settles assets, render quality and OpenGL for all stages, and fails here rather than minutes later.
     prepare_libero()
     if kept := set_aside(cfg.output_dir):
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
@@ -266,6 +266,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def as_typed(stage: Stage) -> str:
-    """The command line of a stage, without the folder of its program."""
+    """Return the command line of a stage, without the folder of its program."""
     words = [*(f"{name}={value}" for name, value in stage.environment.items()), Path(stage.command[0]).name]
     return shlex.join([*words, *stage.command[1:]])

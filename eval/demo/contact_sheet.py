@@ -10,7 +10,7 @@ from eval.report.plots import new_figure, save
 
 COLUMNS = 6
 ROWS = 3
-"""Of each kind at most: failures and successes."""
+"""At most so many rows of failures, and as many of successes."""
 
 
 def filmed_rollouts(results: Sequence[TaskResult]) -> list[tuple[str, bool, Path]]:

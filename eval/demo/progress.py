@@ -9,7 +9,7 @@ _COUNT = re.compile(rb"\| *(\d+)/(\d+) \[")
 
 
 class StageProgress:
-    """A bar that follows the one of a subprocess; call it with the output as it comes. On a terminal only.
+    """Show a bar that follows a subprocess's; call it with the output as it comes. On a terminal only.
 
     Args:
         name: Shown before the bar.

@@ -1,4 +1,4 @@
-"""Write the demo's ``report.md`` with its pictures, and its last two lines of output."""
+"""Write the demo's ``report.md`` with its plots, and its last two lines of output."""
 
 import json
 import os
@@ -28,7 +28,7 @@ STILL_FALLING = 0.95
 
 
 def write_report(out: Path, *, commands: Mapping[str, str], seconds: Mapping[str, float], wall_s: float) -> list[str]:
-    """Write ``report.md`` and its pictures.
+    """Write ``report.md`` and its plots.
 
     Args:
         out: The demo's folder, all stages done.

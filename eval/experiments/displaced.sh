@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ten tasks with displaced objects, one atlasvla_tiny policy and its blind twin, on two CPU cores: collect, train, keep in
 # half precision, roll out on LIBERO's own placements and on displaced ones, reliance, reports. Demonstrations and rollouts
-# have the same look.
+# have the same render quality.
 # EPISODES demonstrations a task, HARD of the drawer (4) and the cabinet top (9), where the arm has least room; STEPS training
 # steps, ROLLOUTS and DISPLACED rollouts a task.
 source "$(dirname "$0")/common.sh"

@@ -1,7 +1,7 @@
 """``python -m eval.action_error``: how far a policy's actions are from demonstrated ones, without a simulator.
 
 Every checkpoint acts on the same frames of one dataset, through ``select_action`` as in a robot loop, and its actions
-are compared with those that were demonstrated from there on. Once more with the pictures of other frames: a policy
+are compared with those that were demonstrated from there on. Once more with the images of other frames: a policy
 that does no worse then does not look.
 
 This is for choosing settings in minutes, when rollouts would take hours. It is no success rate: errors do not add up
@@ -94,35 +94,35 @@ class Frames:
     """Frames of a dataset and what was demonstrated from there on.
 
     Attributes:
-        observations: As LeRobot's collate function leaves them, S frames each, pictures included.
-        pictures: Keys of the pictures in ``observations``.
+        observations: As LeRobot's collate function leaves them, S frames each, images included.
+        image_keys: Keys of the images in ``observations``.
         actions_SNA: The demonstrated actions.
         known_SN: Whether the episode was that long.
     """
 
     observations: dict[str, Any]
-    pictures: tuple[str, ...]
+    image_keys: tuple[str, ...]
     actions_SNA: torch.Tensor  # noqa: N815
     known_SN: torch.Tensor  # noqa: N815
 
     def __len__(self) -> int:
-        """S."""
+        """Return the number of frames S."""
         return len(self.actions_SNA)
 
-    def batch(self, chosen: Sequence[int], other_pictures: bool) -> dict[str, Any]:
-        """Observations of some frames.
+    def batch(self, chosen: Sequence[int], other_images: bool) -> dict[str, Any]:
+        """Return the observations of some frames.
 
         Args:
             chosen: Which.
-            other_pictures: Pictures of the frame half the dataset away instead of the frame's own.
+            other_images: Images of the frame half the dataset away instead of the frame's own.
         """
-        away = [(index + len(self) // 2) % len(self) for index in chosen] if other_pictures else chosen
+        away = [(index + len(self) // 2) % len(self) for index in chosen] if other_images else chosen
         return {
-            key: _pick(values, away if key in self.pictures else chosen) for key, values in self.observations.items()
+            key: _pick(values, away if key in self.image_keys else chosen) for key, values in self.observations.items()
         }
 
     def error_SA(self, actions_SNA: torch.Tensor) -> torch.Tensor:  # noqa: N802, N803
-        """Mean absolute error of each frame and dimension, over the steps that were demonstrated; (S, A)."""
+        """Return the mean absolute error of each frame and dimension, over the steps that were demonstrated; (S, A)."""
         known_SN1 = self.known_SN[..., None]  # noqa: N806
         apart_SNA = (actions_SNA - self.actions_SNA).abs() * known_SN1  # noqa: N806
         return apart_SNA.sum(1) / known_SN1.sum(1)
@@ -133,7 +133,7 @@ def _pick(values: Any, chosen: Sequence[int]) -> Any:
 
 
 def open_dataset(root: Path, steps: int) -> "LeRobotDataset":
-    """The dataset, with the actions of ``steps`` steps at each frame.
+    """Open the dataset, with the actions of ``steps`` steps at each frame.
 
     Raises:
         EvalError: If it can't be read, or its actions are not LIBERO's.
@@ -146,7 +146,7 @@ def open_dataset(root: Path, steps: int) -> "LeRobotDataset":
 
 
 def read_frames(dataset: "LeRobotDataset", count: int) -> Frames:
-    """Frames spread evenly over a dataset.
+    """Return frames spread evenly over a dataset.
 
     Raises:
         EvalError: If it has fewer.
@@ -160,7 +160,7 @@ def read_frames(dataset: "LeRobotDataset", count: int) -> Frames:
     return Frames(
         observations={key: default_collate(values) for key, values in observations.items()}
         | {"task": [item["task"] for item in items]},
-        pictures=tuple(dataset.meta.camera_keys),
+        image_keys=tuple(dataset.meta.camera_keys),
         actions_SNA=torch.stack([item[ACTION] for item in items]),
         known_SN=~torch.stack([item[f"{ACTION}_is_pad"] for item in items]),
     )
@@ -194,7 +194,7 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
     policy = load_policy(checkpoint, dataset.meta)
     before, after = load_processors(checkpoint)
     done = []
-    for other_pictures in (False, True):
+    for other_images in (False, True):
         chunks = []
         for start in range(0, len(frames), cfg.batch_size):
             chosen = range(start, min(start + cfg.batch_size, len(frames)))
@@ -204,7 +204,7 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
             for _ in range(frames.actions_SNA.shape[1]):
                 # Preprocessed anew each time, as in a robot loop; a policy may change what it is given.
                 with torch.inference_mode():
-                    action_BA = after(policy.select_action(before(frames.batch(chosen, other_pictures))))  # noqa: N806
+                    action_BA = after(policy.select_action(before(frames.batch(chosen, other_images))))  # noqa: N806
                 actions.append(action_BA.float().cpu())
             chunks.append(torch.stack(actions, dim=1))
         done.append(torch.cat(chunks))
@@ -212,7 +212,7 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
 
 
 def summary(error_SA: torch.Tensor) -> dict[str, list[float]]:  # noqa: N803
-    """Mean and half of its 95 % interval, over frames, for each part of the action."""
+    """Return the mean and half of its 95 % interval, over frames, for each part of the action."""
     figures = {}
     for part, columns in PARTS.items():
         error_S = error_SA[:, columns].mean(1).double()  # noqa: N806
@@ -221,7 +221,7 @@ def summary(error_SA: torch.Tensor) -> dict[str, list[float]]:  # noqa: N803
 
 
 def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
-    """Content of ``report.json`` without what identifies the report.
+    """Return the content of ``report.json`` without what identifies the report.
 
     Raises:
         EvalError: If checkpoints, dataset or settings don't fit each other.

@@ -8,17 +8,17 @@ from eval.common.markdown import table
 
 NOTE = """Mean absolute error of the first {steps} actions on {frames} frames, spread evenly over the {episodes}
 episodes of `{dataset}`. Actions are those of the controller, in [-1, 1]; the intervals are 95 %, over frames. *Other
-pictures* are those of the frame half the dataset away, while state and instruction are the frame's own: a policy that
+images* are those of the frame half the dataset away, while state and instruction are the frame's own: a policy that
 does no worse with them does not look."""
 
 
 def cells(error: Mapping[str, Sequence[float]]) -> list[str]:
-    """Each part of the action: mean and half of the interval."""
+    """Return the mean and half of the interval of each part of the action."""
     return [f"{mean:.3f} ± {half:.3f}" for mean, half in error.values()]
 
 
 def action_error_page(content: Mapping[str, Any]) -> str:
-    """The Markdown report.
+    """Return the Markdown report.
 
     Args:
         content: Of ``report.json``.
@@ -39,7 +39,7 @@ def action_error_page(content: Mapping[str, Any]) -> str:
         )
     lines = [f"# {content['name']}: error of actions on demonstrated frames", ""]
     lines += [NOTE.replace("\n", " ").format(**content), ""]
-    lines += table(("policy", "training steps", *parts, *(f"{part}, other pictures" for part in parts)), rows)
+    lines += table(("policy", "training steps", *parts, *(f"{part}, other images" for part in parts)), rows)
     if content["note"]:
         lines += ["", "## Notes", "", content["note"].strip()]
     lines += ["", "## Command", "", "```bash", *content["commands"], "```"]
@@ -55,7 +55,7 @@ def action_error_page(content: Mapping[str, Any]) -> str:
 
 
 def own_settings(one: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Settings of a policy's training in which not all policies of its type are the same, as JSON."""
+    """Return the settings of a policy's training in which not all policies of its type are the same, as JSON."""
     alike = [_flat(other["settings"]) for other in policies if other.get("type") == one["type"]]
     return {
         name: value

@@ -43,7 +43,7 @@ class GeometryViewConfig:
 
 
 def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
-    """The policy and its preprocessor.
+    """Load the policy and its preprocessor.
 
     Raises:
         EvalError: If the folder holds no AtlasVLA policy, or one that can't be loaded.
@@ -69,7 +69,7 @@ def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
 
 
 def open_dataset(root: Path, frames: list[int]) -> "LeRobotDataset":
-    """The dataset, which has all the frames.
+    """Open the dataset, which has all the frames.
 
     Raises:
         EvalError: If there is no readable dataset, no frame is asked for, or one that it does not have.
@@ -85,7 +85,7 @@ def open_dataset(root: Path, frames: list[int]) -> "LeRobotDataset":
 
 
 def make_depth_reader(policy: "AtlasVLAPolicy") -> Any:
-    """The reader of the depth, or None where there is none; the reason goes to the terminal, in one line."""
+    """Make the reader of the depth, or None where there is none; the reason goes to the terminal, in one line."""
     from lerobot_atlasvla.inspection.depth import GeometryReader
 
     try:
@@ -181,7 +181,7 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
 
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] to (H, W, 3) uint8."""
+    """Convert (3, H, W) in [0, 1] to (H, W, 3) uint8."""
     return (image.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 

@@ -58,7 +58,7 @@ def choose_episodes(
 
 
 def training_episodes(config: Mapping[str, Any], tasks: Sequence[Sequence[str]]) -> list[int]:
-    """The episodes that ``lerobot-train`` learned from.
+    """Return the episodes that ``lerobot-train`` learned from.
 
     LeRobot 0.6.1 (``datasets/factory.py``, ``make_train_eval_datasets``) takes ``episodes``, or all, and holds out the
     last ``ceil(n * eval_split)`` of every task, where an episode's task is the first of its instructions.

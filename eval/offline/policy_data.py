@@ -26,7 +26,7 @@ def check_is_dataset(root: Path) -> None:
 
 
 def read_metadata(root: Path) -> "LeRobotDatasetMetadata":
-    """LeRobot's metadata of a local dataset.
+    """Read LeRobot's metadata of a local dataset.
 
     Raises:
         EvalError: If it can't be read.
@@ -43,7 +43,7 @@ def read_metadata(root: Path) -> "LeRobotDatasetMetadata":
 def read_dataset(
     meta: "LeRobotDatasetMetadata", root: Path, seconds: Mapping[str, Sequence[float]] | None
 ) -> "LeRobotDataset":
-    """All episodes of a local dataset.
+    """Open a local dataset with all its episodes.
 
     Args:
         meta: Its metadata.
@@ -87,7 +87,7 @@ def check_observations(
 
 
 def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:
-    """The policy on its device, in eval mode.
+    """Load the policy onto its device, in eval mode.
 
     Raises:
         OSError, RuntimeError, ValueError: ``LOADING_ERRORS`` of :mod:`eval.rollout.checkpoint`, if it can't be loaded.
@@ -98,7 +98,7 @@ def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:
 
 
 def load_processors(checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """The pre- and the postprocessor of a checkpoint; errors as in :func:`load_policy`."""
+    """Load the pre- and the postprocessor of a checkpoint; errors as in :func:`load_policy`."""
     from lerobot.policies import make_pre_post_processors
 
     return make_pre_post_processors(

@@ -143,7 +143,7 @@ def measure_checkpoint(cfg: RelianceConfig, checkpoint: Checkpoint) -> tuple[Rel
 def content_of(
     cfg: RelianceConfig, checkpoint: Checkpoint, measured: Reliance, choice: EpisodeChoice, command: str
 ) -> dict[str, Any]:
-    """Content of ``reliance.json``."""
+    """Return the content of ``reliance.json``."""
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,

@@ -18,9 +18,9 @@ from eval.report.compare import obstacles
 from eval.report.data import (
     REPORT_FILE,
     SCHEMA_VERSION,
-    LabelledRun,
+    LabeledRun,
     counts,
-    labelled,
+    labeled,
     note_text,
     rate_figures,
     run_figures,
@@ -54,8 +54,8 @@ class AblationsConfig:
     # Markdown file with remarks by hand. If not given, those of the report that is replaced are kept.
     note: Path | None = None
 
-    def read(self) -> dict[str, dict[int, LabelledRun]]:
-        """By variant, in the order given, and by training seed.
+    def read(self) -> dict[str, dict[int, LabeledRun]]:
+        """Read the runs by variant, in the order given, and by training seed.
 
         Raises:
             EvalError: If runs and variants do not go together, or the runs can't be compared with each other.
@@ -66,7 +66,7 @@ class AblationsConfig:
         if len(set(self.variants)) < 2:
             raise EvalError(f"--variants must name a reference and something else, got {self.variants}.")
         check_report_name(self.name, self.reports)
-        found: dict[str, dict[int, LabelledRun]] = {}
+        found: dict[str, dict[int, LabeledRun]] = {}
         for variant, folder in zip(self.variants, self.runs, strict=True):
             run = read_run(folder)
             seed = (run.training or {}).get("seed")
@@ -74,7 +74,7 @@ class AblationsConfig:
                 raise EvalError(f"{folder}: its checkpoint does not say with which seed it was trained (--runs).")
             if seed in found.setdefault(variant, {}):
                 raise EvalError(f"{variant!r} has two runs of training seed {seed}; {folder} is the second (--runs).")
-            (found[variant][seed],) = with_reliance([labelled(f"{variant}, seed {seed}", run)], [])
+            (found[variant][seed],) = with_reliance([labeled(f"{variant}, seed {seed}", run)], [])
         first = next(iter(next(iter(found.values())).values()))
         for by_seed in found.values():
             for entry in by_seed.values():
@@ -83,18 +83,18 @@ class AblationsConfig:
         return found
 
 
-def pooled(by_seed: Mapping[int, LabelledRun]) -> tuple[int, int]:
-    """Successes and rollouts of all training seeds."""
+def pooled(by_seed: Mapping[int, LabeledRun]) -> tuple[int, int]:
+    """Return the numbers of successes and rollouts of all training seeds."""
     pairs = [entry.counts for entry in by_seed.values()]
     return sum(successes for successes, _ in pairs), sum(rollouts for _, rollouts in pairs)
 
 
-def _rates(by_seed: Mapping[int, LabelledRun]) -> list[float]:
+def _rates(by_seed: Mapping[int, LabeledRun]) -> list[float]:
     return [successes / rollouts for successes, rollouts in (entry.counts for entry in by_seed.values())]
 
 
-def verdict(reference: Mapping[int, LabelledRun], variant: Mapping[int, LabelledRun]) -> dict[str, Any]:
-    """Difference to the reference with its interval, in [-1, 1], and whether something is shown: see ``READING``."""
+def verdict(reference: Mapping[int, LabeledRun], variant: Mapping[int, LabeledRun]) -> dict[str, Any]:
+    """Return the difference to the reference in [-1, 1], its interval, and whether it shows something (``READING``)."""
     difference, low, high = newcombe_difference(*pooled(variant), *pooled(reference))
     ours, theirs = _rates(variant), _rates(reference)
     words = "not shown"
@@ -105,8 +105,8 @@ def verdict(reference: Mapping[int, LabelledRun], variant: Mapping[int, Labelled
     return {"difference": difference, "low": low, "high": high, "verdict": words}
 
 
-def content_of(variants: Mapping[str, Mapping[int, LabelledRun]], cfg: AblationsConfig, note: str) -> dict[str, Any]:
-    """Content of ``report.json``; its own figures are those of the reference."""
+def content_of(variants: Mapping[str, Mapping[int, LabeledRun]], cfg: AblationsConfig, note: str) -> dict[str, Any]:
+    """Return the content of ``report.json``; its own figures are those of the reference."""
     reference, *_ = variants
     figures = []
     for variant, by_seed in variants.items():
@@ -124,8 +124,8 @@ def content_of(variants: Mapping[str, Mapping[int, LabelledRun]], cfg: Ablations
     return head | {"reference": reference, "incomplete": unfinished, "note": note, "variants": figures}
 
 
-def ablations_page(variants: Mapping[str, Mapping[int, LabelledRun]], content: Mapping[str, Any]) -> str:
-    """The Markdown report."""
+def ablations_page(variants: Mapping[str, Mapping[int, LabeledRun]], content: Mapping[str, Any]) -> str:
+    """Return the Markdown report."""
     reference = content["reference"]
     lines = [f"# {content['title']}", ""]
     for line in content["incomplete"]:
@@ -154,8 +154,8 @@ def ablations_page(variants: Mapping[str, Mapping[int, LabelledRun]], content: M
     return "\n".join(lines)
 
 
-def task_lines(variants: Mapping[str, Mapping[int, LabelledRun]]) -> list[str]:
-    """Success of every variant by task."""
+def task_lines(variants: Mapping[str, Mapping[int, LabeledRun]]) -> list[str]:
+    """Return the success of every variant by task."""
     by_task = {
         variant: {
             task: [rollout for entry in by_seed.values() for rollout in entry.by_task().get(task, [])]

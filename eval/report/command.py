@@ -13,7 +13,7 @@ from eval.report.compare import compare, compare_tasks, obstacles, paired_lines,
 from eval.report.data import (
     REPORT_FILE,
     SCHEMA_VERSION,
-    LabelledRun,
+    LabeledRun,
     counts,
     enumeration,
     note_text,
@@ -51,7 +51,7 @@ class ReportConfig:
     # kept; an empty file removes them.
     note: Path | None = None
 
-    def read(self) -> list[LabelledRun]:
+    def read(self) -> list[LabeledRun]:
         """Read the runs.
 
         Raises:
@@ -76,7 +76,7 @@ class ReportConfig:
         entries = with_reliance(entries, [Path(path) for path in given])
         return [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
 
-    def folder(self, entries: Sequence[LabelledRun]) -> Path:
+    def folder(self, entries: Sequence[LabeledRun]) -> Path:
         """Return where the report goes.
 
         Raises:
@@ -87,8 +87,8 @@ class ReportConfig:
         return self.reports / name
 
 
-def comparisons(entries: Sequence[LabelledRun]) -> list[dict[str, Any]]:
-    """The first run against each other one, for ``report.json``; where they can't be compared, what differs."""
+def comparisons(entries: Sequence[LabeledRun]) -> list[dict[str, Any]]:
+    """Compare the first run with each other one, for ``report.json``, or say why they can't be compared."""
     first, *others = entries
     found = []
     for other in others:
@@ -108,7 +108,7 @@ def comparisons(entries: Sequence[LabelledRun]) -> list[dict[str, Any]]:
     return found
 
 
-def automatic_title(entries: Sequence[LabelledRun]) -> str:
+def automatic_title(entries: Sequence[LabeledRun]) -> str:
     """Return, for example, ``LIBERO rollouts, objects displaced by up to 8 cm: AtlasVLA and ACT``."""
     displacements = {entry.displacement for entry in entries}
     if len(displacements) == 1:
@@ -119,8 +119,8 @@ def automatic_title(entries: Sequence[LabelledRun]) -> str:
     return f"LIBERO rollouts: {enumeration(names)}"
 
 
-def report_content(entries: Sequence[LabelledRun], name: str, title: str, note: str) -> dict[str, Any]:
-    """Content of ``report.json``; its own figures are those of the first run."""
+def report_content(entries: Sequence[LabeledRun], name: str, title: str, note: str) -> dict[str, Any]:
+    """Return the content of ``report.json``; its own figures are those of the first run."""
     figures = [run_figures(entry) for entry in entries]
     own = {key: figures[0][key] for key in ("total", "successes", "rollouts", "rate", "interval")}
     return {
@@ -136,7 +136,7 @@ def report_content(entries: Sequence[LabelledRun], name: str, title: str, note: 
     }
 
 
-def write_plots(entries: Sequence[LabelledRun], folder: Path) -> list[str]:
+def write_plots(entries: Sequence[LabeledRun], folder: Path) -> list[str]:
     """Write the plots there is something for, remove those of an earlier report there is nothing for.
 
     Returns:

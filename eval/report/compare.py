@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
+from eval.common.former_flags import flag_of
 from eval.common.statistics import format_difference, mcnemar_exact, newcombe_difference
-from eval.report.data import LabelledRun, Task, read_runs
+from eval.report.data import LabeledRun, Task, read_runs
 from eval.rollout.run_folder import Rollout, Run
 
 SETTINGS = ("image_size", "settle_steps", "init_states", "episode_length", "look", "camera_shift", "displace_cm")
@@ -22,7 +23,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of rollouts, A and B. Rates and their difference are in [-1, 1].
+    """Compare two sets of rollouts, A and B. Rates and their difference are in [-1, 1].
 
     Attributes:
         difference: Success rate of A minus that of B, over all rollouts of each.
@@ -50,7 +51,7 @@ class Comparison:
 
     @property
     def shared(self) -> int:
-        """Rollouts that both have."""
+        """Return how many rollouts both have."""
         return self.both + self.only_a + self.only_b + self.neither
 
     @property
@@ -87,7 +88,7 @@ def compare(a: Sequence[Rollout], b: Sequence[Rollout]) -> Comparison:
     )
 
 
-def compare_tasks(a: LabelledRun, b: LabelledRun) -> dict[Task, Comparison]:
+def compare_tasks(a: LabeledRun, b: LabeledRun) -> dict[Task, Comparison]:
     """Compare task by task, for the tasks that both have."""
     tasks_a, tasks_b = a.by_task(), b.by_task()
     return {task: compare(rollouts, tasks_b[task]) for task, rollouts in tasks_a.items() if task in tasks_b}
@@ -96,7 +97,7 @@ def compare_tasks(a: LabelledRun, b: LabelledRun) -> dict[Task, Comparison]:
 def obstacles(a: Run, b: Run) -> list[str]:
     """Say what makes a difference of two runs meaningless, in words; nothing if they can be compared.
 
-    Their tasks, everything else that changes the task or the picture, and the versions of the simulator. How a policy
+    Their tasks, everything else that changes the task or the image, and the versions of the simulator. How a policy
     acts (checkpoint, ``n_action_steps``) is what is compared.
     """
     tasks_a, tasks_b = ({(rollout.suite, rollout.task_id) for rollout in run.rollouts} for run in (a, b))
@@ -107,13 +108,15 @@ def obstacles(a: Run, b: Run) -> list[str]:
     ]
     for names, of_a, of_b in ((SETTINGS, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
         found += [
-            f"{name}: {of_a.get(name)!r} and {of_b.get(name)!r}" for name in names if of_a.get(name) != of_b.get(name)
+            f"{flag_of(name)}: {of_a.get(name)!r} and {of_b.get(name)!r}"
+            for name in names
+            if of_a.get(name) != of_b.get(name)
         ]
     return found
 
 
 def verdict(a: str, b: str, result: Comparison) -> str:
-    """One sentence: who is ahead, or that it is noise.
+    """Say in one sentence who is ahead, or that it is noise.
 
     Args:
         a: Label of A.
@@ -154,7 +157,7 @@ def paired_lines(a: str, b: str, result: Comparison) -> list[str]:
     return lines
 
 
-def _one(path: Path) -> LabelledRun:
+def _one(path: Path) -> LabeledRun:
     found = read_runs(path)
     if len(found) > 1:
         names = ", ".join(entry.label for entry in found)

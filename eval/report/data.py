@@ -25,8 +25,8 @@ Task = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class LabelledRun:
-    """A run with at least one rollout, and what the report calls it.
+class LabeledRun:
+    """Hold a run with at least one rollout, and what the report calls it.
 
     Attributes:
         label: What the report calls it.
@@ -40,7 +40,7 @@ class LabelledRun:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Successes and rollouts."""
+        """Return the numbers of successes and rollouts."""
         return counts(self.run.rollouts)
 
     @property
@@ -50,7 +50,7 @@ class LabelledRun:
 
     @property
     def asked(self) -> int:
-        """Rollouts that the run's settings ask for."""
+        """Return how many rollouts the run's settings ask for."""
         settings = self.run.settings
         if settings["task_ids"] is not None:
             tasks = len(settings["suites"]) * len(settings["task_ids"])
@@ -76,21 +76,21 @@ class LabelledRun:
         return f"incomplete: {done} of {self.asked}" if done != self.asked else ""
 
     def by_task(self) -> dict[Task, list[Rollout]]:
-        """Rollouts of each task, tasks in order."""
+        """Return the rollouts of each task, tasks in order."""
         return _grouped(self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id))
 
     def by_seed(self) -> dict[int, list[Rollout]]:
-        """Rollouts of each seed, seeds in order."""
+        """Return the rollouts of each seed, seeds in order."""
         return _grouped(self.run.rollouts, lambda rollout: rollout.seed)
 
     def seed_agreement(self) -> tuple[int, int]:
-        """States with the same outcome at every seed, and states that several seeds started from."""
+        """Return the states with the same outcome at every seed, and states that several seeds started from."""
         outcomes = _grouped(self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id, rollout.init_state))
         repeated = [rollouts for rollouts in outcomes.values() if len(rollouts) > 1]
         return sum(len({rollout.success for rollout in rollouts}) == 1 for rollouts in repeated), len(repeated)
 
     def failures(self) -> list[Rollout]:
-        """Failed rollouts, those with a video first, otherwise in order of task, seed and state."""
+        """Return the failed rollouts, those with a video first, otherwise in order of task, seed and state."""
         failed = [rollout for rollout in self.run.rollouts if not rollout.success]
         return sorted(failed, key=lambda rollout: (rollout.video is None, rollout.key))
 
@@ -103,16 +103,16 @@ def _grouped(rollouts: Sequence[Rollout], key: Any) -> dict[Any, list[Rollout]]:
 
 
 def counts(rollouts: Sequence[Rollout]) -> tuple[int, int]:
-    """Successes and rollouts."""
+    """Return the numbers of successes and rollouts."""
     return sum(rollout.success for rollout in rollouts), len(rollouts)
 
 
 def steps_to_success(rollouts: Sequence[Rollout]) -> list[int]:
-    """Steps of the successful rollouts."""
+    """Return the steps of the successful rollouts."""
     return [rollout.steps for rollout in rollouts if rollout.success]
 
 
-def labelled(label: str, run: Run) -> LabelledRun:
+def labeled(label: str, run: Run) -> LabeledRun:
     """Check that a run can be reported.
 
     Raises:
@@ -126,11 +126,11 @@ def labelled(label: str, run: Run) -> LabelledRun:
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise EvalError(f"{run.name} has the rollout (suite, task, seed, initial state) = {twice} more than once.")
-    return LabelledRun(label, run)
+    return LabeledRun(label, run)
 
 
 def rate_figures(successes: int, rollouts: int) -> dict[str, Any]:
-    """A success rate for ``report.json``: text, counts, rate and 95 % Wilson interval (rates in [0, 1])."""
+    """Return a success rate for ``report.json``: text, counts, rate and 95 % Wilson interval (rates in [0, 1])."""
     return {
         "total": format_rate(successes, rollouts),
         "successes": successes,
@@ -140,8 +140,8 @@ def rate_figures(successes: int, rollouts: int) -> dict[str, Any]:
     }
 
 
-def run_figures(entry: LabelledRun) -> dict[str, Any]:
-    """Everything about one run, for ``report.json``; :func:`read_runs` makes the run of it again."""
+def run_figures(entry: LabeledRun) -> dict[str, Any]:
+    """Return all about one run, for ``report.json``; :func:`read_runs` makes the run of it again."""
     seeds = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in seeds.values()])
     displaced = any(rollout.displacement_cm for rollout in entry.run.rollouts)
@@ -165,7 +165,7 @@ def run_figures(entry: LabelledRun) -> dict[str, Any]:
 
 
 def sorted_rollouts(run: Run) -> list[Rollout]:
-    """By task, seed and state: the order of completion depends on the workers and says nothing."""
+    """Return the rollouts by task, seed and state: the order of completion depends on the workers."""
     return sorted(run.rollouts, key=lambda rollout: rollout.key)
 
 
@@ -182,11 +182,11 @@ def _task_figures(task: Task, rollouts: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
-def read_runs(path: Path) -> list[LabelledRun]:
+def read_runs(path: Path) -> list[LabeledRun]:
     """Read a run folder, a report's folder or its ``report.json``.
 
     Returns:
-        One entry for a run folder, labelled with its name; those of the report, with its labels, otherwise.
+        One entry for a run folder, labeled with its name; those of the report, with its labels, otherwise.
 
     Raises:
         EvalError: If it is none of them, or has no finished rollouts.
@@ -194,7 +194,7 @@ def read_runs(path: Path) -> list[LabelledRun]:
     """
     if (path / RUN_FILE).is_file():
         run = read_run(path)
-        return [labelled(run.name, run)]
+        return [labeled(run.name, run)]
     file = path / REPORT_FILE if path.is_dir() else path
     if not file.is_file():
         raise EvalError(f"{path} is neither a run folder of eval.run nor a report ({REPORT_FILE}) of eval.report.")
@@ -203,7 +203,7 @@ def read_runs(path: Path) -> list[LabelledRun]:
         raise EvalError(f"{file} is a report of kind {content['kind']!r}; only 'rollouts' holds single rollouts.")
     try:
         return [
-            replace(labelled(entry["label"], _run_of(entry)), reliance=entry.get("reliance"))
+            replace(labeled(entry["label"], _run_of(entry)), reliance=entry.get("reliance"))
             for entry in content["runs"]
         ]
     except (KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""``report.md``: everything of a report in words, tables and pictures."""
+"""``report.md``: everything of a report in words, tables and plots."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate, mean_over_seeds
-from eval.report.data import LabelledRun, counts, steps_to_success
+from eval.report.data import LabeledRun, counts, steps_to_success
 from eval.report.reliance_results import NOT_MEASURED, interval_text, part
 from eval.rollout.run_folder import Rollout
 from lerobot_atlasvla.inspection.reliance import BLOCKS_AS_NOISE, BLOCKS_REMOVED, IMAGES, INSTRUCTION, STATE
@@ -29,13 +29,13 @@ BLOCKS = (BLOCKS_AS_NOISE, BLOCKS_REMOVED)
 VIDEOS_NOTE = "videos/... are in the run folder; they are not in the repository."
 
 
-def rollouts_page(entries: Sequence[LabelledRun], content: Mapping[str, Any], plots: Sequence[str]) -> str:
-    """The report.
+def rollouts_page(entries: Sequence[LabeledRun], content: Mapping[str, Any], plots: Sequence[str]) -> str:
+    """Return the report as Markdown.
 
     Args:
         entries: Runs, the most important one first.
         content: Content of ``report.json``.
-        plots: Names of the pictures beside the report.
+        plots: Names of the plots beside the report.
     """
     lines = [f"# {content['title']}", ""]
     for line in content["incomplete"]:
@@ -67,7 +67,7 @@ def rollouts_page(entries: Sequence[LabelledRun], content: Mapping[str, Any], pl
     return "\n".join(lines)
 
 
-def reliance_lines(entries: Sequence[LabelledRun]) -> list[str]:
+def reliance_lines(entries: Sequence[LabeledRun]) -> list[str]:
     """Show what the policy of each run relies on, one row per run; a run without a measurement says so."""
     names = list(RELIANCE_COLUMNS)
     if not any(part(entry.reliance, name) for entry in entries if entry.reliance for name in BLOCKS):
@@ -90,8 +90,8 @@ def _reliance_cell(reliance: Mapping[str, Any], name: str) -> str:
     return found["reason"] or interval_text(found["action_change"])
 
 
-def task_table(entries: Sequence[LabelledRun]) -> list[str]:
-    """One row per task that any of the runs has, runs side by side."""
+def task_table(entries: Sequence[LabeledRun]) -> list[str]:
+    """Return one row per task that any of the runs has, runs side by side."""
     by_task = [entry.by_task() for entry in entries]
     prefixes = [f"{entry.label}: " if len(entries) > 1 else "" for entry in entries]
     columns = [f"{prefix}{of}" for prefix in prefixes for of in ("success, 95 % interval", "steps, median [min-max]")]
@@ -114,7 +114,7 @@ def _success_cells(rollouts: Sequence[Rollout]) -> tuple[str, str]:
 
 
 def comparison_lines(pair: Mapping[str, Any]) -> list[str]:
-    """Difference of two runs, in total and by task, or why there is none."""
+    """Return the difference of two runs, in total and by task, or why there is none."""
     lines = [f"## {pair['a']} against {pair['b']}", ""]
     if pair["obstacles"]:
         return [*lines, "Not compared, because they differ in", "", *(f"- {line}" for line in pair["obstacles"]), ""]
@@ -139,8 +139,8 @@ def comparison_lines(pair: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def seed_lines(entry: LabelledRun) -> list[str]:
-    """Total of every seed, their mean, and how much the seeds agree."""
+def seed_lines(entry: LabeledRun) -> list[str]:
+    """Return the total of every seed, their mean, and how much the seeds agree."""
     by_seed = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in by_seed.values()])
     same, repeated = entry.seed_agreement()
@@ -157,8 +157,8 @@ def seed_lines(entry: LabelledRun) -> list[str]:
     ]
 
 
-def failure_lines(entry: LabelledRun) -> list[str]:
-    """Every failed rollout: one row each for those with a video, the others by task and seed."""
+def failure_lines(entry: LabeledRun) -> list[str]:
+    """Return every failed rollout: one row each for those with a video, the others by task and seed."""
     failures = entry.failures()
     lines = [f"## Failures of {entry.label}: {len(failures)}", ""]
     if filmed := [rollout for rollout in failures if rollout.video]:
@@ -176,8 +176,8 @@ def failure_lines(entry: LabelledRun) -> list[str]:
     return lines
 
 
-def provenance_lines(entry: LabelledRun) -> list[str]:
-    """Everything needed to get the figures of a run again."""
+def provenance_lines(entry: LabeledRun) -> list[str]:
+    """Return everything needed to get the figures of a run again."""
     run = entry.run
     training = run.training or {}
     command = training.get("command")

@@ -1,4 +1,4 @@
-"""Pictures of the reports: loss, success with intervals, steps to success. Each file is written whole or not at all."""
+"""Draw the plots of the reports: loss, success with intervals, steps to success; files are written whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plot_run(curve: Curve, results: Sequence[TaskResult], path: Path, title: str
     """Loss over training on the left, success rate per task with its interval on the right; written to ``path``."""
     figure = new_figure(10, 4)
     loss_axes, success_axes = figure.subplots(1, 2)
-    _draw_loss(loss_axes, {"": curve}, "L1 loss (normalised actions)")
+    _draw_loss(loss_axes, {"": curve}, "L1 loss (normalized actions)")
     rows = [f"{result.suite} {result.task_id}" for result in results]
     _draw_success(success_axes, rows, {"": [(sum(r.successes), len(r.successes)) for r in results]})
     figure.suptitle(title)
@@ -33,14 +33,14 @@ def plot_run(curve: Curve, results: Sequence[TaskResult], path: Path, title: str
 
 
 def plot_loss(curves: Mapping[str, Curve], path: Path) -> None:
-    """Training loss of each run, by label."""
+    """Plot the training loss of each run, by label."""
     figure = new_figure(7, 4)
     _draw_loss(figure.subplots(), curves, "training loss")
     save(figure, path)
 
 
 def plot_success(rows: Sequence[str], counts: Mapping[str, Sequence[Counts | None]], path: Path) -> None:
-    """Success rates with their intervals.
+    """Plot success rates with their intervals.
 
     Args:
         rows: Name of each row, top to bottom.
@@ -53,7 +53,7 @@ def plot_success(rows: Sequence[str], counts: Mapping[str, Sequence[Counts | Non
 
 
 def plot_steps(steps: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Histogram of the steps that successful rollouts took, by label of the run; at least one must have some."""
+    """Plot a histogram of the steps of successful rollouts, by label of the run; at least one must have some."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
@@ -113,7 +113,7 @@ def _legend(axes: Axes, labels: Mapping[str, object]) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches."""
+    """Return an empty figure, sizes in inches."""
     # Without pyplot: no window system is asked, and nothing stays open.
     from matplotlib.figure import Figure
 

@@ -23,12 +23,12 @@ compare success with a policy trained and evaluated without images."""
 
 
 def label(name: str) -> str:
-    """A part's name for readers."""
+    """Return a part's name for readers."""
     return _LABELS.get(name, name)
 
 
 def reliance_table(content: Mapping[str, Any]) -> list[str]:
-    """One row per part, as Markdown."""
+    """Return one row per part, as Markdown."""
     rows = []
     for one in content["parts"]:
         cells = (
@@ -49,7 +49,7 @@ def frames_text(content: Mapping[str, Any]) -> str:
 
 
 def reliance_page(content: Mapping[str, Any]) -> str:
-    """The Markdown page.
+    """Return the Markdown page.
 
     Args:
         content: Of ``reliance.json``.
@@ -71,7 +71,7 @@ def reliance_page(content: Mapping[str, Any]) -> str:
 
 
 def plot_reliance(content: Mapping[str, Any], path: Path) -> None:
-    """Change of the actions part by part, with intervals; written to ``path``."""
+    """Plot the change of the actions part by part, with intervals, to ``path``."""
     measured = [one for one in content["parts"] if one["action_change"] is not None]
     figure = new_figure(7, 1.2 + 0.4 * len(measured))
     axes = figure.subplots()

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.common.errors import EvalError
 from eval.common.statistics import mean_interval
-from eval.report.data import LabelledRun
+from eval.report.data import LabeledRun
 from eval.rollout.checkpoint import find_checkpoint
 from eval.rollout.run_folder import Run
 from lerobot_atlasvla.inspection.reliance import (
@@ -43,7 +43,7 @@ def default_folder(checkpoint: Path) -> Path | None:
 
 
 def parts_content(reliance: Reliance) -> list[dict[str, Any]]:
-    """The measured parts for ``reliance.json``."""
+    """Return the measured parts for ``reliance.json``."""
     return [
         {
             "name": part.name,
@@ -57,7 +57,7 @@ def parts_content(reliance: Reliance) -> list[dict[str, Any]]:
 
 
 def figures(episodes: Iterable[float] | None, lowest: float | None = None) -> dict[str, Any] | None:
-    """Mean and interval over episodes; None for what was not measured.
+    """Return the mean and interval over episodes; None for what was not measured.
 
     Args:
         episodes: One value per episode.
@@ -97,7 +97,7 @@ def read_reliance(path: Path | str) -> dict[str, Any]:
 
 
 def part(content: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """One part of ``reliance.json``, by its name; None if the policy has no such part."""
+    """Return one part of ``reliance.json``, by its name; None if the policy has no such part."""
     return next((one for one in content["parts"] if one["name"] == name), None)
 
 
@@ -117,7 +117,7 @@ def interval_text(of: Figures | None) -> str:
 
 
 def last_line(content: Mapping[str, Any]) -> str:
-    """All of it in one line, the last one that the command prints."""
+    """Return all of it in one line, the last one that the command prints."""
     words = []
     for name in (IMAGES, STATE, INSTRUCTION, BLOCKS_AS_NOISE, BLOCKS_REMOVED):
         found = part(content, name)
@@ -130,7 +130,7 @@ def last_line(content: Mapping[str, Any]) -> str:
 
 
 def summary(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of ``reliance.json`` that a report of rollouts keeps: no values of single episodes."""
+    """Return the part of ``reliance.json`` that a report of rollouts keeps: no values of single episodes."""
 
     def short(of: Figures | None) -> dict[str, Any] | None:
         return None if of is None else {key: of[key] for key in ("mean", "low", "high")}
@@ -143,7 +143,7 @@ def summary(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: content[key] for key in kept} | {"parts": parts}
 
 
-def with_reliance(entries: Sequence[LabelledRun], given: Sequence[Path]) -> list[LabelledRun]:
+def with_reliance(entries: Sequence[LabeledRun], given: Sequence[Path]) -> list[LabeledRun]:
     """Runs together with what was measured of their checkpoints, which the digest of the weights identifies.
 
     What is given comes first, then a ``reliance.json`` in the run folder, in its folder ``reliance`` or beside the

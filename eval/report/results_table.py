@@ -23,13 +23,13 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 REPORTS = Path("eval/results")
 PAGES = (Path("eval/README.md"), Path("README.md"))
 NONE_YET = "No reports of `eval.report` yet."
-_HEAD = ("report", "policy", "training", "tasks", "rollouts", "success, 95 % Wilson interval", "look, assets")
+_HEAD = ("report", "policy", "training", "tasks", "rollouts", "success, 95 % Wilson interval", "render quality, assets")
 _ABLATION_HEAD = ("ablations", "variant", "training seeds", "success", "minus the reference", "")
 _SHIFT_HEAD = ("camera-shift report", "policy", "success unshifted", "success at the largest shifts")
 
 
 def results_block(reports: Path, page: Path) -> str:
-    """The tables, with links that work from a page.
+    """Return the tables, with links that work from a page.
 
     Args:
         reports: Folder of all reports.
@@ -86,7 +86,7 @@ def _run_cells(run: Mapping[str, Any]) -> tuple[str, ...]:
         "; ".join(f"{suite} {', '.join(ids)}" for suite, ids in tasks.items()) + displaced,
         str(done) if done == asked else f"{done}, incomplete: {done} of {asked}",
         run["total"],
-        # A look-alike is told in full in the report; here a reader only has to see that there is one.
+        # A replacement is told in full in the report; here a reader only has to see that there is one.
         f"{run['settings']['look']}, {assets}{', with replacements' if run['simulator'].get('assets_note') else ''}",
     )
 
@@ -130,7 +130,7 @@ def _extremes(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def updated(page: Path, reports: Path) -> tuple[str, str]:
-    """Text of a page as it is, and as it should be.
+    """Return the text of a page as it is, and as it should be.
 
     Raises:
         EvalError: If the page does not have both marks once, in order, or a report cannot be read.

@@ -35,7 +35,7 @@ def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None
     foreign = [key for key in keys if not key.startswith(PREFIX)]
     if foreign or (image_keys and not keys):
         raise EvalError(
-            f"LIBERO's pictures arrive as {PREFIX}NAME, but the policy's image features are "
+            f"LIBERO's images arrive as {PREFIX}NAME, but the policy's image features are "
             f"{_listed(image_keys)}; such a policy cannot be rolled out in LIBERO."
         )
     names = [key.removeprefix(PREFIX) for key in keys]

@@ -26,10 +26,10 @@ _WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors")
 # What LeRobot's policies raise when their weights or processors are damaged or don't fit.
 LOADING_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 _COLLECT_RECORD = Path("meta/atlasvla_collect.json")
-# Policies of LeRobot 0.6 whose select_action uses the pictures of the steps at which it fills its queue of
+# Policies of LeRobot 0.6 whose select_action uses the images of the steps at which it fills its queue of
 # n_action_steps actions, and no others. Not among them: those that keep a history whatever n_obs_steps says (vqbet,
 # tdmpc, lingbot_va), and groot, which has its own idea of the queue's length.
-_LOOKS_PER_CHUNK = (
+_OBSERVES_ONCE_PER_CHUNK = (
     "act",
     "atlasvla",
     "diffusion",
@@ -49,7 +49,7 @@ _LOOKS_PER_CHUNK = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that looks complete.
+    """Hold a checkpoint that appears to be complete.
 
     Attributes:
         folder: Has ``config.json`` and the weights.
@@ -73,14 +73,14 @@ class Checkpoint:
 
     @property
     def images_every(self) -> int | None:
-        """Steps from one picture that the policy uses to the next; None if it may use every step's."""
-        if self.config.type not in _LOOKS_PER_CHUNK or self.config.n_obs_steps != 1:
+        """Return the steps from one image that the policy uses to the next; None if it may use every step's."""
+        if self.config.type not in _OBSERVES_ONCE_PER_CHUNK or self.config.n_obs_steps != 1:
             return None
         return self.n_action_steps
 
     @property
     def trained_image_size(self) -> int | None:
-        """Side of the pictures it was trained on, pixels; None if they are not square or differ from view to view."""
+        """Return the side of the images it was trained on, pixels; None if not square or not the same in all views."""
         sides = {side for feature in self.config.image_features.values() for side in feature.shape[-2:]}
         return sides.pop() if len(sides) == 1 else None
 
@@ -98,13 +98,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EvaluatedPolicy:
-    """A checkpoint and how it is rolled out.
+    """Hold a checkpoint and how it is rolled out.
 
     Attributes:
         checkpoint: The policy, with the device and the number of executed actions in force.
         device: Where it runs.
         cameras: LIBERO's cameras to the policy's views.
-        image_size: Side of the rendered pictures, pixels.
+        image_size: Side of the rendered images, pixels.
     """
 
     checkpoint: Checkpoint
@@ -132,7 +132,7 @@ def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
 
 
 def choose_device(asked: str | None) -> str:
-    """``asked``, or cuda where there is one, or cpu.
+    """Return ``asked``, or cuda where there is one, or cpu.
 
     Raises:
         EvalError: If this machine has no such device.
@@ -149,7 +149,7 @@ def choose_device(asked: str | None) -> str:
 
 
 def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
-    """``asked``, or the side of the pictures that the policy was trained on; warns where the two differ.
+    """Return ``asked``, or the side of the images that the policy was trained on; warns where the two differ.
 
     A blind policy was trained on none: the size is that of its videos.
 
@@ -165,7 +165,7 @@ def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
         return trained_on
     if trained_on not in (None, asked):
         logger.warning(
-            "The policy was trained on pictures of %s px and gets %s px. Policies of type atlasvla resize them; "
+            "The policy was trained on images of %s px and gets %s px. Policies of type atlasvla resize them; "
             "others, such as act, may take them as they are and fail.",
             trained_on,
             asked,
@@ -214,7 +214,7 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, empty if there is no such file.
+    """Read a JSON object, empty if there is no such file.
 
     Raises:
         EvalError: If the file holds something else.
@@ -231,7 +231,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The folder named ``pretrained_model`` of a checkpoint, wherever above it ``path`` points.
+    """Return the folder named ``pretrained_model`` of a checkpoint, wherever above it ``path`` points.
 
     Raises:
         EvalError: If there is none.

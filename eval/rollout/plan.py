@@ -8,6 +8,7 @@ from typing import Any
 
 from eval.common.environment_info import versions
 from eval.common.errors import EvalError, check_output_dir
+from eval.common.former_flags import flag_of
 from eval.rollout.checkpoint import EvaluatedPolicy
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
 from eval.rollout.settings import RunConfig
@@ -65,7 +66,7 @@ def missing_jobs(cfg: RunConfig, tasks: Sequence[Task], planned: Run) -> tuple[l
 
 
 def previous_run(folder: Path) -> Run | None:
-    """The run to continue; None for a new or empty folder.
+    """Read the run to continue; None for a new or empty folder.
 
     Raises:
         EvalError: If the folder holds something else.
@@ -107,7 +108,7 @@ def check_continues(recorded: Mapping[str, Any], asked: Mapping[str, Any], folde
     """Refuse to mix rollouts that cannot be compared in one run folder.
 
     Args:
-        recorded: Flag name to value, as the run folder has them.
+        recorded: Values by setting, as the run folder has them.
         asked: The same of this command.
         folder: The run folder, for the message.
 
@@ -117,19 +118,19 @@ def check_continues(recorded: Mapping[str, Any], asked: Mapping[str, Any], folde
     for name, value in asked.items():
         if recorded.get(name) != value:
             raise EvalError(
-                f"--{name}: the run in --output_dir={folder} was made with {recorded.get(name)}, this command asks for "
-                f"{value}. Continue it with the same {name}, or choose a new --output_dir."
+                f"--{flag_of(name)}: the run in --output_dir={folder} was made with {recorded.get(name)}, this command "
+                f"asks for {value}. Continue it with the same {flag_of(name)}, or choose a new --output_dir."
             )
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of :meth:`RunConfig.settings` that a whole run folder shares, by flag."""
+    """Return the part of :meth:`RunConfig.settings` that a whole run folder shares, camera shift by direction."""
     shared = {name: value for name, value in settings.items() if name not in (*GROWING, "camera_shift")}
     return shared | settings["camera_shift"]
 
 
 def union(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run folder that was first asked for one amount and now for another.
+    """Unite the settings of a run folder that was first asked for one amount and now for another.
 
     Returns:
         ``recorded`` itself, in content, if nothing new is asked for.

@@ -13,7 +13,7 @@ from eval.rollout.worker import RolloutJob
 
 
 class Progress:
-    """A bar over all rollouts, and a line for every task that is complete.
+    """Show a bar over all rollouts, and a line for every task that is complete.
 
     Args:
         keys: All rollouts asked for.
@@ -50,7 +50,7 @@ class Progress:
 
 
 def task_line(rollouts: Sequence[Rollout]) -> str:
-    """Result of one task, for people."""
+    """Return the result of one task in words."""
     successes = [r.steps for r in rollouts if r.success]
     steps = f"{statistics.median(successes):g} steps to success (median)" if successes else "no success"
     seconds = statistics.fmean(r.wall_s for r in rollouts)

@@ -29,7 +29,7 @@ RolloutKey = tuple[str, int, int, int]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One finished rollout.
+    """Describe one finished rollout.
 
     Attributes:
         suite: LIBERO suite.
@@ -57,7 +57,7 @@ class Rollout:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Rollout":
-        """Inverse of ``dataclasses.asdict`` through JSON, which has no tuples.
+        """Invert ``dataclasses.asdict`` through JSON, which has no tuples.
 
         Raises:
             TypeError: If values are missing, or not known.
@@ -76,7 +76,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Run:
-    """A run: what was asked, with what, and the rollouts finished so far.
+    """Describe a run: what was asked, with what, and the rollouts finished so far.
 
     Attributes:
         name: The run folder's name.
@@ -87,7 +87,7 @@ class Run:
         settings: What was asked: ``suites``, ``task_ids`` (None for all), ``seeds``, ``episodes`` and everything that
             moves results.
         versions: Commit, Python and packages.
-        simulator: Versions, OpenGL backend, look and assets.
+        simulator: Versions, OpenGL backend, render quality and assets.
         rollouts: Finished ones, in order of completion.
         path: The run folder; not part of ``run.json``.
     """
@@ -104,7 +104,7 @@ class Run:
 
 
 def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run, with what an older one does not record added at the end."""
+    """Return the settings of a run, with what an older one does not record added at the end."""
     return {**settings, **{name: value for name, value in SETTINGS_ADDED_LATER.items() if name not in settings}}
 
 
@@ -142,7 +142,7 @@ def write_run(run: Run) -> None:
 
 
 class RolloutLog:
-    """``rollouts.jsonl`` of a run folder that this process has to itself; see :func:`open_log`."""
+    """Append to the ``rollouts.jsonl`` of a run folder that this process has to itself; see :func:`open_log`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

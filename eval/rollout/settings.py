@@ -31,18 +31,18 @@ class RolloutSettings:
     episodes: int = 20
     # Actions of a chunk that are executed before the policy looks again. The checkpoint's own number if not given.
     n_action_steps: int | None = None
-    # Side of the rendered pictures in pixels. That of the pictures the policy was trained on if not given: some
+    # Side of the rendered images in pixels. That of the images the policy was trained on if not given: some
     # policies, such as ACT, take other sizes without a word and fail.
     image_size: int | None = None
     # Steps after which a rollout has failed. LeRobot's limit of the suite if not given.
     episode_length: int | None = None
     # Processes that simulate. One per core if not given. Results do not depend on it.
     workers: int | None = None
-    # Take pictures only at steps where the policy looks, and leave out what no camera sees: same results, sooner.
+    # Render only at steps where the policy looks, and leave out what no camera sees: same results, sooner.
     fast_render: bool = True
     # How the scene is rendered: default (LIBERO's own), fast (no reflections, no shadows) or plain (no antialiasing
-    # either). ATLASVLA_LIBERO_RENDER_QUALITY if not given. It should be the look of the demonstrations.
-    look: str = field(default_factory=lambda: read_variable(ENV_RENDER_QUALITY, "default"))
+    # either). ATLASVLA_LIBERO_RENDER_QUALITY if not given. It should be that of the demonstrations.
+    render_quality: str = field(default_factory=lambda: read_variable(ENV_RENDER_QUALITY, "default"))
     # Displace all loose objects, and the fixtures that carry some, by one random vector of up to this many cm along x
     # and along y, which depends on the initial state and the seed only. 0 is LIBERO's own placement, which a policy
     # can know by heart.
@@ -73,7 +73,7 @@ class RunConfig(RolloutSettings):
     right_cm: float = 0.0
     # Scene camera moved up, cm.
     up_cm: float = 0.0
-    # Scene camera moved towards the scene, cm.
+    # Scene camera moved toward the scene, cm.
     forward_cm: float = 0.0
     # Scene camera turned to its right, degrees.
     pan_deg: float = 0.0
@@ -105,8 +105,11 @@ class RunConfig(RolloutSettings):
         highest = 2**32 - self.episodes
         if not all(0 <= seed <= highest for seed in self.seeds):
             raise EvalError(f"--seeds={self.seeds} must all lie in 0 .. {highest}.")
-        if self.look not in RENDER_QUALITIES:
-            raise EvalError(f"--look={self.look} is not a look; allowed: {', '.join(RENDER_QUALITIES)}.")
+        if self.render_quality not in RENDER_QUALITIES:
+            raise EvalError(
+                f"--render_quality={self.render_quality} is not a render quality; allowed: "
+                f"{', '.join(RENDER_QUALITIES)}."
+            )
         try:
             self.camera_shift()
         except ValueError as error:
@@ -126,7 +129,7 @@ class RunConfig(RolloutSettings):
         Args:
             n_action_steps: As in force, the checkpoint's or the one given.
             cameras: The mapping in force.
-            image_size: Side of the pictures in force.
+            image_size: Side of the images in force, pixels.
         """
         return {
             "suites": list(self.suites),
@@ -140,7 +143,8 @@ class RunConfig(RolloutSettings):
             "episode_length": self.episode_length,
             "threads": self.threads,
             "fast_render": self.fast_render,
-            "look": self.look,
+            # The key in the run folders of all versions.
+            "look": self.render_quality,
             "camera_shift": asdict(self.camera_shift()),
             "displace_cm": self.displace_cm,
             "cameras": dict(cameras),

@@ -25,7 +25,7 @@ logger = logging.getLogger("eval.run")
 def simulator_environment(cfg: RunConfig, policy: EvaluatedPolicy) -> dict[str, str]:
     """Return the environment variables that the simulators of the workers go by."""
     environment = {
-        ENV_RENDER_QUALITY: cfg.look,
+        ENV_RENDER_QUALITY: cfg.render_quality,
         ENV_CAMERA_SHIFT: cfg.camera_shift().to_env(),
         ENV_DISPLACE_CM: str(cfg.displace_cm),
         ENV_DETERMINISTIC_RESET: "1",
@@ -33,14 +33,14 @@ def simulator_environment(cfg: RunConfig, policy: EvaluatedPolicy) -> dict[str, 
         ENV_RENDER_EVERY: "1",
         ENV_RENDER_CAMERAS: "",
         "OMP_NUM_THREADS": str(cfg.threads),
-        # Software rendering gets the cores that are left over; its pictures do not depend on their number.
+        # Software rendering gets the cores that are left over; its images do not depend on their number.
         "LP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // cfg.processes)),
     }
     if cfg.fast_render:
         environment[ENV_RENDER_CAMERAS] = ",".join(name.removesuffix("_image") for name in policy.cameras) or NO_CAMERA
         if policy.checkpoint.images_every is None:
             logger.info(
-                "A policy of type %s may use the pictures of every step, so all of them are taken.",
+                "A policy of type %s may use the images of every step, so all of them are rendered.",
                 policy.checkpoint.config.type,
             )
         else:
@@ -64,7 +64,7 @@ def exported(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def describe_simulator() -> dict[str, str]:
-    """Versions, OpenGL backend, look and assets, without paths of this machine.
+    """Return versions, OpenGL backend, render quality and assets, without paths of this machine.
 
     Raises:
         EvalError: If nothing can render, or the assets asked for are not there.
@@ -98,7 +98,7 @@ def check_assets(cfg: RunConfig, checkpoint: Checkpoint, assets: str) -> None:
 
 
 def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[Task]:
-    """The tasks asked for, suite by suite.
+    """Return the tasks asked for, suite by suite.
 
     Raises:
         EvalError: If LIBERO is not installed or does not know a suite or a task, or the stand-in scene does not cover a

@@ -12,7 +12,7 @@ _LOSS = "train/loss"
 
 
 def training_record(folder: Path) -> dict[str, Any] | None:
-    """Steps, batch size, seed, data, policy settings, command and loss of a checkpoint's training.
+    """Return the steps, batch size, seed, data, policy settings, command and loss of a checkpoint's training.
 
     Args:
         folder: The checkpoint's ``pretrained_model``. Its training run is looked for where ``lerobot-train`` puts

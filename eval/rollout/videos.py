@@ -1,4 +1,4 @@
-"""A video of a rollout, drawn afterwards from the simulator's states: rollouts that nobody films cost nothing."""
+"""A video of a rollout, drawn afterward from the simulator's states: rollouts that nobody films cost nothing."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,13 +43,13 @@ def scene_images(env: Any, states: Sequence[np.ndarray], size: int) -> Iterator[
         yield fresh_image(env, SCENE_CAMERA, size)
 
 
-def with_attention(picture: np.ndarray, chunk: "ChunkAttention", view: str) -> np.ndarray:
-    """The picture, and beside it the same with the attention of the chunk that is being executed.
+def with_attention(frame: np.ndarray, chunk: "ChunkAttention", view: str) -> np.ndarray:
+    """Return the frame, and beside it the same with the attention of the chunk that is being executed.
 
     Args:
-        picture: (size, size, 3) uint8.
+        frame: (size, size, 3) uint8.
         chunk: Attention over all views.
-        view: Image key of the view that the picture shows.
+        view: Image key of the view that the frame shows.
 
     Returns:
         (size, 2 size, 3) uint8.
@@ -57,15 +57,15 @@ def with_attention(picture: np.ndarray, chunk: "ChunkAttention", view: str) -> n
     from lerobot_atlasvla.inspection.attention import draw_attention
 
     attention_HW = chunk.attention_VHW[chunk.views.index(view)]  # noqa: N806 (shape suffix)
-    return np.concatenate([picture, draw_attention(picture, attention_HW)], axis=1)
+    return np.concatenate([frame, draw_attention(frame, attention_HW)], axis=1)
 
 
-def captioned(picture: np.ndarray, text: str, success: bool) -> np.ndarray:
-    """The picture with a line below it, green for a success and red for a failure.
+def captioned(frame: np.ndarray, text: str, success: bool) -> np.ndarray:
+    """Return the frame with a line below it, green for a success and red for a failure.
 
     Args:
-        picture: (height, width, 3) uint8.
-        text: Cut off where the picture ends.
+        frame: (height, width, 3) uint8.
+        text: Cut off where the frame ends.
         success: Of the whole rollout.
 
     Returns:
@@ -73,9 +73,9 @@ def captioned(picture: np.ndarray, text: str, success: bool) -> np.ndarray:
     """
     from PIL import Image, ImageDraw
 
-    height, width = picture.shape[:2]
+    height, width = frame.shape[:2]
     canvas = Image.new("RGB", (width + width % 2, height + height % 2 + _BAR), _COLORS[success])
-    canvas.paste(Image.fromarray(picture), (0, 0))
+    canvas.paste(Image.fromarray(frame), (0, 0))
     ImageDraw.Draw(canvas).text((3, height + height % 2 + 2), text, fill=(255, 255, 255))
     return np.asarray(canvas)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a suite, in LIBERO's order.
+    """Name one task of a suite, in LIBERO's order.
 
     Attributes:
         suite: LIBERO suite.
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class RolloutJob:
-    """One rollout to simulate.
+    """Describe one rollout to simulate.
 
     Attributes:
         task: The task.
@@ -62,13 +62,13 @@ class RolloutJob:
 
     @property
     def key(self) -> RolloutKey:
-        """Of the rollout that it becomes."""
+        """Return the key of the rollout that it becomes."""
         return self.task.suite, self.task.task_id, self.seed, self.init_state
 
 
 @dataclass(frozen=True)
 class FinishedRollout:
-    """A finished :class:`RolloutJob`.
+    """Describe a finished :class:`RolloutJob`.
 
     Attributes:
         rollout: For the run folder.
@@ -91,7 +91,7 @@ class WorkerSettings:
         cameras: LIBERO's cameras to the policy's views.
         settle_steps: Steps without motion after a reset.
         init_states: Whether to start from LIBERO's fixed initial states.
-        image_size: Side of the pictures, pixels.
+        image_size: Side of the images, pixels.
         episode_length: Steps after which a rollout has failed; None for LeRobot's limit.
         threads: CPU threads of the policy.
         overlay: Whether videos show the policy's attention.
@@ -122,13 +122,13 @@ class EpisodeRecorder(gym.Wrapper):
         super().__init__(env)
         self._attention = attention
         self.states: list[np.ndarray] = []
-        """One per picture: after the reset and after every step."""
+        """Return one per image: after the reset and after every step."""
         self.chunks: list[ChunkAttention] = []
         """One per step, if attention is recorded."""
 
     @property
     def steps(self) -> int:
-        """Steps since the reset."""
+        """Return the number of steps since the reset."""
         return len(self.states) - 1
 
     def reset(self, **kwargs: Any) -> Any:
@@ -151,7 +151,7 @@ class EpisodeRecorder(gym.Wrapper):
 
 
 class Evaluator:
-    """A checkpoint, loaded, and the environment of one task at a time.
+    """Hold a loaded checkpoint and the environment of one task at a time.
 
     Args:
         settings: What all rollouts share.
@@ -188,7 +188,7 @@ class Evaluator:
 
     @property
     def parameters(self) -> int:
-        """Of the whole policy, frozen ones and backbones kept in other files included."""
+        """Count the whole policy's parameters, frozen ones and backbones kept in other files included."""
         return sum(parameter.numel() for parameter in self._policy.parameters())
 
     def close(self) -> None:
@@ -251,12 +251,12 @@ class Evaluator:
         recorder = self._env.envs[0]
         word = "success" if rollout.success else "failure"
         frames = []
-        for step, picture in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.image_size)):
-            shown = picture
+        for step, frame in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.image_size)):
+            shown = frame
             if self._attention is not None:
                 # After the last step the robot is still where that step's chunk took it.
                 chunk = recorder.chunks[min(step, len(recorder.chunks) - 1)]
-                shown = with_attention(picture, chunk, PREFIX + self._settings.cameras[SCENE])
+                shown = with_attention(frame, chunk, PREFIX + self._settings.cameras[SCENE])
             text = f"{word}: {rollout.suite} {rollout.task_id}, state {rollout.init_state}, step {step}"
             frames.append(captioned(shown, text, rollout.success))
         name = video_name(rollout.suite, rollout.task_id, rollout.seed, rollout.init_state, rollout.success)
@@ -305,7 +305,7 @@ _evaluator: Evaluator | None = None
 
 
 def start(settings: WorkerSettings) -> None:
-    """Initialise a worker process; the policy is loaded by its first call."""
+    """Initialize a worker process; the policy is loaded by its first call."""
     global _settings
     start_worker()
     # Ctrl-C reaches every process of the terminal; the parent decides what happens then.

@@ -50,7 +50,7 @@ class Schedule:
 
 
 class WorkerPool:
-    """Worker processes, started as they are needed; a context manager that ends them.
+    """Manage worker processes, started as they are needed; a context manager that ends them.
 
     Args:
         workers: How many at most.
@@ -78,7 +78,7 @@ class WorkerPool:
             pool.shutdown(cancel_futures=True)
 
     def count_parameters(self) -> int:
-        """Size of the policy, from the first worker that loads it.
+        """Return the size of the policy, from the first worker that loads it.
 
         Raises:
             BrokenProcessPool: If the worker died without a Python error.

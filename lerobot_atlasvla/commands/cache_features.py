@@ -188,7 +188,7 @@ def _from_command_line(cfg: TrainPipelineConfig) -> None:
 
 
 def main() -> int:
-    """Console entry point.
+    """Run the command from a console.
 
     Returns:
         Exit status: 0 when the cache is ready, 1 when it can't be built, 130 when interrupted.

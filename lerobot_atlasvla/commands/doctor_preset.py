@@ -33,7 +33,7 @@ _EXACT = "--policy.dtype=float32 --policy.backbone_dtype=float32"
 
 @dataclass
 class Trial:
-    """What is checked, and what the checks learn on the way.
+    """Hold what is checked, and what the checks learn on the way.
 
     Attributes:
         config: The policy's settings.

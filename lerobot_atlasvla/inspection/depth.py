@@ -23,7 +23,7 @@ DEPTH_LAYERS = (4, 11, 17, 23)
 
 @dataclass(frozen=True)
 class GeometryView:
-    """Geometry of one batch of views, in VGGT's own scale (not metres).
+    """Geometry of one batch of views, in VGGT's own scale (not meters).
 
     Attributes:
         depth_BVHW: Depth along the viewing direction, positive.

@@ -50,11 +50,11 @@ class PairedFrames:
         self._check_lengths()
 
     def __len__(self) -> int:
-        """Number of measured episodes."""
+        """Return the number of measured episodes."""
         return len(self.episodes)
 
     def own(self, place: int) -> dict[str, Any]:
-        """The frames of an episode, as LeRobot's data loader hands them to the preprocessor.
+        """Return the frames of an episode, as LeRobot's data loader hands them to the preprocessor.
 
         Args:
             place: Place of the episode in ``episodes``.
@@ -62,11 +62,11 @@ class PairedFrames:
         return self._read(self.episodes[place])
 
     def other(self, place: int) -> dict[str, Any]:
-        """The frames of its counterpart at the same relative positions, as many; arguments as in :meth:`own`."""
+        """Return as many frames of its counterpart, at the same relative positions; arguments as in :meth:`own`."""
         return self._read(self._counterpart[self.episodes[place]])
 
     def other_instruction(self, place: int) -> str | None:
-        """An instruction that the episode does not have, None if the dataset has no other; arguments as in :meth:`own`.
+        """Return an instruction that the episode does not have, None if there is none; arguments as in :meth:`own`.
 
         It is that of a random episode among those with another one, so frequent instructions come up more often.
         """

@@ -33,19 +33,19 @@ class FramePairs(Protocol):
     """Frames and their counterparts; :class:`.paired_frames.PairedFrames` reads them from a dataset."""
 
     def __len__(self) -> int:
-        """Number of episodes E."""
+        """Return the number of episodes E."""
         ...
 
     def own(self, place: int) -> dict[str, Any]:
-        """Frames of an episode, as LeRobot's data loader hands them to the preprocessor."""
+        """Return the frames of an episode, as LeRobot's data loader hands them to the preprocessor."""
         ...
 
     def other(self, place: int) -> dict[str, Any]:
-        """As many frames of another episode."""
+        """Return as many frames of another episode."""
         ...
 
     def other_instruction(self, place: int) -> str | None:
-        """An instruction that the episode does not have, None if there is none."""
+        """Return an instruction that the episode does not have, None if there is none."""
         ...
 
 
@@ -128,7 +128,7 @@ def measure(
 
     Args:
         policy: A LeRobot policy, with or without an adapter (PEFT) around it. Its mode and weights are as before
-            afterwards.
+            afterward.
         preprocess: Its preprocessor.
         postprocess: Its postprocessor.
         frames: The frames, and what to replace their parts by.
@@ -164,7 +164,7 @@ def measure(
 
 
 def swaps_of(config: Any, preprocess: Any, keys: Iterable[str]) -> tuple[list[_Swap], list[PartReliance]]:
-    """The swaps that a policy and a dataset allow, and the parts that they don't.
+    """Return the swaps that a policy and a dataset allow, and the parts that they don't.
 
     Args:
         config: The policy's configuration.
@@ -190,7 +190,7 @@ def swaps_of(config: Any, preprocess: Any, keys: Iterable[str]) -> tuple[list[_S
 
 
 def renamed_keys(preprocess: Any) -> dict[str, str]:
-    """Keys of the data to those of the policy, where its preprocessor renames them (LeRobot's ``rename_map``)."""
+    """Map keys of the data to those of the policy, where its preprocessor renames them (LeRobot's ``rename_map``)."""
     return {old: new for step in preprocess.steps for old, new in getattr(step, "rename_map", {}).items()}
 
 

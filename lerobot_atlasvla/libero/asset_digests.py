@@ -41,7 +41,7 @@ class Verification:
 
     @property
     def differing(self) -> int:
-        """Number of files that are not as LIBERO has them."""
+        """Return the number of files that are not as LIBERO has them."""
         return self.missing + self.changed + self.unreadable
 
     @property

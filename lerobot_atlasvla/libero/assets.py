@@ -53,7 +53,7 @@ class LiberoAssets:
 
     @property
     def label(self) -> str:
-        """The kind as reports state it: ``official (verified)``, ``official (4 of 584 files differ)``, ``stand-in``."""
+        """State the kind as reports do: ``official (verified)``, ``official (4 of 584 files differ)``, ``stand-in``."""
         return self.kind if self.verification is None else f"{self.kind} ({self.verification})"
 
 

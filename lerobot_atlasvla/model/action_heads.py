@@ -18,7 +18,7 @@ from .layers import Mlp, SelfAttention
 
 
 def mean_over_real(error_BT: Tensor, valid_BT: Tensor) -> Tensor:
-    """Mean over the real actions of each sample, ``(B,)``; zero for a sample that has none."""
+    """Average over the real actions of each sample, ``(B,)``; zero for a sample that has none."""
     # `where` and not a product: a NaN in a padded action must not reach the sum.
     return error_BT.where(valid_BT, 0.0).sum(1) / valid_BT.sum(1).clamp(min=1)
 
@@ -36,7 +36,7 @@ class L1Head(nn.Module):
         self.proj = nn.Linear(dim, action_dim)
 
     def forward(self, decoded_BTD: Tensor) -> Tensor:
-        """``(B, T, D)`` to normalized actions ``(B, T, A)``."""
+        """Map ``(B, T, D)`` to normalized actions ``(B, T, A)``."""
         return self.proj(decoded_BTD)
 
     def sample(
@@ -97,7 +97,7 @@ class FlowHead(nn.Module):
         self.register_buffer("periods", _time_periods(dim), persistent=False)
 
     def velocity(self, decoded_BTD: Tensor, noisy_BTA: Tensor, time_B: Tensor) -> Tensor:
-        """Velocity ``(B, T, A)``, float32, of a noisy chunk at time ``(B,)`` in [0, 1]."""
+        """Predict the velocity ``(B, T, A)``, float32, of a noisy chunk at time ``(B,)`` in [0, 1]."""
         angles = time_B.float()[:, None] * (2 * math.pi / self.periods)
         time_B1D = self.time(torch.cat((angles.sin(), angles.cos()), dim=-1))[:, None]
         x_BTD = decoded_BTD + self.action_in(noisy_BTA)
@@ -165,7 +165,7 @@ class DenoiserBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x_BTD: Tensor, time_B1D: Tensor) -> Tensor:
-        """``(B, T, D)`` to ``(B, T, D)``."""
+        """Map ``(B, T, D)`` to ``(B, T, D)``."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(time_B1D).chunk(6, dim=-1)
         x_BTD = x_BTD + gate * self.attention(self.attention_norm(x_BTD) * (1 + scale) + shift)
         return x_BTD + mlp_gate * self.mlp(self.mlp_norm(x_BTD) * (1 + mlp_scale) + mlp_shift)

@@ -111,7 +111,7 @@ class AtlasVLA(nn.Module):
         return EarlyFusion(vision_dim=vision_dim, num_heads=config.vggt_num_heads, **sizes)
 
     def backbones(self) -> dict[str, nn.Module]:
-        """The parts that can come from a released checkpoint, by the name of their settings."""
+        """Return the parts that can come from a released checkpoint, by the name of their settings."""
         parts: dict[str, nn.Module] = {"language": self.language.backbone}
         if self.aggregator is not None:
             parts = {"vggt": self.aggregator} | parts
@@ -134,7 +134,7 @@ class AtlasVLA(nn.Module):
         return self.decode(self.fuse(self._encode_images(images_BV3HW, present), words, state_BN))
 
     def encode_language(self, inputs: ModelInputs) -> TokenGroup:
-        """Features of the instructions; remembered while the language model is frozen."""
+        """Encode the instructions; features are remembered while the language model is frozen."""
         with frozen_forward(self.language.backbone, inputs.tokens_BL):
             return self.language(inputs.tokens_BL, inputs.token_mask_BL)
 

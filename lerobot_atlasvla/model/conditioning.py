@@ -38,7 +38,7 @@ class SpatialSoftmax(nn.Module):
         self.register_buffer("positions_P2", torch.stack((y.flatten(), x.flatten()), dim=-1), persistent=False)
 
     def forward(self, patch_tokens_BVPD: Tensor, present: Sequence[int]) -> Tensor:
-        """``(B, V', P, D)`` of the views at the places ``present`` to ``(B, output_dim)``; an absent view is zero."""
+        """Map ``(B, V', P, D)`` of the views at places ``present`` to ``(B, output_dim)``; absent views are zero."""
         tokens = self.norm(patch_tokens_BVPD)
         weights_BVPK = self.keypoint_logits(tokens).softmax(dim=2)
         keypoints_BVK2 = torch.einsum("bvpk,pc->bvkc", weights_BVPK, self.positions_P2.to(weights_BVPK.dtype))

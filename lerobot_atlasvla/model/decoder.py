@@ -31,7 +31,7 @@ class ActionQueries(nn.Module):
             )
 
     def forward(self, condition_BE: Tensor | None, batch: int) -> Tensor:
-        """``(B, E)`` or nothing to ``(B, Q, D)``."""
+        """Map ``(B, E)`` or nothing to ``(B, Q, D)``."""
         if condition_BE is None:
             return self.queries.expand(batch, -1, -1)
         return self.queries + self.condition(condition_BE).unflatten(-1, (self.count, -1))
@@ -56,7 +56,7 @@ class DecoderBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x_BQD: Tensor, geometry: TokenGroup, context: TokenGroup) -> Tensor:
-        """``(B, Q, D)`` to ``(B, Q, D)``."""
+        """Map ``(B, Q, D)`` to ``(B, Q, D)``."""
         x_BQD = x_BQD + self.self_attention(self.self_norm(x_BQD))
         x_BQD = x_BQD + self.geometry_attention(self.geometry_norm(x_BQD), geometry)
         x_BQD = x_BQD + self.context_attention(self.context_norm(x_BQD), context)

@@ -46,7 +46,7 @@ class GeometryProjector(nn.Module):
         nn.init.normal_(self.view_embed, std=0.02)
 
     def forward(self, layers: Sequence[Tensor], present: Sequence[int]) -> Tensor:
-        """``(B, V, 1 + patches, 2C)`` per layer to ``(B, V, 1 + patches, D)``, the sum over the layers.
+        """Map ``(B, V, 1 + patches, 2C)`` per layer to ``(B, V, 1 + patches, D)``, the sum over the layers.
 
         Args:
             layers: Camera and patch tokens of the aggregator's outputs.

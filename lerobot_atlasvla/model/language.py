@@ -27,7 +27,7 @@ QWEN_MODELS: dict[str, tuple[type[Any], type[Any]]] = {
 def small_qwen3(
     *, vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, max_length: int
 ) -> dict[str, Any]:
-    """Architecture of a Qwen3 that starts from random weights.
+    """Return the architecture of a Qwen3 that starts from random weights.
 
     Args:
         vocab_size: Tokens of the tokenizer.
@@ -168,7 +168,7 @@ class LanguageEncoder(nn.Module):
             return self.backbone(input_ids=tokens, use_cache=False).last_hidden_state[0].float().to(device)
 
     def train(self, mode: bool = True) -> Self:
-        """As in PyTorch. PEFT switches modes when it puts an adapter in, and merging one leaves no other trace."""
+        """Switch the mode and forget what may be outdated: PEFT, merging an adapter, leaves no other trace."""
         self._forget_if_changed()
         # An optimizer may write to weights that learn behind autograd's back.
         self._cache.forget_batch()
@@ -197,7 +197,7 @@ class LanguageEncoder(nn.Module):
 
 
 def pool_tokens(group: TokenGroup) -> Tensor:
-    """Mean of the real tokens, ``(B, D)``."""
+    """Average the real tokens, ``(B, D)``."""
     if group.mask_BS is None:
         return group.tokens_BSD.mean(1)
     weights = group.mask_BS[..., None].to(group.tokens_BSD.dtype)
@@ -231,7 +231,7 @@ class InstructionCache:
         self._batch = None
 
     def lookup(self, row: tuple[int, ...], compute: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-        """Features (L, E) of one instruction without padding, computed if they are not known."""
+        """Return the features (L, E) of one instruction without padding, computed if they are not known."""
         features = self._features.pop(row, None)
         if features is None:
             features = compute(row)
@@ -252,7 +252,7 @@ class InstructionCache:
         self._batch = (keyed_BL, circumstances, _copy(group))
 
     def same_batch(self, keyed_BL: Tensor, circumstances: Any) -> TokenGroup | None:
-        """A copy of the last batch's features, if this is that batch."""
+        """Return a copy of the last batch's features, if this is that batch."""
         if self._batch is None:
             return None
         known_BL, known_circumstances, group = self._batch

@@ -24,7 +24,7 @@ class RopeTables(NamedTuple):
 
 
 def rope_2d_tables(positions_P2: Tensor, head_dim: int) -> RopeTables:
-    """Rotary tables for 2-D positions: the first half of a head turns with y, the second with x.
+    """Build rotary tables for 2-D positions: the first half of a head turns with y, the second with x.
 
     Args:
         positions_P2: Integer (y, x) of each token; (0, 0) leaves a token unrotated.
@@ -66,7 +66,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), init_value))
 
     def forward(self, x_BPC: Tensor) -> Tensor:
-        """``(B, P, C)`` to ``(B, P, C)``."""
+        """Map ``(B, P, C)`` to ``(B, P, C)``."""
         return x_BPC * self.gamma
 
 
@@ -79,7 +79,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim if out_dim is None else out_dim)
 
     def forward(self, x_BPC: Tensor) -> Tensor:
-        """``(B, P, dim)`` to ``(B, P, out_dim)``."""
+        """Map ``(B, P, dim)`` to ``(B, P, out_dim)``."""
         return self.fc2(F.gelu(self.fc1(x_BPC)))
 
 
@@ -96,7 +96,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BPC: Tensor, rope: RopeTables | None = None, mask_BP: Tensor | None = None) -> Tensor:
-        """``(B, P, C)`` to ``(B, P, C)``; ``rope`` holds one row per token, ``mask_BP`` is True for real tokens."""
+        """Map ``(B, P, C)`` to ``(B, P, C)``; ``rope`` holds one row per token, ``mask_BP`` is True for real tokens."""
         qkv_3BHPK = self.qkv(x_BPC).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q_BHPK, k_BHPK, v_BHPK = qkv_3BHPK.unbind(0)
         q_BHPK, k_BHPK = self.q_norm(q_BHPK), self.k_norm(k_BHPK)
@@ -128,7 +128,7 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim, layer_scale_init)
 
     def forward(self, x_BPC: Tensor, rope: RopeTables | None = None, mask_BP: Tensor | None = None) -> Tensor:
-        """``(B, P, C)`` to ``(B, P, C)``; arguments as in :class:`SelfAttention`."""
+        """Map ``(B, P, C)`` to ``(B, P, C)``; arguments as in :class:`SelfAttention`."""
         x_BPC = x_BPC + self.ls1(self.attn(self.norm1(x_BPC), rope, mask_BP))
         return x_BPC + self.ls2(self.mlp(self.norm2(x_BPC)))
 

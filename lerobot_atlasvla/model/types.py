@@ -90,7 +90,7 @@ class TokenGroup:
     mask_BS: Tensor | None = None
 
     def padded_to(self, length: int) -> Self:
-        """The same group, S made ``length`` by padding on the right; a longer one is returned as it is."""
+        """Return the same group with S padded to ``length`` on the right; a longer one as it is."""
         lacking = length - self.tokens_BSD.shape[1]
         if lacking <= 0:
             return self
@@ -102,7 +102,7 @@ class TokenGroup:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Everything the decoder may look at.
+    """Hold everything the decoder attends to.
 
     Attributes:
         geometry: Camera and patch tokens of all views, after the frame and global blocks.

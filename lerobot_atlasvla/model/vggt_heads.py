@@ -86,7 +86,7 @@ class ResidualConvUnit(nn.Module):
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x_NFhw: Tensor) -> Tensor:
-        """``(N, F, h, w)`` to ``(N, F, h, w)``."""
+        """Map ``(N, F, h, w)`` to ``(N, F, h, w)``."""
         rectified = x_NFhw.relu()
         return self.conv2(self.conv1(rectified).relu()) + rectified
 
@@ -102,7 +102,7 @@ class FusionBlock(nn.Module):
         self.out_conv = nn.Conv2d(features, features, 1)
 
     def forward(self, x_NFhw: Tensor, skip_NFhw: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """``(N, F, h, w)`` to ``(N, F, *size)``."""
+        """Map ``(N, F, h, w)`` to ``(N, F, *size)``."""
         if skip_NFhw is not None:
             x_NFhw = x_NFhw + self.resConfUnit1(skip_NFhw)
         return self.out_conv(_resize(self.resConfUnit2(x_NFhw), size))

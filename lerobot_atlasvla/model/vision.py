@@ -55,7 +55,7 @@ class ImageNetScale(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images_N3HW: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` to ``(N, 3, H, W)``."""
+        """Map ``(N, 3, H, W)`` to ``(N, 3, H, W)``."""
         return (images_N3HW.float() - self.mean) / self.std
 
 
@@ -67,7 +67,7 @@ class ConvPatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
 
     def forward(self, images_N3HW: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` to ``(N, P, C)``."""
+        """Map ``(N, 3, H, W)`` to ``(N, P, C)``."""
         return self.proj(images_N3HW).flatten(2).transpose(1, 2)
 
 
@@ -103,7 +103,7 @@ class ConvStem(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, images_N3HW: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` to ``(N, P, C)``; raises ValueError if the patch grid is not the one built for."""
+        """Map ``(N, 3, H, W)`` to ``(N, P, C)``; raises ValueError if the patch grid is not the one built for."""
         features_NChw = self.layers(images_N3HW)
         if tuple(features_NChw.shape[-2:]) != self.grid:
             raise ValueError(
@@ -125,7 +125,7 @@ class _RememberedPositions:
     _known: tuple[tuple[Any, ...], Tensor] | None = None
 
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
-        """As in transformers, which reads nothing of ``embeddings`` but its shape."""
+        """Interpolate as transformers does, which reads nothing of ``embeddings`` but its shape."""
         table = self.position_embeddings
         interpolate = super().interpolate_pos_encoding  # pyrefly: ignore[missing-attribute]
         if table.requires_grad or torch.compiler.is_compiling():
@@ -180,7 +180,7 @@ class Dinov2PatchEmbed(Dinov2WithRegistersModel):
         self.embeddings.mask_token.requires_grad_(False)
 
     def forward(self, images_N3HW: Tensor) -> Tensor:  # type: ignore[override]
-        """``(N, 3, H, W)``, ImageNet-normalized, to ``(N, P, C)``."""
+        """Map ``(N, 3, H, W)``, ImageNet-normalized, to ``(N, P, C)``."""
         hidden_NSC = super().forward(pixel_values=images_N3HW).last_hidden_state
         return hidden_NSC[:, 1 + DINOV2_REGISTERS :]
 
@@ -237,7 +237,7 @@ class PatchTower(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, images_BV3HW: Tensor) -> Tensor:
-        """RGB in [0, 1], ``(B, V, 3, H, W)``, to ``(B, V, P, C)``."""
+        """Map RGB in [0, 1], ``(B, V, 3, H, W)``, to ``(B, V, P, C)``."""
         tokens_NPC = self.norm(self.embed(self.scale(images_BV3HW.flatten(0, 1))) + self.pos_embed)
         return tokens_NPC.unflatten(0, images_BV3HW.shape[:2])
 
@@ -279,7 +279,7 @@ class Dinov2Tower(nn.Module):
         self.scale = ImageNetScale()
 
     def forward(self, images_BV3HW: Tensor) -> Tensor:
-        """RGB in [0, 1], ``(B, V, 3, H, W)``, to ``(B, V, P, C)``."""
+        """Map RGB in [0, 1], ``(B, V, 3, H, W)``, to ``(B, V, P, C)``."""
         images_N3HW = self.scale(images_BV3HW.flatten(0, 1)).to(next(self.backbone.parameters()).dtype)
         hidden_NSC = self.backbone(pixel_values=images_N3HW).last_hidden_state
         return hidden_NSC[:, self.first_patch :].unflatten(0, images_BV3HW.shape[:2])

@@ -1,4 +1,4 @@
-"""What a served policy reads of an observation; checked by the client before it sends and by the server always."""
+"""Describe what a served policy reads of an observation; the client checks it before it sends and the server always."""
 
 import math
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class ObservationSpec:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of cameras and state, in a fixed order."""
+        """Return the keys of cameras and state, in a fixed order."""
         return (*self.cameras, *(() if self.state_dim is None else (OBS_STATE,)))
 
     def check(self, observation: Mapping[str, Any]) -> None:

@@ -53,11 +53,11 @@ class Message(_StandIn):
 
 
 class RemotePolicyConfig(Message):
-    """What the client asks for."""
+    """Hold what the client asks for."""
 
 
 class TimedObservation(Message):
-    """What the robot sees."""
+    """Hold what the robot sees."""
 
 
 class _DType(_StandIn):

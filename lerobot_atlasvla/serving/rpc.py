@@ -54,7 +54,7 @@ def handler(answer: Answer, *, timeout_s: float, token: str | None) -> Any:
 
     The requests are read as a stream even where there is only one, because a unary handler is called when the message
     is complete: here a client without the token is turned away before its message is read, and a slow upload counts
-    towards the time limit.
+    toward the time limit.
 
     Args:
         answer: Reads the requests and returns the response.

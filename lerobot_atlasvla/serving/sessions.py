@@ -1,4 +1,4 @@
-"""Who is being served: a bounded number of sessions that expire."""
+"""Keep track of who is being served: a bounded number of sessions that expire."""
 
 import secrets
 import time
@@ -17,7 +17,7 @@ class _Entry[T]:
 
 
 class Sessions[T]:
-    """What the server remembers of each client, by session id.
+    """Hold what the server remembers of each client, by session id.
 
     Args:
         limit: Most sessions at a time. A new one never takes the place of another.

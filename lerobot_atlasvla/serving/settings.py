@@ -42,7 +42,7 @@ class ServerConfig:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only programs on this machine can connect."""
+        """Say whether only programs on this machine can connect."""
         if self.host == "localhost":
             return True
         try:
@@ -52,13 +52,13 @@ class ServerConfig:
 
     @property
     def address(self) -> str:
-        """Host and port as gRPC writes them."""
+        """Return host and port as gRPC writes them."""
         host = "127.0.0.1" if self.host == "localhost" else self.host
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def max_message_bytes(self) -> int:
-        """Largest request, bytes."""
+        """Return the size of the largest request, bytes."""
         return self.max_message_mb * 2**20
 
     def validate(self) -> None:

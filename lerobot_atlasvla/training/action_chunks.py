@@ -119,7 +119,7 @@ class InMemoryActions:
         return cls(actions_NA, end_N, config.chunk_size)
 
     def chunks(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The chunks that begin with a batch's actions, as LeRobot's reader would give them.
+        """Return the chunks that begin with a batch's actions, as LeRobot's reader would give them.
 
         Args:
             batch: Preprocessed; ``action`` (B, A), normalized, and ``index`` (B,).

@@ -1,4 +1,4 @@
-"""From a name to weight files: local ones, those on the Hugging Face Hub, or its cache if the Hub is out of reach."""
+"""Resolve a name to weight files: local ones, those of the Hugging Face Hub, or its cache if that is out of reach."""
 
 from __future__ import annotations
 

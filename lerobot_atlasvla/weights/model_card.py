@@ -43,7 +43,7 @@ _LOCAL_CHECKPOINT = "a local checkpoint"
 
 @dataclass(frozen=True)
 class PartRow:
-    """What the card says about one backbone.
+    """Hold what the card says about one backbone.
 
     Attributes:
         part: ``vggt``, ``language`` or ``vision_tower``.

@@ -28,7 +28,7 @@ _BROKEN_PICKLE = (EOFError, RuntimeError, ValueError, LookupError, AttributeErro
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was read from weight files.
+    """Report what was read from weight files.
 
     Attributes:
         source: Name of the weights, as the user knows them.

@@ -177,7 +177,7 @@ def test_one_entry_per_forward_pass_and_none_outside():
     assert not any(module._forward_hooks for module in policy.modules())
 
 
-def test_a_compiled_policy_is_recorded_and_compiled_again_afterwards():
+def test_a_compiled_policy_is_recorded_and_compiled_again_afterward():
     plain, compiled = make_policy(), make_policy()
     calls = []
 
@@ -233,7 +233,7 @@ def test_drawing_marks_the_place_and_leaves_the_rest():
     assert (y // 16, x // 16) == (0, 3)
     assert not change[32:].any()
     assert not change[:, :32].any()
-    # Half way to its neighbour, an upsampled map has neither value.
+    # Half way to its neighbor, an upsampled map has neither value.
     assert 0 < change[8, 48] < change[8, 56]
     assert (image == 100).all()
 

@@ -1,4 +1,4 @@
-"""Blocks as noise and blocks removed: what acts meanwhile, and that every weight is as it was afterwards."""
+"""Blocks as noise and blocks removed: what acts meanwhile, and that every weight is as it was afterward."""
 
 import copy
 

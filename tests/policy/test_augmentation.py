@@ -1,4 +1,4 @@
-"""Crop and colours in training: one draw per sample, shared by its views; bounded, fair, and off outside training."""
+"""Crop and colors in training: one draw per sample, shared by its views; bounded, fair, and off outside training."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-def pictures(*leading: int) -> torch.Tensor:
+def images(*leading: int) -> torch.Tensor:
     return torch.rand(*leading, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
@@ -28,27 +28,27 @@ def coordinates(samples: int, height: int = SIZE, width: int = SIZE) -> torch.Te
     return torch.stack((columns, rows, torch.zeros_like(rows))).expand(samples, 1, 3, height, width)
 
 
-@pytest.mark.parametrize(("crop", "colour"), BOTH)
-def test_all_views_of_a_sample_are_changed_alike(crop, colour):
-    views = pictures(4, 1).expand(4, 3, 3, SIZE, SIZE)
-    changed = random_crop_and_jitter(views, crop, colour)
+@pytest.mark.parametrize(("crop", "color"), BOTH)
+def test_all_views_of_a_sample_are_changed_alike(crop, color):
+    views = images(4, 1).expand(4, 3, 3, SIZE, SIZE)
+    changed = random_crop_and_jitter(views, crop, color)
     torch.testing.assert_close(changed[:, 1:], changed[:, :1].expand_as(changed[:, 1:]))
     assert (changed - views).abs().amax((1, 2, 3, 4)).min() > 0.01
 
 
-@pytest.mark.parametrize(("crop", "colour"), BOTH)
-def test_samples_are_changed_differently(crop, colour):
-    changed = random_crop_and_jitter(pictures(1, 2).expand(6, 2, 3, SIZE, SIZE), crop, colour)
+@pytest.mark.parametrize(("crop", "color"), BOTH)
+def test_samples_are_changed_differently(crop, color):
+    changed = random_crop_and_jitter(images(1, 2).expand(6, 2, 3, SIZE, SIZE), crop, color)
     for one in range(6):
         for other in range(one):
             assert (changed[one] - changed[other]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize(("crop", "colour"), [*BOTH, (0.9, 1.0)])
-def test_values_and_shape_stay_as_they_were(crop, colour):
-    views = pictures(5, 2)
+@pytest.mark.parametrize(("crop", "color"), [*BOTH, (0.9, 1.0)])
+def test_values_and_shape_stay_as_they_were(crop, color):
+    views = images(5, 2)
     before = views.clone()
-    changed = random_crop_and_jitter(views, crop, colour)
+    changed = random_crop_and_jitter(views, crop, color)
     assert changed.shape == views.shape
     assert changed.dtype == torch.float32
     assert changed.isfinite().all()
@@ -57,13 +57,13 @@ def test_values_and_shape_stay_as_they_were(crop, colour):
 
 
 def test_small_strengths_change_little():
-    views = pictures(4, 2)
+    views = images(4, 2)
     assert torch.equal(random_crop_and_jitter(views, 1e-4, 0.0), views)
     torch.testing.assert_close(random_crop_and_jitter(views, 0.0, 1e-4), views, rtol=0, atol=1e-3)
 
 
 def test_calls_differ_and_a_seed_repeats_them():
-    views = pictures(2, 2)
+    views = images(2, 2)
     results = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -74,7 +74,7 @@ def test_calls_differ_and_a_seed_repeats_them():
 
 
 @pytest.mark.parametrize(("height", "width"), [(SIZE, SIZE), (28, 56)])
-def test_a_window_keeps_the_shape_of_the_picture_and_lies_anywhere(height, width):
+def test_a_window_keeps_the_shape_of_the_image_and_lies_anywhere(height, width):
     crop = 0.4
     changed = random_crop_and_jitter(coordinates(300, height, width), crop, 0.0)[:, 0]
     low, high = changed[:, :2].amin((-2, -1)), changed[:, :2].amax((-2, -1))
@@ -83,8 +83,8 @@ def test_a_window_keeps_the_shape_of_the_picture_and_lies_anywhere(height, width
     assert extent.min() < 1 - crop + 0.1
     assert extent.max() > 0.97
     torch.testing.assert_close(extent[:, 0], extent[:, 1], rtol=0, atol=2 / height)
-    centre = (low + high).mean(0) / 2
-    torch.testing.assert_close(centre, torch.full((2,), 0.5), rtol=0, atol=0.03)
+    center = (low + high).mean(0) / 2
+    torch.testing.assert_close(center, torch.full((2,), 0.5), rtol=0, atol=0.03)
     small = extent[:, 0] < 0.8
     # Windows touch every side now and then.
     assert (low[small].amin(0) < 0.03).all()
@@ -93,9 +93,9 @@ def test_a_window_keeps_the_shape_of_the_picture_and_lies_anywhere(height, width
 
 
 def test_brightness_changes_up_to_the_strength_and_is_fair():
-    """A grey picture keeps its colour and has no contrast, so what is left is the brightness."""
-    grey = torch.full((400, 1, 3, 4, 4), 0.5)
-    factors = random_crop_and_jitter(grey, 0.0, 0.4).mean((1, 2, 3, 4)) / 0.5
+    """A gray image keeps its color and has no contrast, so what is left is the brightness."""
+    gray = torch.full((400, 1, 3, 4, 4), 0.5)
+    factors = random_crop_and_jitter(gray, 0.0, 0.4).mean((1, 2, 3, 4)) / 0.5
     assert 0.6 - 1e-3 <= factors.min() < 0.65
     assert 1.35 < factors.max() <= 1.4 + 1e-3
     assert factors.mean() == pytest.approx(1, abs=0.04)
@@ -123,7 +123,7 @@ def make_policy(**overrides) -> AtlasVLAPolicy:
 
 
 @pytest.mark.parametrize("strength", [{"random_crop": 0.3}, {"color_jitter": 0.4}])
-def test_pictures_are_changed_in_training_only(strength):
+def test_images_are_changed_in_training_only(strength):
     policy, batch = make_policy(**strength), preprocessed(tiny_config())
     policy.eval()
     assert policy(batch)[0] == policy(batch)[0]
@@ -132,7 +132,7 @@ def test_pictures_are_changed_in_training_only(strength):
     assert len({policy(batch)[0].item() for _ in range(4)}) == 4
     plain = make_policy()
     plain.load_state_dict(policy.state_dict())
-    # Also a policy in training mode predicts from the pictures as they are.
+    # Also a policy in training mode predicts from the images as they are.
     policy.train()
     assert torch.equal(policy.predict_action_chunk(batch), plain.predict_action_chunk(batch))
 

@@ -1,4 +1,4 @@
-"""The pipelines: order, normalisation and its inverse, and a tokenizer that travels inside the checkpoint."""
+"""The pipelines: order, normalization and its inverse, and a tokenizer that travels inside the checkpoint."""
 
 import subprocess
 import sys

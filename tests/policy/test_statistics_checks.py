@@ -1,4 +1,4 @@
-"""A dataset whose statistics can't normalise what the policy normalises is refused, not passed through."""
+"""A dataset whose statistics can't normalize what the policy normalizes is refused, not passed through."""
 
 import math
 import re
@@ -37,7 +37,7 @@ def test_missing_quantiles_are_named():
         build(dataset_stats(), ACTION=NormalizationMode.QUANTILES)
 
 
-def test_what_is_not_normalised_needs_no_statistics():
+def test_what_is_not_normalized_needs_no_statistics():
     stats = dataset_stats()
     del stats["action"]
     assert IMAGE not in stats

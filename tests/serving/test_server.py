@@ -309,7 +309,7 @@ UNFIT = {
     "state not a number": (observe(1) | {STATE: np.full(8, np.nan, np.float32)}, f"{STATE} is not finite at index 0"),
     "infinite state": (observe(1) | {STATE: np.array([0] * 7 + [np.inf], np.float32)}, "not finite at index 7"),
     "image of another size": (observe(1) | {IMAGE: np.zeros((16, 16, 3), np.uint8)}, IMAGE),
-    "grey image": (observe(1) | {IMAGE: np.zeros((32, 32, 1), np.uint8)}, IMAGE),
+    "gray image": (observe(1) | {IMAGE: np.zeros((32, 32, 1), np.uint8)}, IMAGE),
     "channels first": (observe(1) | {IMAGE: np.zeros((3, 32, 32), np.uint8)}, IMAGE),
     "no pixels": (observe(1) | {IMAGE: np.zeros((0, 32, 3), np.uint8)}, IMAGE),
     "float image in bytes' range": (observe(1) | {IMAGE: np.full((3, 32, 32), 255, np.float32)}, IMAGE),

@@ -1,4 +1,4 @@
-"""The README.md of a pushed checkpoint says what is in it, where the rest comes from, and under which licence."""
+"""The README.md of a pushed checkpoint says what is in it, where the rest comes from, and under which license."""
 
 import json
 import logging
@@ -171,7 +171,7 @@ def test_a_frozen_vggt_that_was_changed_is_inside(root, hub):
     assert row(card, "VGGT aggregator")[-1] == "**yes**, frozen"
 
 
-def test_the_commercial_vggt_keeps_its_own_licence(root, hub):
+def test_the_commercial_vggt_keeps_its_own_license(root, hub):
     name = "facebook/VGGT-1B-Commercial"
     hub.publish(name, files_of(root / "vggt"))
     policy, *_ = published_policy(root, hub, vggt_model=name, freeze_vggt=False)
@@ -180,7 +180,7 @@ def test_the_commercial_vggt_keeps_its_own_licence(root, hub):
     assert "non-commercial" not in card.text.lower()
 
 
-def test_unknown_weights_inside_make_the_licence_unknown_unless_it_is_given(root):
+def test_unknown_weights_inside_make_the_license_unknown_unless_it_is_given(root):
     policy = released_policy(root, save_full_weights=True)
     card = card_of(policy)
     assert (card.data.license, card.data.license_name) == ("other", "as-the-included-weights")

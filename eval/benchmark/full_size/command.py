@@ -78,7 +78,7 @@ def worker_command(what: str, path: Path, out: Path, *flags: str) -> list[str]:
 
 
 def preparation(cfg: FullSizeConfig) -> dict[str, list[str]]:
-    """Commands that all presets need, by stage."""
+    """Return the commands that all presets need, by stage."""
     return {
         "weights": [sys.executable, "-m", "eval.benchmark.full_size.weights", f"--root={cfg.weights_folder}"],
         "data": worker_command("data", cfg.root / "data", cfg.root / "data.json", f"--repo_id={REPO_ID}"),
@@ -86,7 +86,7 @@ def preparation(cfg: FullSizeConfig) -> dict[str, list[str]]:
 
 
 def training_flags(preset: str, weights: Path, data: Path) -> list[str]:
-    """Flags of ``lerobot-train`` for a preset at its true size on a CPU.
+    """Return the flags of ``lerobot-train`` for a preset at its true size on a CPU.
 
     Args:
         preset: Name of the preset.
@@ -112,7 +112,7 @@ def training_flags(preset: str, weights: Path, data: Path) -> list[str]:
 
 
 def preset_commands(cfg: FullSizeConfig, preset: str) -> dict[str, list[str]]:
-    """Commands of one preset, by stage."""
+    """Return the commands of one preset, by stage."""
     folder = cfg.root / preset
     last = folder / "train/checkpoints/last/pretrained_model"
     return {
@@ -136,7 +136,7 @@ def preset_commands(cfg: FullSizeConfig, preset: str) -> dict[str, list[str]]:
 
 
 def aggregator_commands(cfg: FullSizeConfig) -> dict[int, list[str]]:
-    """Commands that time VGGT's aggregator, by number of views."""
+    """Return the commands that time VGGT's aggregator, by number of views."""
     weights = cfg.weights_folder / "VGGT-1B"
     flags = {views: (f"--views={views}", f"--threads={AGGREGATOR_THREADS}") for views in REFERENCE}
     return {views: worker_command("aggregator", weights, aggregator_file(cfg, views), *flags[views]) for views in flags}
@@ -213,7 +213,7 @@ def run_preset(cfg: FullSizeConfig, preset: str) -> PresetResult:
 
 
 def run(cfg: FullSizeConfig) -> FullSizeOutcome:
-    """All stages, one after the other.
+    """Run all stages, one after the other.
 
     Raises:
         EvalError: If the preparation fails; its output says why.

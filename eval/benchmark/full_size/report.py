@@ -1,4 +1,4 @@
-"""From what ``eval.full_size`` measured to bars, tables and a Markdown report."""
+"""Turn what ``eval.full_size`` measured into bars, tables and a Markdown report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class PresetResult:
 
 @dataclass
 class FullSizeOutcome:
-    """Everything the report tells.
+    """Hold everything that the report tells.
 
     Attributes:
         steps: Training steps before the resume.
@@ -75,7 +75,7 @@ class FullSizeOutcome:
     aggregator_figures: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def peak_gib(self) -> float:
-        """Most memory of any process."""
+        """Return the most memory of any process."""
         every = [*self.prepared.values(), *self.aggregator.values()]
         every += [done for one in self.presets for done in one.processes.values()]
         return max(done.peak_gib for done in every)
@@ -83,7 +83,7 @@ class FullSizeOutcome:
 
 @dataclass(frozen=True)
 class Bar:
-    """One requirement and how it came out.
+    """Hold one requirement and how it came out.
 
     Attributes:
         of: Preset, or ``preparation`` or ``aggregator``.
@@ -102,7 +102,7 @@ class Bar:
 
 
 def bars(outcome: FullSizeOutcome) -> list[Bar]:
-    """Every requirement of a run."""
+    """Return every requirement of a run."""
     found = process_bars("preparation", outcome.prepared)
     for result in outcome.presets:
         found += preset_bars(result, outcome.steps + 1)
@@ -113,7 +113,7 @@ def bars(outcome: FullSizeOutcome) -> list[Bar]:
 
 
 def process_bars(of: str, processes: Mapping[str, Process]) -> list[Bar]:
-    """Exit status and memory of every process."""
+    """Check exit status and memory of every process."""
     found = []
     for name, done in processes.items():
         found.append(Bar(of, f"{name}: exit status 0", str(done.status), done.status == 0))
@@ -155,12 +155,12 @@ def preset_bars(result: PresetResult, steps: int) -> list[Bar]:
 
 
 def yes_or_no(of: str, text: str, met: bool) -> Bar:
-    """A requirement without a number."""
+    """Return a requirement without a number."""
     return Bar(of, text, "yes" if met else "no", met)
 
 
 def passed(outcome: FullSizeOutcome) -> list[str]:
-    """Names of the presets that miss nothing."""
+    """Return the names of the presets that miss nothing."""
     missed = {bar.of for bar in bars(outcome) if not bar.met}
     return [result.preset for result in outcome.presets if result.preset not in missed]
 
@@ -237,7 +237,7 @@ def aggregator_table(outcome: FullSizeOutcome) -> list[str]:
 def full_size_page(
     outcome: FullSizeOutcome, last_line: str, commands: Sequence[str], environment: Mapping[str, str]
 ) -> str:
-    """The Markdown report.
+    """Return the Markdown report.
 
     Args:
         outcome: What was measured.

@@ -37,7 +37,7 @@ LINE = re.compile(r"(?P<name>(?:[\w.]|\{\d+-\d+\})+)(?P<sizes>(?: [1-9]\d*)+)")
 RANGE = re.compile(r"\{(\d+)-(\d+)\}")
 
 STD = 0.02
-# What the authors initialise layer scale with: VGGT's own blocks start as almost the identity, DINOv2's do not.
+# What the authors initialize layer scale with: VGGT's own blocks start as almost the identity, DINOv2's do not.
 LAYER_SCALE = 0.01
 DINOV2_LAYER_SCALE = 1.0
 
@@ -58,7 +58,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def expand_pattern(pattern: str) -> Iterator[str]:
-    """Names that ``pattern`` stands for, e.g. ``a.{0-2}.b`` for ``a.0.b``, ``a.1.b``, ``a.2.b``.
+    """Return the names that ``pattern`` stands for, e.g. ``a.{0-2}.b`` for ``a.0.b``, ``a.1.b``, ``a.2.b``.
 
     Raises:
         ValueError: If a range runs backwards.
@@ -76,7 +76,7 @@ def expand_pattern(pattern: str) -> Iterator[str]:
 
 
 def read_tensor_list(text: str) -> dict[str, tuple[int, ...]]:
-    """Name to shape, from lines such as ``blocks.{0-23}.qkv.weight 3072 1024``; ``#`` begins a comment line.
+    """Read names and shapes from lines such as ``blocks.{0-23}.qkv.weight 3072 1024``; ``#`` begins a comment line.
 
     Raises:
         ValueError: For a line that is no name and sizes, or that names a tensor again; with the line and its number.
@@ -99,12 +99,12 @@ def read_tensor_list(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def vggt_tensors() -> dict[str, tuple[int, ...]]:
-    """The 1,797 tensors of VGGT-1B."""
+    """Return the 1,797 tensors of VGGT-1B."""
     return read_tensor_list(VGGT_LIST.read_text())
 
 
 def qwen3_config() -> Qwen3Config:
-    """Configuration of Qwen3-0.6B-Base."""
+    """Return the configuration of Qwen3-0.6B-Base."""
     sizes: dict[str, Any] = {
         "vocab_size": 151936,
         "hidden_size": 1024,
@@ -124,7 +124,7 @@ def qwen3_config() -> Qwen3Config:
 
 
 def dinov2_config() -> Dinov2Config:
-    """Configuration of DINOv2-B (no registers)."""
+    """Return the configuration of DINOv2-B (no registers)."""
     sizes: dict[str, Any] = {
         "hidden_size": 768,
         "num_hidden_layers": 12,
@@ -139,24 +139,24 @@ def dinov2_config() -> Dinov2Config:
 
 
 def module_tensors(make: Callable[[], nn.Module], prefix: str = "") -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the module that ``make`` builds, without memory for its weights."""
+    """Return the names and shapes of the module that ``make`` builds, without memory for its weights."""
     with torch.device("meta"):
         module = make()
     return {f"{prefix}{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def qwen3_tensors(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
-    """Tensors of a released Qwen3 with tied embeddings: no ``lm_head``."""
+    """Return the tensors of a released Qwen3 with tied embeddings: no ``lm_head``."""
     return module_tensors(lambda: Qwen3Model(config), prefix="model.")
 
 
 def dinov2_tensors(config: Dinov2Config) -> dict[str, tuple[int, ...]]:
-    """Tensors of a released DINOv2."""
+    """Return the tensors of a released DINOv2."""
     return module_tensors(lambda: Dinov2Model(config))
 
 
 def draw_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """Values that keep activations finite in a network of any depth; they depend on name and seed alone."""
+    """Draw values that keep activations finite in a network of any depth; they depend on name and seed alone."""
     if name.endswith("bias"):
         return torch.zeros(*shape, dtype=dtype)
     if name.endswith((".gamma", ".lambda1")):
@@ -171,7 +171,7 @@ def draw_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, seed: int) 
 
 
 def make_header(tensors: Shapes, dtype: torch.dtype, metadata: Mapping[str, str] | None = None) -> bytes:
-    """First bytes of a safetensors file whose tensors follow in the order of their names.
+    """Make the first bytes of a safetensors file whose tensors follow in the order of their names.
 
     The layout is the library's own: it sorts by type, then by name, and pads the JSON with spaces so that the data
     begin at a multiple of eight.
@@ -192,7 +192,7 @@ def make_header(tensors: Shapes, dtype: torch.dtype, metadata: Mapping[str, str]
 
 
 def checkpoint_size(tensors: Shapes, dtype: torch.dtype, metadata: Mapping[str, str] | None = None) -> int:
-    """Bytes of the file that :func:`write_random_checkpoint` writes."""
+    """Return the size in bytes of the file that :func:`write_random_checkpoint` writes."""
     values = sum(math.prod(shape) for shape in tensors.values())
     return len(make_header(tensors, dtype, metadata)) + values * dtype.itemsize
 
@@ -223,7 +223,7 @@ def write_random_checkpoint(
 
 @dataclass(frozen=True)
 class Release:
-    """One released model: what its folder holds."""
+    """Describe what the folder of one released model holds."""
 
     name: str
     tensors: Shapes
@@ -233,7 +233,7 @@ class Release:
 
     @property
     def metadata(self) -> dict[str, str] | None:
-        """Metadata of the weights file; VGGT's own file has none."""
+        """Return the metadata of the weights file; VGGT's own file has none."""
         return None if self.config is None else TRANSFORMERS_METADATA
 
     def write_texts(self, folder: Path) -> None:
@@ -250,7 +250,7 @@ class Release:
 
 
 def releases() -> list[Release]:
-    """The three models at their released size."""
+    """Return the three models at their released size."""
     qwen3, dinov2 = qwen3_config(), dinov2_config()
     return [
         Release("VGGT-1B", vggt_tensors(), torch.float32),

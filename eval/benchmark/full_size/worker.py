@@ -43,7 +43,7 @@ TIMED_FORWARDS = 3
 
 
 class What(Enum):
-    """The jobs."""
+    """Name the jobs."""
 
     data = "data"
     act = "act"
@@ -53,7 +53,7 @@ class What(Enum):
 
 @dataclass
 class WorkerConfig:
-    """One job."""
+    """Hold the settings of one job."""
 
     # data: write a dataset; act: load a checkpoint and act; load: memory of loading one; aggregator: time VGGT's.
     what: What
@@ -98,7 +98,7 @@ def write_data(cfg: WorkerConfig) -> dict[str, Any]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Result and seconds of a call."""
+    """Return the result and the seconds of a call."""
     started = time.monotonic()
     result = call()
     return result, time.monotonic() - started
@@ -147,7 +147,7 @@ def act(cfg: WorkerConfig) -> dict[str, Any]:
 
 
 def load(cfg: WorkerConfig) -> dict[str, Any]:
-    """Memory of loading a checkpoint whose backbones are stored in float32 and wanted in bfloat16, as on a GPU."""
+    """Measure the memory of loading a checkpoint with float32 backbones that are wanted in bfloat16, as on a GPU."""
     from lerobot.configs.policies import PreTrainedConfig
 
     config: Any = PreTrainedConfig.from_pretrained(cfg.path)
@@ -166,7 +166,7 @@ def load(cfg: WorkerConfig) -> dict[str, Any]:
 
 
 def time_aggregator(cfg: WorkerConfig) -> dict[str, Any]:
-    """Seconds of a forward pass of VGGT's aggregator alone, in float32 on the CPU, weights read as the policy does."""
+    """Time a forward pass of VGGT's aggregator alone, in float32 on the CPU, weights read as the policy does."""
     from accelerate import init_empty_weights
 
     from lerobot_atlasvla.model.vggt import Aggregator

@@ -54,7 +54,7 @@ class CameraShiftConfig(RolloutSettings):
     right_cm: list[float] = field(default_factory=lambda: [-20, -10, -5, 5, 10, 20])
     # Scene camera moved up, cm.
     up_cm: list[float] = field(default_factory=list)
-    # Scene camera moved towards the scene, cm.
+    # Scene camera moved toward the scene, cm.
     forward_cm: list[float] = field(default_factory=list)
     # Scene camera turned to its right, degrees.
     pan_deg: list[float] = field(default_factory=lambda: [-10, -5, 5, 10])
@@ -66,12 +66,12 @@ class CameraShiftConfig(RolloutSettings):
     episodes: int = 10
     # Videos of failures to keep per point, task and seed; of successes, those among as many first initial states.
     videos: int = 0
-    # Take a picture of the scene at the unshifted camera and at the ends of every sweep, for the report.
+    # Render the scene at the unshifted camera and at the ends of every sweep, for the report.
     views: bool = True
 
     @property
     def report(self) -> Path:
-        """Folder of the report.
+        """Return the folder of the report.
 
         Raises:
             EvalError: If ``name`` is not one.
@@ -113,7 +113,7 @@ class CameraShiftConfig(RolloutSettings):
         return grid
 
     def run_config(self, checkpoint: Path, label: str, point: Point) -> RunConfig:
-        """Settings of one point for ``eval.run``."""
+        """Return the settings of one point for ``eval.run``."""
         return RunConfig(
             checkpoint=checkpoint,
             output_dir=run_path(self.output_dir, label, point),
@@ -146,8 +146,7 @@ def run_grid(cfg: CameraShiftConfig, command: str) -> None:
     sizes = {choose_image_size(cfg.image_size, checkpoint) for checkpoint in checkpoints}
     if len(sizes) > 1:
         raise EvalError(
-            f"The checkpoints were trained on pictures of different sizes, {sorted(sizes)}; choose one with "
-            "--image_size."
+            f"The checkpoints were trained on images of different sizes, {sorted(sizes)}; choose one with --image_size."
         )
     types = [checkpoint.config.type for checkpoint in checkpoints]
     grid = cfg.grid(types, command)
@@ -169,11 +168,10 @@ def _take_views(cfg: CameraShiftConfig, grid: Grid, finished: Run) -> None:
     first = finished.rollouts[0]
     wanted = {view_path(cfg.output_dir, point): point.camera_shift for point in grid.extremes()}
     try:
-        take_views(first.suite, first.task_id, cfg.look, wanted)
+        take_views(first.suite, first.task_id, cfg.render_quality, wanted)
     except BrokenProcessPool as error:
         raise EvalError(
-            "The process that takes the pictures of the scene died without a Python error. --views=false leaves them "
-            "out."
+            "The process that renders the scene died without a Python error. --views=false leaves them out."
         ) from error
 
 

@@ -18,10 +18,10 @@ GRID_FILE = "grid.json"
 UNSHIFTED = "unshifted"
 MEANINGS = {
     "right_cm": "camera moved sideways, cm; positive to its right",
-    "up_cm": "camera moved along the picture's vertical, cm; positive up",
-    "forward_cm": "camera moved along its line of sight, cm; positive towards the scene",
+    "up_cm": "camera moved along the image's vertical, cm; positive up",
+    "forward_cm": "camera moved along its line of sight, cm; positive toward the scene",
     "pan_deg": "camera turned about the vertical of the world, degrees; positive looks to its right",
-    "tilt_deg": "camera turned about the picture's horizontal, degrees; positive looks up",
+    "tilt_deg": "camera turned about the image's horizontal, degrees; positive looks up",
     "roll_deg": "camera turned about its line of sight, degrees; positive turns the camera clockwise",
 }
 """The directions, as :class:`CameraShift` has them; right, left and clockwise are those of the camera."""
@@ -32,7 +32,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+-]*")
 
 @dataclass(frozen=True)
 class Point:
-    """One position of the scene camera.
+    """Hold one position of the scene camera.
 
     Attributes:
         direction: A field of :class:`CameraShift`, or ``unshifted``.
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """One sweep per direction, for each checkpoint; kept as ``grid.json`` beside the run folders.
+    """Hold one sweep per direction, for each checkpoint; kept as ``grid.json`` beside the run folders.
 
     Attributes:
         command: The command that asked for it.
@@ -105,16 +105,16 @@ class Grid:
             raise EvalError(f"No shift is asked for; give a list to one of {flags}.")
 
     def sweep(self, direction: str) -> list[Point]:
-        """Points of one direction from its lowest to its highest shift, the unshifted one among them."""
+        """Return the points of one direction from its lowest to its highest shift, the unshifted one among them."""
         return [Point(direction, shift) if shift else Point() for shift in sorted([0.0, *self.sweeps[direction]])]
 
     def extremes(self) -> list[Point]:
-        """The unshifted point, then the ends of every sweep."""
+        """Return the unshifted point, then the ends of every sweep."""
         ends = [end for direction in self.sweeps for end in (self.sweep(direction)[0], self.sweep(direction)[-1])]
         return [Point(), *(point for point in ends if point != Point())]
 
     def points(self) -> list[Point]:
-        """Every point once, in the order in which they are worth most: unshifted, then outwards in all directions."""
+        """Return every point once, those worth most first: unshifted, then outward in all directions."""
         ranked = []
         for direction, shifts in self.sweeps.items():
             sizes = sorted({abs(shift) for shift in shifts})
@@ -123,7 +123,7 @@ class Grid:
 
     @property
     def rollouts_per_point(self) -> int:
-        """Rollouts of a checkpoint at every point."""
+        """Return the number of rollouts of a checkpoint at every point."""
         tasks = sum(SUITE_TASKS[suite] if self.task_ids is None else len(self.task_ids) for suite in self.suites)
         return tasks * len(self.seeds) * self.episodes
 
@@ -143,7 +143,7 @@ def run_path(output_dir: Path, label: str, point: Point) -> Path:
 
 
 def view_path(output_dir: Path, point: Point) -> Path:
-    """Picture of the scene camera at one point."""
+    """Return the file of the scene camera's image at one point."""
     # No label begins with an underscore.
     return output_dir / "_views" / f"{point}.png"
 

@@ -1,4 +1,4 @@
-"""Pictures of the camera shift report: success over the shift, and what the camera sees. Each file is written whole."""
+"""Draw the plots of the camera shift report: success over the shift, and what the camera sees; files written whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Measured = Sequence[tuple[float, int, int]]
 
 
 def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> None:
-    """One panel per direction: success rate over the shift with its interval, one line per checkpoint.
+    """Plot one panel per direction: success rate over the shift with its interval, one line per checkpoint.
 
     Args:
         panels: Caption of the horizontal axis to label to points, in order of the shift; a label may lack points.
@@ -39,17 +39,17 @@ def plot_shifts(panels: Mapping[str, Mapping[str, Measured]], path: Path) -> Non
     save(figure, path)
 
 
-def plot_views(pictures: Mapping[str, Path], path: Path) -> None:
-    """The pictures beside one another, each with its name.
+def plot_views(images: Mapping[str, Path], path: Path) -> None:
+    """Draw the images beside one another, each with its name.
 
     Args:
-        pictures: Name to PNG file, at least one.
+        images: Name to PNG file, at least one.
         path: PNG file to write.
     """
     from matplotlib.image import imread
 
-    figure = new_figure(1.6 * len(pictures), 1.9)
-    for axes, (name, file) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
+    figure = new_figure(1.6 * len(images), 1.9)
+    for axes, (name, file) in zip(figure.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True):
         axes.imshow(imread(file))
         axes.set_title(name, fontsize=8)
         axes.set_axis_off()

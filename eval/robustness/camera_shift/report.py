@@ -1,4 +1,4 @@
-"""From the grid of ``eval.camera_shift`` to report.md, report.json and pictures."""
+"""Turn the grid of ``eval.camera_shift`` into report.md, report.json and plots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from eval.common.files import json_text, write_text
 from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate
-from eval.report.data import REPORT_FILE, LabelledRun, enumeration, rate_figures
+from eval.report.data import REPORT_FILE, LabeledRun, enumeration, rate_figures
 from eval.report.page import provenance_lines, reliance_lines
 from eval.report.reliance_results import with_reliance
 from eval.robustness.camera_shift.grid import MEANINGS, Point, view_path
@@ -24,13 +24,13 @@ is of its point alone: among many points, about one in twenty looks like a diffe
 same initial states, so points of one checkpoint go up and down together."""
 
 
-MIRRORED = """These are the pictures that the policies get. LeRobot turns the simulator's raw pictures, which stand on
+MIRRORED = """These are the images that the policies get. LeRobot turns the simulator's raw images, which stand on
 their heads, by 180 degrees, and so left and right in them are swapped: what a camera moved to its right shows looks as
 if it had been moved to the left."""
 
 
 def write_report(results: Results, folder: Path, note: str = "") -> None:
-    """Write report.md, report.json and the pictures, each whole or not at all; those of an earlier report are replaced.
+    """Write report.md, report.json and the plots, each whole or not at all; those of an earlier report are replaced.
 
     Args:
         results: What to report.
@@ -43,14 +43,14 @@ def write_report(results: Results, folder: Path, note: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     panels = {f"{direction}: {_short(direction)}": _lines(results, direction) for direction in results.grid.sweeps}
     plot_shifts(panels, folder / PLOT)
-    pictures = {str(point): view_path(results.output_dir, point) for point in results.grid.extremes()}
-    pictures = {name: file for name, file in pictures.items() if file.is_file()}
-    if pictures:
-        plot_views(pictures, folder / VIEWS)
+    images = {str(point): view_path(results.output_dir, point) for point in results.grid.extremes()}
+    images = {name: file for name, file in images.items() if file.is_file()}
+    if images:
+        plot_views(images, folder / VIEWS)
     else:
         (folder / VIEWS).unlink(missing_ok=True)
     write_text(folder / REPORT_FILE, json_text(as_json(results, folder.name, note)))
-    write_text(folder / "report.md", markdown(results, note, views=bool(pictures)))
+    write_text(folder / "report.md", markdown(results, note, views=bool(images)))
 
 
 def _lines(results: Results, direction: str) -> dict[str, Measured]:
@@ -67,7 +67,7 @@ def _short(direction: str) -> str:
 
 
 def as_json(results: Results, name: str, note: str) -> dict[str, Any]:
-    """Everything in the report, for programs. Rates and intervals are in [0, 1]."""
+    """Return everything in the report, for programs. Rates and intervals are in [0, 1]."""
     grid = results.grid
     points, totals, unfinished, differences = [], [], [], []
     for label in grid.labels:
@@ -144,7 +144,7 @@ def _merged(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def title(results: Results) -> str:
-    """Heading of the report."""
+    """Return the heading of the report."""
     # The same in every run, or read_results would have refused them.
     displace_cm = results.all_runs()[0].settings.get("displace_cm") or 0
     objects = f" and objects displaced by up to {displace_cm:g} cm" if displace_cm else ""
@@ -152,12 +152,12 @@ def title(results: Results) -> str:
 
 
 def markdown(results: Results, note: str, *, views: bool) -> str:
-    """The report.
+    """Return the report as Markdown.
 
     Args:
         results: What to report.
         note: Markdown for the section "Notes"; empty for no such section.
-        views: Whether there is a picture of the views.
+        views: Whether there is a plot of the views.
     """
     grid = results.grid
     parts = [f"# {title(results)}"]
@@ -176,7 +176,7 @@ def markdown(results: Results, note: str, *, views: bool) -> str:
         f"the wrist's; the unshifted point is the same rollouts in every table.\n{INTERVALS}"
     )
     parts += [_sweep_section(results, direction) for direction in grid.sweeps]
-    begun = [LabelledRun(label, run) for label, run in _begun(results).items()]
+    begun = [LabeledRun(label, run) for label, run in _begun(results).items()]
     parts.append("\n".join(reliance_lines(with_reliance(begun, []))).rstrip())
     parts.append(_provenance_section(results))
     return "\n\n".join(parts) + "\n"
@@ -236,5 +236,5 @@ def _provenance_section(results: Results) -> str:
         lines += ["The grid was made in several goes, with different versions:", "", *facts(several), ""]
     lines += ["What follows is of each checkpoint's first run; its others differ in the camera shift only.", ""]
     for label, run in _begun(results).items():
-        lines += provenance_lines(LabelledRun(label, run))
+        lines += provenance_lines(LabeledRun(label, run))
     return "\n".join(lines).rstrip()

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from eval.common.errors import EvalError
+from eval.common.former_flags import flag_of
 from eval.common.statistics import format_rate, newcombe_difference
 from eval.report.data import counts
 from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, read_grid, run_path
@@ -35,7 +36,7 @@ class Results:
     runs: Mapping[str, Mapping[Point, Run]]
 
     def finished(self, label: str) -> dict[Point, Counts]:
-        """The points that have all their rollouts: what was finished first of the others would not be typical."""
+        """Return the points that have all their rollouts: part of a point's rollouts would not be typical of it."""
         return {
             point: counts(run.rollouts)
             for point, run in self.runs[label].items()
@@ -43,47 +44,47 @@ class Results:
         }
 
     def total(self, label: str) -> Counts:
-        """Over all finished points."""
+        """Return the numbers of successes and rollouts over all finished points."""
         finished = self.finished(label).values()
         return sum(successes for successes, _ in finished), sum(rollouts for _, rollouts in finished)
 
     def first_total(self) -> str:
-        """Result of the first checkpoint, for example ``19/20 = 95.0 % [76.4, 99.1]``."""
+        """Return the result of the first checkpoint, for example ``19/20 = 95.0 % [76.4, 99.1]``."""
         return format_rate(*self.total(self.grid.labels[0]))
 
     def common(self) -> list[Point]:
-        """Shifted points that all checkpoints have finished."""
+        """Return the shifted points that all checkpoints have finished."""
         finished = [self.finished(label) for label in self.grid.labels]
         return [point for point in self.grid.points()[1:] if all(point in of_label for of_label in finished)]
 
     def mean_shifted(self, label: str) -> float | None:
-        """Mean success rate over :meth:`common`; None if there is no such point."""
+        """Return the mean success rate over :meth:`common`; None if there is no such point."""
         finished = self.finished(label)
         rates = [finished[point][0] / finished[point][1] for point in self.common()]
         return mean(rates) if rates else None
 
     def difference(self, point: Point) -> tuple[float, float, float] | None:
-        """Of the first two checkpoints, with interval; None unless both have finished the point."""
+        """Return the first two checkpoints' difference, with interval; None unless both have finished the point."""
         of_two = [self.finished(label).get(point) for label in self.grid.labels[:2]]
         if len(of_two) < 2 or of_two[0] is None or of_two[1] is None:
             return None
         return newcombe_difference(*of_two[0], *of_two[1])
 
     def verdict(self, difference: tuple[float, float, float]) -> str:
-        """The difference in a word or two."""
+        """Say the difference in a word or two."""
         _, low, high = difference
         if low <= 0 <= high:
             return "noise"
         return f"{self.grid.labels[0 if low > 0 else 1]} ahead"
 
     def incomplete(self) -> list[str]:
-        """Checkpoints that lack points, such as ``8 of 11 points of ACT``."""
+        """Return the checkpoints that lack points, such as ``8 of 11 points of ACT``."""
         points = len(self.grid.points())
         done = {label: len(self.finished(label)) for label in self.grid.labels}
         return [f"{count} of {points} points of {label}" for label, count in done.items() if count < points]
 
     def all_runs(self) -> list[Run]:
-        """Every run there is."""
+        """Return every run there is."""
         return [run for of_label in self.runs.values() for run in of_label.values()]
 
 
@@ -129,7 +130,7 @@ def _check_belong_together(results: Results) -> None:
 
 def _fixed(run: Run) -> dict[str, Any]:
     settings = {name: value for name, value in comparable(run.settings).items() if name not in MEANINGS}
-    # The look is among both.
+    # The render quality is among both.
     simulator = {f"simulator's {name}": value for name, value in run.simulator.items() if name != "assets_source"}
     return settings | simulator
 
@@ -138,6 +139,6 @@ def _refuse_difference(expected: Mapping[str, Any], found: Mapping[str, Any], ru
     for name, value in expected.items():
         if found.get(name) != value:
             raise EvalError(
-                f"{run.path} does not belong to this grid: its {name} is {found.get(name)}, expected {value}. Remove "
-                "that folder, or choose a new --output_dir."
+                f"{run.path} does not belong to this grid: its {flag_of(name)} is {found.get(name)}, expected {value}. "
+                "Remove that folder, or choose a new --output_dir."
             )

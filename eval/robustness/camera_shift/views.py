@@ -18,16 +18,16 @@ from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA
 
 SIZE = 128
-"""Side of the pictures, pixels."""
+"""Side of the images, pixels."""
 
 
-def take_views(suite: str, task_id: int, look: str, wanted: Mapping[Path, CameraShift]) -> None:
-    """Take those pictures that are not there yet, of the task's first fixed initial state.
+def take_views(suite: str, task_id: int, render_quality: str, wanted: Mapping[Path, CameraShift]) -> None:
+    """Render those images that are not there yet, of the task's first fixed initial state.
 
     Args:
         suite: LIBERO suite.
         task_id: Task of the suite.
-        look: How the scene is rendered.
+        render_quality: How the scene is rendered, one of ``RENDER_QUALITIES``.
         wanted: PNG file to write, and where the camera is then.
 
     Raises:
@@ -37,16 +37,16 @@ def take_views(suite: str, task_id: int, look: str, wanted: Mapping[Path, Camera
     missing = {file: shift for file, shift in wanted.items() if not file.exists()}
     if not missing:
         return
-    # The simulator is set by environment variables and keeps a GL context: neither shall outlive the pictures.
+    # The simulator is set by environment variables and keeps a GL context: neither shall outlive the images.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=start_worker) as pool:
-        pool.submit(_take, suite, task_id, look, missing).result()
+        pool.submit(_take, suite, task_id, render_quality, missing).result()
 
 
-def _take(suite: str, task_id: int, look: str, wanted: Mapping[Path, CameraShift]) -> None:
+def _take(suite: str, task_id: int, render_quality: str, wanted: Mapping[Path, CameraShift]) -> None:
     from lerobot_atlasvla.libero.setup import prepare_libero
 
-    os.environ.update({ENV_RENDER_QUALITY: look, ENV_DETERMINISTIC_RESET: "1"})
+    os.environ.update({ENV_RENDER_QUALITY: render_quality, ENV_DETERMINISTIC_RESET: "1"})
     prepare_libero()
     from lerobot.envs.configs import LiberoEnv
     from lerobot.envs.factory import make_env
@@ -63,8 +63,8 @@ def _take(suite: str, task_id: int, look: str, wanted: Mapping[Path, CameraShift
             vector: Any = make_env(config, n_envs=1)[suite][task_id]
         try:
             vector.reset(seed=[0])
-            picture = fresh_image(vector.envs[0].unwrapped, SCENE_CAMERA, SIZE)
+            image = fresh_image(vector.envs[0].unwrapped, SCENE_CAMERA, SIZE)
         finally:
             vector.close()
         with replacing(file) as scratch:
-            Image.fromarray(picture).save(scratch, format="png")
+            Image.fromarray(image).save(scratch, format="png")

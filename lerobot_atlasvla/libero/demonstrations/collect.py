@@ -54,13 +54,13 @@ class TaskProgress:
     mean_displacement_cm: float | None = None
     """Mean distance that the object to be moved really got, over all attempts; None if nothing is displaced."""
     recovery_attempts: int = 0
-    """Of ``attempts``, those that started from a mishap."""
+    """Those of ``attempts`` that started from a mishap."""
     recovery_kept: int = 0
-    """Of ``kept``, those that started from a mishap."""
+    """Those of ``kept`` that started from a mishap."""
 
     @property
     def failures(self) -> int:
-        """Attempts that were dropped."""
+        """Return the attempts that were dropped."""
         return self.attempts - self.kept
 
 
@@ -74,7 +74,7 @@ class Progress:
     """Kept by this run; not recorded."""
 
     def record(self, config: CollectConfig, source: dict[str, Any]) -> dict[str, Any]:
-        """JSON for ``meta/atlasvla_collect.json``."""
+        """Return the JSON for ``meta/atlasvla_collect.json``."""
         return {
             "schema_version": SCHEMA_VERSION,
             "settings": config.fixed_settings(),
@@ -87,7 +87,7 @@ class Progress:
 
     @classmethod
     def from_record(cls, record: dict[str, Any] | None) -> Progress:
-        """Inverse of :meth:`record`; None gives a fresh start."""
+        """Invert :meth:`record`; None gives a fresh start."""
         if record is None:
             return cls()
         tasks = {
@@ -139,7 +139,7 @@ def check_same_source(record: dict[str, Any], source: dict[str, Any], config: Co
 
 
 def describe_source() -> dict[str, Any]:
-    """Assets and simulator that the workers will simulate with (JSON types); settles both for them.
+    """Return the assets and simulator that the workers will simulate with (JSON types); settles both for them.
 
     Raises:
         CollectionError: If nothing can render, or the assets asked for are not there.
@@ -220,7 +220,7 @@ class Collector:
 
     @property
     def success_rate(self) -> float:
-        """Share of attempts that were kept, over the dataset's life."""
+        """Return the share of attempts that were kept, over the dataset's life."""
         attempts = sum(task.attempts for task in self.progress.tasks.values())
         return sum(task.kept for task in self.progress.tasks.values()) / max(1, attempts)
 
@@ -372,7 +372,7 @@ def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Console entry point.
+    """Run the command from a console.
 
     Args:
         argv: Arguments instead of ``sys.argv[1:]``.

@@ -93,11 +93,11 @@ class CollectConfig:
 
     @property
     def tasks(self) -> list[int]:
-        """Tasks to demonstrate, in the order in which they are written."""
+        """Return the tasks to demonstrate, in the order in which they are written."""
         return sorted(set(self.task_ids)) if self.task_ids is not None else list(range(SUITE_TASKS[self.suite]))
 
     def job(self, task_id: int, attempt: int) -> Job:
-        """The attempt number ``attempt`` of a task under these settings."""
+        """Return the attempt number ``attempt`` of a task under these settings."""
         return Job(
             suite=self.suite,
             task_id=task_id,
@@ -112,7 +112,7 @@ class CollectConfig:
         )
 
     def fixed_settings(self) -> dict[str, Any]:
-        """Settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
+        """Return the settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
         names = (
             "suite",
             "seed",

@@ -339,7 +339,7 @@ def summary(config: ConvertConfig, outcome: Conversion) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Console entry point.
+    """Run the command from a console.
 
     Args:
         argv: Arguments instead of ``sys.argv[1:]``.

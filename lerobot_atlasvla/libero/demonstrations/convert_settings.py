@@ -63,12 +63,12 @@ class ConvertConfig:
                 raise ConversionError(f"--{name}={value} must be at least 1.")
 
     def fixed_settings(self) -> dict[str, Any]:
-        """Settings that every episode of one dataset shares; files and counts may grow from run to run."""
+        """Return the settings that every episode of one dataset shares; files and counts may grow from run to run."""
         names = ("keep_noops", "image_size", "task_text", "observation_timing", "repo_id")
         return {name: getattr(self, name) for name in names}
 
     def sources(self) -> dict[str, Path]:
-        """Files to convert by the name under which they are recorded, without local folders.
+        """Return the files to convert by the name under which they are recorded, without local folders.
 
         Raises:
             ConversionError: If a file or the folder does not exist, or the folder holds no HDF5 file.
@@ -89,5 +89,5 @@ class ConvertConfig:
 
 
 def shown(value: Any) -> str:
-    """A setting's value in a message."""
+    """Return a setting's value as messages show it."""
     return "(not given)" if value is None else str(value)

@@ -87,7 +87,7 @@ class DatasetWriter:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """The record committed last, or None for a new dataset."""
+        """Return the record committed last, or None for a new dataset."""
         path = self.root / self._record
         return json.loads(path.read_text()) if path.exists() else None
 

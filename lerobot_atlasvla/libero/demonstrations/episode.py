@@ -168,7 +168,7 @@ class Demonstrator:
         )
         self._expert = ScriptedExpert(self.env, self.task.name)
         self.displacement: Displacement | None = None
-        """Of the last :meth:`reset`."""
+        """How the last :meth:`reset` displaced the objects."""
         self._clumsy = ClumsyExpert(self.env, self.task.name)
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ class Demonstrator:
             rng: Source of everything random about it.
 
         Returns:
-            The raw observation afterwards, or None if there is nothing to recover from or no way to do it.
+            The raw observation afterward, or None if there is nothing to recover from or no way to do it.
         """
         noise = ActionNoise(noise_scale, rng)
         self._enable_sensors(False)

@@ -55,11 +55,11 @@ class Demonstration:
 
     @property
     def image_size(self) -> int:
-        """Height and width of both cameras, pixels."""
+        """Return height and width of both cameras, pixels."""
         return self.agentview.shape[1]
 
     def without_noops(self) -> Demonstration:
-        """The same without the rows whose action does nothing (:func:`moving_rows`)."""
+        """Return the demonstration without the rows whose action does nothing (:func:`moving_rows`)."""
         rows = moving_rows(self.actions)
         if rows.all():
             return self
@@ -130,17 +130,17 @@ def open_data(path: Path) -> tuple[h5py.File, h5py.Group]:
 
 
 def demo_names(data: h5py.Group) -> list[str]:
-    """Names of the demonstrations, by number."""
+    """Return the names of the demonstrations, by number."""
     return sorted((name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:]))
 
 
 def task_from_name(name: str) -> str:
-    """LIBERO's ``task.language`` from the name of a demonstration or bddl file, without its folder and ending."""
+    """Read LIBERO's ``task.language`` from the name of a demonstration or bddl file, without its folder and ending."""
     return _SCENE.sub("", name).replace("_", " ").strip()
 
 
 def task_text(data: h5py.Group, path: Path, source: str) -> str:
-    """The instruction of every demonstration in a file.
+    """Return the instruction of every demonstration in a file.
 
     The attribute ``problem_info`` and LIBERO's ``task.language`` differ in 34 of 130 tasks ("Pick the akita black bowl
     ..." for "pick up the black bowl ..."); what policies are told at evaluation, and what the published data say, is

@@ -35,7 +35,7 @@ ACTION_DIM = 7
 
 
 def libero_features(image_size: int) -> dict[str, dict[str, Any]]:
-    """Feature specification for ``LeRobotDataset.create``.
+    """Return the feature specification for ``LeRobotDataset.create``.
 
     The state's names are the published ones and wrong (lerobot#940): the eight numbers are end-effector position (3,
     m), axis-angle (3, rad) and the two finger positions (m). They are kept because names are part of the schema.
@@ -101,7 +101,7 @@ def rotate_image(image: np.ndarray) -> np.ndarray:
 
 
 def libero_state(eef_pos: np.ndarray, eef_quat: np.ndarray, gripper_qpos: np.ndarray) -> np.ndarray:
-    """Proprioception exactly as a policy gets it at evaluation: computed by LeRobot's own ``LiberoProcessorStep``.
+    """Compute the proprioception exactly as a policy gets it at evaluation, by LeRobot's own ``LiberoProcessorStep``.
 
     Args:
         eef_pos: (T, 3), m.

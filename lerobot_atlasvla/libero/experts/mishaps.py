@@ -2,7 +2,7 @@
 
 A policy that imitates an expert who never fails has not seen what to do after a failure. Here the expert plays a policy
 that fails: it grasps beside the bowl, or loses it, or drags it along, and goes on as if nothing had happened. What it
-does is never a label; the demonstration starts afterwards, with :class:`ScriptedExpert` showing the way back. The idea
+does is never a label; the demonstration starts afterward, with :class:`ScriptedExpert` showing the way back. The idea
 is that of DART (Laskey et al. 2017), noise injected while demonstrating, with failures in place of noise.
 """
 
@@ -20,7 +20,7 @@ MAX_STEPS = 220
 """Control steps after which a mishap that did not come about is given up."""
 
 # Missed grasp. The fingers open to 4 cm on either side and center themselves on what they touch: smaller offsets than
-# these take the bowl after all. Towards the outside, the inside, upwards, and along the rim; meters.
+# these take the bowl after all. Toward the outside, the inside, upwards, and along the rim; meters.
 BESIDE_M = (0.050, 0.070)
 INSIDE_M = (0.043, 0.055)
 ABOVE_M = (0.030, 0.045)
@@ -96,7 +96,7 @@ class ClumsyExpert(ScriptedExpert):
 
         Yields:
             One action for each control step, as :meth:`act` returns them, at most :data:`MAX_STEPS`; each must be
-            executed before the next is asked for. Check :meth:`went_wrong` afterwards.
+            executed before the next is asked for. Check :meth:`went_wrong` afterward.
         """
         self.reset()
         self._finished = False

@@ -45,7 +45,7 @@ class Grasp:
 
 
 # The fingers open along world y when the wrist is straight, so +-90 degrees needs no wrist rotation and is the first
-# choice; the sign is the side on which no neighbour stands. Drawer and cabinet leave room only at the angles given, and
+# choice; the sign is the side on which no neighbor stands. Drawer and cabinet leave room only at the angles given, and
 # the bowl has to clear the drawer's walls before it moves sideways; a deeper grasp would touch the drawer's floor.
 _GRASP_BY_PLACE = {
     "between_the_plate_and_the_ramekin": Grasp(-90),
@@ -72,9 +72,9 @@ POSITION_SCALE_M = 0.05
 ROTATION_SCALE_RAD = 0.5
 
 POSITION_GAIN = 2.0
-"""Goal offset per metre of error: the controller's spring alone would slow down far before the target."""
+"""Goal offset per meter of error: the controller's spring alone would slow down far before the target."""
 DAMPING_S = 0.04
-"""Metres of error taken off per m/s of speed, against the overshoot that the gain would cause."""
+"""Meters of error taken off per m/s of speed, against the overshoot that the gain would cause."""
 
 # Approach from above along a funnel instead of through way-points: the height above the target shrinks with the
 # horizontal error and vanishes inside the inner radius, so a disturbed arm rises again by itself.

@@ -30,7 +30,7 @@ class CameraShift:
     Attributes:
         right_cm: Moved sideways, cm; positive to its right.
         up_cm: Moved along its own vertical, cm; positive up.
-        forward_cm: Moved along the line of sight, cm; positive towards the scene.
+        forward_cm: Moved along the line of sight, cm; positive toward the scene.
         pan_deg: Turned about the vertical of the world, degrees; positive looks to its right.
         tilt_deg: Turned about its own horizontal, degrees; positive looks up.
         roll_deg: Turned about the line of sight, degrees; positive turns the camera clockwise.

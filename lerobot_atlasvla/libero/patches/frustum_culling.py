@@ -28,7 +28,7 @@ def out_of_sight(model: Any, data: Any, camera_id: int, groups: np.ndarray) -> n
 
     A box around the geom must lie wholly beyond one of the planes through the camera that bound the image, and beyond
     one of those that bound each mirror. A mirror is a box or plane with a reflective material; MuJoCo mirrors the scene
-    in its face towards +z (``mjr_render`` of MuJoCo 3.3).
+    in its face toward +z (``mjr_render`` of MuJoCo 3.3).
 
     Args:
         model: The ``mujoco.MjModel``.
@@ -83,7 +83,7 @@ def _beyond(rays: np.ndarray, inward: np.ndarray) -> np.ndarray:
 def _mirrors(
     model: Any, data: Any, eye: np.ndarray, drawn: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per reflective face that is drawn and turned towards the eye: a point, its normal, what bounds it as seen."""
+    """Per reflective face that is drawn and turned toward the eye: a point, its normal, what bounds it as seen."""
     from mujoco import mjtGeom  # pyrefly: ignore[missing-module-attribute]
 
     material = model.geom_matid
@@ -100,7 +100,7 @@ def _mirrors(
         if (eye - center) @ normal <= 0:
             continue
         face = [center + x * width * right + y * depth * up - eye for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-        # Planes through the eye and the four edges, turned towards the middle of the face.
+        # Planes through the eye and the four edges, turned toward the middle of the face.
         inward = np.array([np.cross(face[i - 1], face[i]) for i in range(4)])
         inward *= np.sign(inward @ (center - eye))[:, None]
         mirrors.append((center, normal, inward))

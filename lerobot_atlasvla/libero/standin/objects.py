@@ -28,7 +28,7 @@ _FIXTURE = {"bottom": -0.045, "top": 0.045, "radius": 0.045, "size": 0.05}
 
 
 def black_bowl() -> ET.Element:
-    """Bowl 52 mm high and 108 mm wide whose wall, 2.5 mm thin, fits between the fingers of a gripper."""
+    """Build a bowl 52 mm high and 108 mm wide whose wall, 2.5 mm thin, fits between the fingers of a gripper."""
     root, asset, body = new_object("akita_black_bowl")
     outside = [(0.0, 0.0016), (0.026, 0.0016), (0.036, 0.0075), (0.0445, 0.0175), (0.0495, 0.0345), (0.0545, 0.0525)]
     inside = [(0.0515, 0.0525), (0.047, 0.035), (0.0425, 0.0195), (0.034, 0.0105), (0.024, 0.0065), (0.0, 0.0065)]
@@ -70,7 +70,7 @@ def black_bowl() -> ET.Element:
 
 
 def plate() -> ET.Element:
-    """White plate 137 mm wide with a blue rim."""
+    """Build a white plate 137 mm wide with a blue rim."""
     root, asset, body = new_object("plate")
     dish = [(0.0, 0.0), (0.034, 0.0), (0.0575, 0.0105), (0.0575, 0.0125), (0.036, 0.0048), (0.0, 0.0048)]
     rim = [(0.0575, 0.0105), (0.0685, 0.0150), (0.0685, 0.0168), (0.0575, 0.0125)]
@@ -100,7 +100,7 @@ def plate() -> ET.Element:
 
 
 def ramekin() -> ET.Element:
-    """Brown ramekin 43 mm high and 89 mm wide."""
+    """Build a brown ramekin 43 mm high and 89 mm wide."""
     root, asset, body = new_object("glazed_rim_porcelain_ramekin")
     outside = [(0.0, 0.0007), (0.036, 0.0007), (0.0415, 0.0380), (0.0445, 0.0380), (0.0445, 0.0430)]
     inside = [(0.0395, 0.0430), (0.0345, 0.0085), (0.0, 0.0085)]
@@ -119,7 +119,7 @@ def ramekin() -> ET.Element:
 
 
 def cookie_box() -> ET.Element:
-    """Lying box of 62 x 83 x 19 mm."""
+    """Build a lying box of 62 x 83 x 19 mm."""
     root, asset, body = new_object("cookies")
     half = (0.0310, 0.0413, 0.0094)
     add_texture(asset, "print", "../../textures/cookie_box.png")
@@ -132,7 +132,7 @@ def cookie_box() -> ET.Element:
 
 
 def cabinet() -> ET.Element:
-    """Cabinet 22 cm high with three drawers that slide out by up to 16 cm along -y."""
+    """Build a cabinet 22 cm high with three drawers that slide out by up to 16 cm along -y."""
     root, asset, body = new_object("wooden_cabinet")
     add_texture(asset, "wood", "../textures/cabinet_wood.png")
     add_material(asset, "case", texture="wood", rgb=(0.80, 0.78, 0.78), shine=0.1)
@@ -184,7 +184,7 @@ def _drawer(drawer: ET.Element, floor: float) -> None:
 
 
 def stove() -> ET.Element:
-    """Flat stove of 19 cm with one burner and a knob that turns by up to 2.1 rad."""
+    """Build a flat stove of 19 cm with one burner and a knob that turns by up to 2.1 rad."""
     root, asset, body = new_object("flat_stove")
     add_material(asset, "enamel", rgb=(0.17, 0.18, 0.20), shine=0.4)
     add_material(asset, "iron", rgb=(0.06, 0.06, 0.065), shine=0.2)
@@ -197,7 +197,7 @@ def stove() -> ET.Element:
     add_collider(burner, "box", name="base", size=(0.095, 0.095, 0.020))
     add_collider(burner, "box", name="collision_burner", pos=(0, 0, 0.025), size=(0.095, 0.095, 0.0005))
     plate = ET.SubElement(burner, "body", name="burner_plate")
-    # Rings of alternating grey, each a little higher than the one around it: a disc pattern without a texture.
+    # Rings of alternating gray, each a little higher than the one around it: a disc pattern without a texture.
     for index, (radius, material) in enumerate(
         ((0.065, "iron"), (0.054, "mark"), (0.048, "iron"), (0.034, "mark"), (0.028, "iron"), (0.012, "mark"))
     ):

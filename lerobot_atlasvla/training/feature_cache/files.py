@@ -29,7 +29,7 @@ PIXEL_GRID = 16
 
 
 def pixel_bytes(key: CacheKey) -> int:
-    """Bytes of one frame's remembered pixels."""
+    """Return the size in bytes of one frame's remembered pixels."""
     return len(key.views) * 3 * PIXEL_GRID**2
 
 
@@ -144,7 +144,7 @@ class CacheReader:
         return GeometryTokens(tuple(layers), tuple(range(len(key.views))))
 
     def pixels(self, frames: np.ndarray) -> Tensor:
-        """The remembered pixels, (B, V, 3, grid, grid), uint8."""
+        """Return the remembered pixels, (B, V, 3, grid, grid), uint8."""
         shape = (len(self.key.views), 3, PIXEL_GRID, PIXEL_GRID)
         return torch.from_numpy(self._pixels[frames]).unflatten(1, shape)
 

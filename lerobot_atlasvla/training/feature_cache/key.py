@@ -54,7 +54,7 @@ class CacheKey:
 
     @classmethod
     def of(cls, config: AtlasVLAConfig, *, dataset: str, frames: int, vggt: str) -> Self:
-        """The key of a policy's cache of one dataset; arguments as the attributes of those names."""
+        """Make the key of a policy's cache of one dataset; arguments as the attributes of those names."""
         patches = prod(side // config.patch_size for side in config.image_size)
         return cls(
             dataset=dataset,
@@ -71,23 +71,23 @@ class CacheKey:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The key that :meth:`to_json` wrote."""
+        """Read the key that :meth:`to_json` wrote."""
         lists = ("views", "image_size", "output_layers", "layer")
         values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in content.items()}
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, by attribute."""
+        """Return plain values, by attribute."""
         return asdict(self)
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """Of the features."""
+        """Return the dtype of the features."""
         return getattr(torch, self.dtype)
 
     @property
     def copy_bytes(self) -> int:
-        """Bytes of one copy of one frame."""
+        """Return the size in bytes of one copy of one frame."""
         return len(self.output_layers) * prod(self.layer) * self.torch_dtype.itemsize
 
     def differences(self, other: CacheKey) -> list[str]:

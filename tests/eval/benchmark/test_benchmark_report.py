@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.benchmark.report import CACHED, NOT_IN_RUN, add_ratios, benchmark_page, summarise, targets
+from eval.benchmark.report import CACHED, NOT_IN_RUN, add_ratios, benchmark_page, summarize, targets
 
 
 def figures(model_ms: float = 10.0, training: dict | None = None, **changes) -> dict:
@@ -39,7 +39,7 @@ def figures(model_ms: float = 10.0, training: dict | None = None, **changes) -> 
 def rows_of(device: str = "cuda", **policies: dict | list) -> list[dict]:
     """Rows with ratios; a plus sign in a name is written as two underscores."""
     rows = [
-        summarise(name.replace("__", "+"), found if isinstance(found, list) else [found], device)
+        summarize(name.replace("__", "+"), found if isinstance(found, list) else [found], device)
         for name, found in policies.items()
     ]
     add_ratios(rows)

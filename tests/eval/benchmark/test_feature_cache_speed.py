@@ -28,7 +28,7 @@ def processes() -> dict[str, Process]:
     return {name: Process(0, 10.0, 12.0, 5.0) for name in ("data", "without", "cache", "with")}
 
 
-def test_the_first_update_does_not_count_and_equal_losses_are_recognised(tmp_path):
+def test_the_first_update_does_not_count_and_equal_losses_are_recognized(tmp_path):
     cfg = run_folder(tmp_path / "run", [(0.5, 60.0), (0.4, 20.0), (0.3, 22.0)], [(0.5, 9.0), (0.401, 1.0), (0.3, 1.1)])
     values = speed.figures(cfg, processes())
     assert values["speed_up"] == pytest.approx(21.0 / 1.05)

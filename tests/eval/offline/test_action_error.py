@@ -22,7 +22,7 @@ def act_checkpoint(tmp_path_factory, dataset_root):
 
 @pytest.fixture(scope="module")
 def atlasvla_checkpoint(tmp_path_factory):
-    """Sees pictures of the dataset's size."""
+    """Sees images of the dataset's size."""
     return save_atlasvla(tmp_path_factory.mktemp("atlasvla") / "checkpoints/000007/pretrained_model")
 
 
@@ -44,14 +44,14 @@ def demonstrated(dataset_root, frame):
     return torch.stack([dataset[index]["action"] for index in range(frame, min(frame + STEPS, end))])
 
 
-def expected(dataset_root, checkpoint, picture_of):
-    """The errors by hand, one frame at a time; the pictures are those of frame ``picture_of[frame]``."""
+def expected(dataset_root, checkpoint, frame_shown):
+    """The errors by hand, one frame at a time; the images are those of frame ``frame_shown[frame]``."""
     from lerobot.policies.act.modeling_act import ACTPolicy
 
     policy = ACTPolicy.from_pretrained(checkpoint).eval()
     dataset = LeRobotDataset("local/dataset", root=dataset_root)
     errors = []
-    for frame, other in picture_of.items():
+    for frame, other in frame_shown.items():
         batch = {key: dataset[other][key][None] for key in (IMAGE, WRIST)} | {STATE: dataset[frame][STATE][None]}
         wanted = demonstrated(dataset_root, frame)
         with torch.inference_mode():
@@ -68,9 +68,9 @@ def test_errors_are_those_of_the_executed_actions(tmp_path, dataset_root, act_ch
     assert len(demonstrated(dataset_root, 9)) == 3 < content["steps"] == STEPS
     (always, one) = content["policies"]
     for name, away in {"error": 0, "error_other_pictures": 2}.items():
-        pictures = {frame: chosen[(place + away) % 5] for place, frame in enumerate(chosen)}
+        images = {frame: chosen[(place + away) % 5] for place, frame in enumerate(chosen)}
         means = [mean for mean, _ in one[name].values()]
-        assert means == pytest.approx(expected(dataset_root, act_checkpoint, pictures), abs=1e-5)
+        assert means == pytest.approx(expected(dataset_root, act_checkpoint, images), abs=1e-5)
     assert one["error"] != one["error_other_pictures"]
     dataset = LeRobotDataset("local/dataset", root=dataset_root)
     mean = torch.stack([dataset[index]["action"] for index in range(len(dataset))]).mean(0)
@@ -171,8 +171,8 @@ def test_what_does_not_fit_is_refused(tmp_path, dataset_root, act_checkpoint, ca
 
 
 def test_a_policy_with_a_history_is_refused(tmp_path, dataset_root, act_checkpoint, monkeypatch, capsys):
-    # ACT has no history; its checkpoint stands for a policy whose pictures of earlier steps matter.
-    monkeypatch.setattr("eval.rollout.checkpoint._LOOKS_PER_CHUNK", ())
+    # ACT has no history; its checkpoint stands for a policy whose images of earlier steps matter.
+    monkeypatch.setattr("eval.rollout.checkpoint._OBSERVES_ONCE_PER_CHUNK", ())
     assert run(tmp_path, dataset_root, act_checkpoint) == 1
     assert "type act with n_obs_steps=1; only policies that act on one observation" in capsys.readouterr().err
     assert not (tmp_path / "reports").exists()

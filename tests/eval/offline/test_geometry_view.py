@@ -25,26 +25,26 @@ EPISODES, LENGTH = 2, 3
 HEADS = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4, 8, 8, 8)}
 
 
-def colours(frame: int) -> tuple[int, int]:
-    """Grey of the scene and of the wrist view in a frame."""
+def colors(frame: int) -> tuple[int, int]:
+    """Gray of the scene and of the wrist view in a frame."""
     return 20 + 10 * frame, 120 + 10 * frame
 
 
-def grey_views(frame: int) -> dict[str, torch.Tensor]:
+def gray_views(frame: int) -> dict[str, torch.Tensor]:
     """The two views as a policy gets them."""
-    scene, wrist = (torch.full((1, 3, PIXELS, PIXELS), grey / 255) for grey in colours(frame))
+    scene, wrist = (torch.full((1, 3, PIXELS, PIXELS), gray / 255) for gray in colors(frame))
     return {IMAGE: scene, WRIST: wrist}
 
 
 @pytest.fixture(scope="module")
 def dataset_root(tmp_path_factory):
-    """Views of one grey each, by which a picture shows what it was made of."""
+    """Views of one gray each, by which a picture shows what it was made of."""
     root = tmp_path_factory.mktemp("data") / "dataset"
     dataset = LeRobotDataset.create(
         "local/test", fps=FPS, features=libero_features(PIXELS), root=root, robot_type=ROBOT_TYPE, use_videos=False
     )
     for frame in range(EPISODES * LENGTH):
-        views = [np.full((PIXELS, PIXELS, 3), grey, np.uint8) for grey in colours(frame)]
+        views = [np.full((PIXELS, PIXELS, 3), gray, np.uint8) for gray in colors(frame)]
         numbers = {STATE: np.zeros(8, np.float32), "action": np.zeros(7, np.float32)}
         dataset.add_frame(dict(zip((IMAGE, WRIST), views, strict=True)) | numbers | {"task": TASK})
         if (frame + 1) % LENGTH == 0:
@@ -97,7 +97,7 @@ def test_frames_are_shown_as_the_policy_sees_them(checkpoint, dataset_root, draw
     assert "vggt_init=random" in reason
     for frame, (images, _, depths, title) in zip((0, 4), drawn, strict=True):
         assert [(image.shape, image.min(), image.max()) for image in images] == [
-            ((PIXELS, PIXELS, 3), grey, grey) for grey in colours(frame)
+            ((PIXELS, PIXELS, 3), gray, gray) for gray in colors(frame)
         ]
         assert depths is None
         assert title == f"frame {frame}, episode {frame // LENGTH}: {TASK}"
@@ -105,7 +105,7 @@ def test_frames_are_shown_as_the_policy_sees_them(checkpoint, dataset_root, draw
     policy = AtlasVLAPolicy.from_pretrained(checkpoint)
     preprocess, _ = make_atlasvla_pre_post_processors(policy.config, dataset_stats())
     with AttentionRecorder(policy) as recorder:
-        policy.predict_action_chunk(preprocess(grey_views(4) | {STATE: torch.zeros(1, 8), "task": [TASK]}))
+        policy.predict_action_chunk(preprocess(gray_views(4) | {STATE: torch.zeros(1, 8), "task": [TASK]}))
     np.testing.assert_allclose(drawn[1][1].attention_VHW, recorder.chunks[0].attention_VHW, atol=1e-5)
 
 
@@ -120,12 +120,12 @@ def test_the_picture_has_both_views_and_a_third_row_for_depth(with_depth, datase
     # The plain views, left and right, in the upper third.
     upper = picture[: len(picture) // 3]
     middle = upper.shape[1] * 45 // 100
-    for half, grey in zip((upper[:, :middle], upper[:, middle:]), colours(2), strict=True):
-        assert (np.abs(half - grey / 255).max(axis=2) < 0.01).sum() > 10_000
+    for half, gray in zip((upper[:, :middle], upper[:, middle:]), colors(2), strict=True):
+        assert (np.abs(half - gray / 255).max(axis=2) < 0.01).sum() > 10_000
 
     depths = drawn[1][2]
     policy = AtlasVLAPolicy.from_pretrained(with_depth)
-    expected = GeometryReader(policy, **HEADS)(grey_views(2)).depth_BVHW[0]
+    expected = GeometryReader(policy, **HEADS)(gray_views(2)).depth_BVHW[0]
     np.testing.assert_allclose(np.stack(depths), expected.numpy(), rtol=1e-4)
     assert drawn[0][2] is None
 

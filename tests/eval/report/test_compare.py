@@ -59,7 +59,7 @@ def test_disagreement_of_the_two_tests_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "simulator", "message"),
     [
-        ({"look": "fast"}, {}, "look: 'default' and 'fast'"),
+        ({"look": "fast"}, {}, "render_quality: 'default' and 'fast'"),
         ({"image_size": 64}, {}, "image_size: 256 and 64"),
         ({"settle_steps": 20}, {}, "settle_steps: 10 and 20"),
         ({"episode_length": 99}, {}, "episode_length: None and 99"),

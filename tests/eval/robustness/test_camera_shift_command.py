@@ -112,7 +112,7 @@ def test_points_come_outwards_and_checkpoints_take_turns(tmp_path, checkpoints, 
     assert json.loads((tmp_path / "reports/my_shift/report.json").read_text())["complete"] is True
 
 
-def test_checkpoints_of_different_picture_sizes_need_a_choice(tmp_path, checkpoints, runs, capsys):
+def test_checkpoints_of_different_image_sizes_need_a_choice(tmp_path, checkpoints, runs, capsys):
     file = checkpoints[1] / "config.json"
     file.write_text(file.read_text().replace("96", "64"))
     assert main(arguments(tmp_path, checkpoints)) == 1
@@ -132,7 +132,7 @@ def test_the_shift_and_every_option_reach_the_run(tmp_path, checkpoints, runs):
         "episode_length": 20,
         "workers": 1,
         "fast_render": False,
-        "look": "fast",
+        "render_quality": "fast",
         "displace_cm": 6.0,
         "allow_other_assets": True,
         "videos": 1,
@@ -215,7 +215,7 @@ def test_an_error_of_a_run_stops_the_grid(tmp_path, checkpoints, monkeypatch, ca
         (["--name=../shift"], "--name=../shift must be the name of a folder"),
         (["--suites=[libero_spacial]"], "--suites names 'libero_spacial'; allowed: libero_spatial"),
         (["--episodes=51"], "--episodes=51 is more than the 50"),
-        (["--look=dark"], "--look=dark is not a look"),
+        (["--render_quality=dark"], "--render_quality=dark is not a render quality"),
         (["--n_action_steps=1000"], "--n_action_steps=1000 must lie in 1 .. 100"),
         (["--note=nowhere.md"], "nowhere.md"),
     ],

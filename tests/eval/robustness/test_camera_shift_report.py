@@ -42,7 +42,11 @@ def make_grid(**changes) -> Grid:
 def write_point(output, label, point, successes, rollouts=10, **changes) -> Run:
     """A run folder whose first ``successes`` rollouts succeeded."""
     config = RunConfig(
-        checkpoint=output, output_dir=run_path(output, label, point), task_ids=[0], episodes=10, look="default"
+        checkpoint=output,
+        output_dir=run_path(output, label, point),
+        task_ids=[0],
+        episodes=10,
+        render_quality="default",
     )
     settings = config.settings(5, {"agentview_image": "image"}, 256) | {"camera_shift": asdict(point.camera_shift)}
     run = Run(
@@ -262,7 +266,7 @@ def test_the_table_of_results_takes_it(output, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {"look": "fast"}}, "its look is fast, expected default"),
+        ({"settings": {"look": "fast"}}, "its render_quality is fast, expected default"),
         ({"settings": {"camera_shift": asdict(CameraShift(right_cm=-9))}}, "'right_cm': -9"),
         ({"policy": {"weights_sha256": "other"}}, "its weights_sha256 is other"),
         ({"simulator": {"mujoco": "3.4", "look": "default", "assets": "official"}}, "mujoco is 3.4, expected 3.3"),

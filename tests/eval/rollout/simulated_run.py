@@ -70,7 +70,14 @@ def checkpoint(tmp_path, monkeypatch):
     return folder
 
 
-BASE = ["--checkpoint=checkpoint", "--output_dir=out", "--episodes=4", "--workers=2", "--device=cpu", "--look=fast"]
+BASE = [
+    "--checkpoint=checkpoint",
+    "--output_dir=out",
+    "--episodes=4",
+    "--workers=2",
+    "--device=cpu",
+    "--render_quality=fast",
+]
 
 
 def records(path="out") -> list:
@@ -78,6 +85,6 @@ def records(path="out") -> list:
 
 
 def config(**overrides) -> RunConfig:
-    values = {"checkpoint": "checkpoint", "output_dir": "out", "device": "cpu", "look": "fast", "episodes": 4}
+    values = {"checkpoint": "checkpoint", "output_dir": "out", "device": "cpu", "render_quality": "fast", "episodes": 4}
     values |= overrides
     return RunConfig(**(values | {name: Path(values[name]) for name in ("checkpoint", "output_dir")}))

@@ -64,6 +64,6 @@ def test_a_blind_policy_needs_no_camera():
 
 
 @pytest.mark.parametrize("features", [["observation.image"], keys("empty_camera_0")])
-def test_policies_without_such_pictures_are_refused(features):
+def test_policies_without_such_images_are_refused(features):
     with pytest.raises(EvalError, match="cannot be rolled out in LIBERO"):
         camera_mapping(features)

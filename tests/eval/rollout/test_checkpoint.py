@@ -85,7 +85,7 @@ def test_lerobots_own_policies_are_known_without_further_ado(tmp_path):
     assert done.stdout == "act\n", done.stderr
 
 
-def test_policies_that_look_back_get_a_picture_of_every_step(tmp_path):
+def test_policies_that_look_back_get_an_image_of_every_step(tmp_path):
     diffusion = read_checkpoint(save(tmp_path / "diffusion", DiffusionConfig(**FEATURES)), "cpu", None)
     assert diffusion.config.n_obs_steps == 2
     assert diffusion.images_every is None
@@ -164,7 +164,7 @@ def test_the_training_is_described(trained):
         "policy": {"type": "atlasvla"},
         "command": "lerobot-train --steps=1000",
         "minutes": None,
-        # The entries after step 600 are of what the training did afterwards.
+        # The entries after step 600 are of what the training did afterward.
         "loss_curve": [[200, 0.9], [400, 0.5], [600, 0.1]],
     }
 

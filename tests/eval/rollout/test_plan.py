@@ -41,7 +41,7 @@ def test_a_run_can_grow(checkpoint, simulated):
         ({"n_action_steps": 5}, "--n_action_steps: .* was made with 4, this command asks for 5"),
         ({"image_size": 128}, "--image_size: .* was made with 32, this command asks for 128"),
         ({"pan_deg": 10.0}, r"--pan_deg: .* was made with 0\.0, this command asks for 10\.0"),
-        ({"look": "default"}, "--look: .* was made with fast, this command asks for default"),
+        ({"render_quality": "default"}, "--render_quality: .* was made with fast, this command asks for default"),
         ({"settle_steps": 0}, "--settle_steps"),
         ({"init_states": False}, "--init_states"),
         ({"fast_render": False}, "--fast_render"),

@@ -34,8 +34,8 @@ def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
     done = read_run("out")
     assert done.name == "out"
     assert done.command == (
-        "python -m eval.run --checkpoint=checkpoint --output_dir=out --episodes=4 --workers=2 --device=cpu --look=fast "
-        "'--seeds=[5, 6]' '--task_ids=[2, 0]'"
+        "python -m eval.run --checkpoint=checkpoint --output_dir=out --episodes=4 --workers=2 --device=cpu "
+        "--render_quality=fast '--seeds=[5, 6]' '--task_ids=[2, 0]'"
     )
     assert done.policy == {
         "checkpoint": "checkpoint",
@@ -54,12 +54,12 @@ def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
     assert done.training is None
 
 
-def test_pictures_have_the_size_of_the_demonstrations_unless_another_is_asked_for(checkpoint, simulated, caplog):
+def test_images_have_the_size_of_the_demonstrations_unless_another_is_asked_for(checkpoint, simulated, caplog):
     assert main([*BASE, "--episodes=1"]) == 0
     assert json.loads((checkpoint.parent / "out/run.json").read_text())["settings"]["image_size"] == 32
     assert "px" not in caplog.text
     assert main([*BASE, "--episodes=1", "--image_size=64", "--output_dir=other"]) == 0
-    assert "trained on pictures of 32 px and gets 64 px" in caplog.text
+    assert "trained on images of 32 px and gets 64 px" in caplog.text
     file = checkpoint / "config.json"
     content = json.loads(file.read_text())
     content["input_features"]["observation.images.image"]["shape"] = [3, 24, 24]

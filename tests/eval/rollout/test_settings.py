@@ -12,7 +12,9 @@ from tests.eval.rollout.simulated_run import config
 
 
 def test_more_episodes_than_fixed_states_from_random_placements():
-    RunConfig(checkpoint=Path("a"), output_dir=Path("b"), look="fast", episodes=51, init_states=False).validate()
+    RunConfig(
+        checkpoint=Path("a"), output_dir=Path("b"), render_quality="fast", episodes=51, init_states=False
+    ).validate()
 
 
 def test_unreadable_flags_are_named_without_a_traceback(capsys):
@@ -44,7 +46,7 @@ def test_help_explains_every_flag(capsys):
         ({"seeds": [-1]}, r"--seeds=\[-1\] must all lie in 0 \.\. "),
         ({"suites": []}, r"--suites=\[\] must name at least one"),
         ({"task_ids": []}, r"--task_ids=\[\] must name at least one"),
-        ({"look": "pretty"}, "--look=pretty is not a look; allowed: default, fast"),
+        ({"render_quality": "pretty"}, "--render_quality=pretty is not a render quality; allowed: default, fast"),
         ({"pan_deg": float("nan")}, "--pan_deg=nan is not a finite number"),
         ({"displace_cm": -1.0}, r"--displace_cm=-1.0 is not a displacement; allowed: 0 \(off\) to 30 cm"),
         ({"displace_cm": float("nan")}, "--displace_cm=nan is not a displacement"),

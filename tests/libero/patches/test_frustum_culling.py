@@ -34,7 +34,7 @@ def render():
 
 
 def random_scene() -> str:
-    """Coloured boxes, balls and pegs around two mirrors, seen by cameras in their midst."""
+    """Colored boxes, balls and pegs around two mirrors, seen by cameras in their midst."""
     random = np.random.default_rng(0)
 
     def vector(low: float, high: float, size: int = 3) -> str:
