@@ -8,7 +8,7 @@ source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/displaced}
 EPISODES=${EPISODES:-40}
 HARD=${HARD:-$((2 * EPISODES))}
-STEPS=${STEPS:-8000}
+STEPS=${STEPS:-7000}
 ROLLOUTS=${ROLLOUTS:-20}
 DISPLACED=${DISPLACED:-10}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
