@@ -94,8 +94,8 @@ def success_plot(report: Path, path: Path) -> None:
         axes.barh(heights, rates, 0.38, xerr=(below, above), color=color, ecolor="#444", capsize=2, label=label)
     axes.set_yticks(range(len(counts)), [*SCENE, "all ten tasks"])
     axes.set(xlim=(0, 100), ylim=(len(counts) - 0.5, -0.5), xlabel="success rate, %, with 95 % Wilson interval")
-    axes.set_title("libero_spatial, objects displaced by up to 6 cm; the bowl is ...", fontsize=9, loc="left")
-    axes.legend(fontsize=8, ncols=2, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98))
+    axes.set_title("objects displaced by up to 6 cm; the bowl is ...", fontsize=9, loc="left")
+    axes.legend(fontsize=8, ncols=2, frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.99), borderpad=0)
     axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
