@@ -255,6 +255,19 @@ def test_a_damaged_cache_is_refused(data, released, cache, tmp_path, name):
         make_policy(settings(data, released, folder), data)
 
 
+def test_a_second_writer_is_refused(data, released, cache, tmp_path):
+    """Two at once used to truncate each other's files."""
+    folder = shutil.copytree(cache, tmp_path / "copy")
+    (folder / "done.bin").write_bytes(bytes((folder / "done.bin").stat().st_size))
+    with (
+        files.CacheWriter(folder, files.read_key(folder)),
+        pytest.raises(FeatureCacheError, match=f"Another process is writing to --policy.feature_cache={folder}"),
+    ):
+        build(settings(data, released, folder))
+    assert build(settings(data, released, folder)) == folder
+    assert (folder / "done.bin").read_bytes() == (cache / "done.bin").read_bytes()
+
+
 @pytest.mark.parametrize("version", [1, 3])
 def test_another_format_is_refused(data, released, cache, tmp_path, version):
     folder = shutil.copytree(cache, tmp_path / "newer")

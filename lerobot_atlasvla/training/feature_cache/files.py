@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lerobot_atlasvla.folder_lock import FolderInUseError, FolderLock
 from lerobot_atlasvla.model.types import GeometryTokens
 
 from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError
@@ -157,11 +158,15 @@ class CacheWriter:
         key: What the rows depend on.
 
     Raises:
-        FeatureCacheError: If the folder holds another cache or other files.
+        FeatureCacheError: If the folder holds another cache or other files, or another process is writing to it.
     """
 
     def __init__(self, folder: Path, key: CacheKey):
         self.folder, self.key = folder, key
+        try:
+            self._lock = FolderLock(folder, FLAG)
+        except FolderInUseError as error:
+            raise FeatureCacheError(str(error)) from error
         done_before(folder, key)
         if not (folder / KEY).exists():
             self._create()
@@ -191,6 +196,7 @@ class CacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.close()
+        self._lock.release()
 
     def write(self, frames: np.ndarray, copies: list[GeometryTokens], pixels_BN: Tensor) -> None:
         """Write the rows of some frames.
