@@ -98,6 +98,7 @@ HOSTILE = {
     "text array": observation(a=np.array(["text"])),
     "big-endian array": observation(a=np.zeros(2, dtype=">f4")),
     "another class of LeRobot's": helpers.TimedAction(1.0, 1, torch.zeros(2)),
+    "a call's result and its state": SetsState(os.system, (f"touch {MARKER}",), {"observation": 1}),
     "plain data": {"observation": 1},
     "none": None,
 }
