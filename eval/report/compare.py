@@ -98,7 +98,8 @@ def obstacles(a: Run, b: Run) -> list[str]:
     """Say what makes a difference of two runs meaningless, in words; nothing if they can be compared.
 
     Their tasks, everything else that changes the task or the image, and the versions of the simulator. How a policy
-    acts (checkpoint, ``n_action_steps``) is what is compared.
+    acts (checkpoint, ``n_action_steps``) is what is compared. The images of a policy that gets none are those of its
+    videos, so their size is no obstacle.
     """
     tasks_a, tasks_b = ({(rollout.suite, rollout.task_id) for rollout in run.rollouts} for run in (a, b))
     found = [
@@ -106,7 +107,9 @@ def obstacles(a: Run, b: Run) -> list[str]:
         for which, tasks in (("the first", tasks_a - tasks_b), ("the second", tasks_b - tasks_a))
         if tasks
     ]
-    for names, of_a, of_b in ((SETTINGS, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
+    blind = any(run.settings.get("cameras") == {} for run in (a, b))
+    settings = [name for name in SETTINGS if not (blind and name == "image_size")]
+    for names, of_a, of_b in ((settings, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
         found += [
             f"{flag_of(name)}: {of_a.get(name)!r} and {of_b.get(name)!r}"
             for name in names

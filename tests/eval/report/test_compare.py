@@ -26,6 +26,11 @@ def test_who_is_ahead(tmp_path, capsys):
     assert "Ignored" not in out
 
 
+def test_the_size_of_a_blind_policys_videos_is_no_obstacle(tmp_path):
+    a, b = make_run(tmp_path / "a", GOOD), make_run(tmp_path / "b", BAD, settings={"image_size": 64, "cameras": {}})
+    assert obstacles(read_run(a), read_run(b)) == []
+
+
 def test_noise(tmp_path, capsys):
     a, b = make_run(tmp_path / "a", GOOD[:4]), make_run(tmp_path / "b", GOOD[:4])
     assert "a minus b is +0.0 points [-49.0, 49.0]: this is noise: 0 lies in the interval." in said(capsys, a, b)
