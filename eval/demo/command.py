@@ -23,12 +23,12 @@ from eval.common.errors import EvalError
 from eval.common.files import set_aside
 from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
-from lerobot_atlasvla.extras import MissingExtraError
 from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, check_displace_cm
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
 from lerobot_atlasvla.libero.setup import prepare_libero, require_libero
 from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL
+from lerobot_atlasvla.utils.extras import MissingExtraError
 
 
 @dataclass

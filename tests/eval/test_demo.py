@@ -20,7 +20,7 @@ from eval.demo.report import next_steps
 from eval.report.reliance_results import RELIANCE_FILE
 from eval.rollout.videos import write_video
 from lerobot_atlasvla.inspection.reliance import IMAGES
-from tests.run_folders import make_run, rollouts_of
+from tests.eval.run_folders import make_run, rollouts_of
 
 CHANGE = {"mean": 0.5, "low": 0.4, "high": 0.6, "episodes": [0.5, 0.5]}
 

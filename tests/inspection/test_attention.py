@@ -8,8 +8,8 @@ from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.inspection.attention import AttentionRecorder, attention_weights, draw_attention
 from lerobot_atlasvla.model.layers import CrossAttention
 from lerobot_atlasvla.model.types import TokenGroup
-from tests import released
 from tests.conftest import IMAGE, WRIST, tiny_config
+from tests.helpers import released
 
 # Not square, so that swapped rows and columns show.
 ROWS, COLUMNS = 4, 6

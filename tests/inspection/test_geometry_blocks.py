@@ -8,8 +8,8 @@ from torch import nn
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.inspection.geometry_blocks import blocks_as_noise, blocks_removed
-from tests import released
 from tests.conftest import tiny_config
+from tests.helpers import released
 
 CHANGES = {"noise": lambda policy: blocks_as_noise(policy, seed=3), "removed": blocks_removed}
 

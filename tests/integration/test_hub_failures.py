@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.weights.download import forget
 from tests.conftest import dataset_stats
-from tests.hub_server import Fault, point_client_to
-from tests.hub_upload_server import HubUploadServer
+from tests.helpers.hub_server import Fault, point_client_to
+from tests.helpers.hub_upload_server import HubUploadServer
+from tests.helpers.released import WEIGHTS
 from tests.integration.test_hub import (
     POLICY_FILES,
     PROCESSOR_FILES,
@@ -31,7 +32,6 @@ from tests.integration.test_hub import (
     push,
     train,
 )
-from tests.released import WEIGHTS
 
 __all__ = ["published"]
 

@@ -25,7 +25,7 @@ from lerobot.utils.feature_utils import build_dataset_frame
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, CHUNK, PIXELS, STATE_DIM, TASK
 from tests.helpers.commands import ROOT, run_command
-from tests.released import save_checkpoint
+from tests.helpers.released import save_checkpoint
 
 HORIZON = 6
 # A rollout ends after this many actions, not after some time: how long they take depends on the machine's load.

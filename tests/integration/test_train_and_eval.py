@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
 from tests.helpers.commands import ROOT, run_command, succeed
-from tests.random_dataset import PIXELS, REPO_ID
+from tests.helpers.random_dataset import PIXELS, REPO_ID
 
 TINY = [
     "--config_path=configs/policy/atlasvla_tiny.yaml",

@@ -16,7 +16,7 @@ from eval.rollout.simulator import exported
 from eval.rollout.worker import RolloutJob, Task, WorkerSettings
 from eval.rollout.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.libero.assets import _ENV_RESOLVED, ENV_ASSETS
-from tests.released import save_checkpoint
+from tests.helpers.released import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PIXELS = 32

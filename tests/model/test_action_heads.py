@@ -7,7 +7,7 @@ from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.model.action_heads import FlowHead
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, tiny_config
-from tests.released import open_gates, prefix_of, preprocessed
+from tests.helpers.released import open_gates, prefix_of, preprocessed
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from lerobot_atlasvla.inputs import random_crop_and_jitter
 from tests.conftest import tiny_config
-from tests.released import open_gates, preprocessed
+from tests.helpers.released import open_gates, preprocessed
 
 SIZE = 40
 BOTH = [(0.3, 0.0), (0.0, 0.4), (0.3, 0.4)]

@@ -10,7 +10,7 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, PIXELS, STATE, WRIST, raw_batch, tiny_config
-from tests.released import open_gates, preprocessed, released_policy
+from tests.helpers.released import open_gates, preprocessed, released_policy
 
 STEPS = 4
 WORDS = "observation.language.tokens"

@@ -14,7 +14,7 @@ from lerobot.rollout.inference.rtc import supports_rtc_inference
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, CHUNK, tiny_config
-from tests.released import open_gates, preprocessed, released_policy, write_all
+from tests.helpers.released import open_gates, preprocessed, released_policy, write_all
 
 DELAY, HORIZON = 3, 6
 

@@ -10,8 +10,8 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.weights import backbones, download
 from lerobot_atlasvla.weights.download import WeightsError, forget
 from tests.conftest import TASK
-from tests.hub_server import HubServer, point_client_to
-from tests.released import (
+from tests.helpers.hub_server import HubServer, point_client_to
+from tests.helpers.released import (
     WEIGHTS,
     files_of,
     preprocessed,

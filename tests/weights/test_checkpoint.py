@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.weights import backbones, checkpoint
 from lerobot_atlasvla.weights.download import WeightsError
-from tests.released import (
+from tests.helpers.released import (
     SMALL_DINOV2,
     WEIGHTS,
     change_file,

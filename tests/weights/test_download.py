@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from lerobot_atlasvla.weights import download as module
 from lerobot_atlasvla.weights.download import WeightsError, forget, resolve
-from tests.hub_server import Fault, HubServer, point_client_to
+from tests.helpers.hub_server import Fault, HubServer, point_client_to
 
 REPO = "someone/eyes"
 FLAG = "--policy.vggt_model"

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
-from tests.hub_server import HubServer
-from tests.released import files_of, released_policy, write_qwen2
+from tests.helpers.hub_server import HubServer
+from tests.helpers.released import files_of, released_policy, write_qwen2
 
 ROOT = Path(__file__).parents[2]
 DATASET = "lerobot/libero_spatial_image"

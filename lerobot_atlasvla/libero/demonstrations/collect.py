@@ -19,8 +19,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lerobot_atlasvla.extras import MissingExtraError
-from lerobot_atlasvla.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
 from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE, CollectConfig, CollectionError
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
@@ -36,6 +34,8 @@ from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.setup import describe_simulator, require_libero
+from lerobot_atlasvla.utils.extras import MissingExtraError
+from lerobot_atlasvla.utils.folder_lock import FolderInUseError
 
 RECORD_NAME = "atlasvla_collect.json"
 

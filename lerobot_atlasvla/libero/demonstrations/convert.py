@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from lerobot_atlasvla.extras import MissingExtraError, require
-from lerobot_atlasvla.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError, ConvertConfig, shown
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.hdf5 import (
@@ -40,6 +38,8 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     libero_features,
     rotate_image,
 )
+from lerobot_atlasvla.utils.extras import MissingExtraError, require
+from lerobot_atlasvla.utils.folder_lock import FolderInUseError
 
 RECORD_NAME = "atlasvla_convert.json"
 

@@ -7,7 +7,7 @@ import pytest
 
 from eval.report import command as report
 from eval.report.results_table import BEGIN, END, NONE_YET, main
-from tests.run_folders import TRAINING, make_run, rollouts_of
+from tests.eval.run_folders import TRAINING, make_run, rollouts_of
 
 REPOSITORY = Path(__file__).parents[3]
 SHIFT = {

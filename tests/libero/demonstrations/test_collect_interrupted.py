@@ -15,7 +15,7 @@ from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_modu
 from lerobot_atlasvla.libero.demonstrations.collect import RECORD_NAME, CollectionError, collect, main
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.demonstrations.schema import IMAGE_KEY
-from tests.full_disk import fill_up
+from tests.helpers.full_disk import fill_up
 from tests.libero.demonstrations.fake_simulator import EXPECTED, REPO_ID, config, contents, fake_attempt
 
 

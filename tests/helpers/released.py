@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
 from lerobot_atlasvla.inputs import prepare
 from lerobot_atlasvla.model.types import ModelInputs, Prefix
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from lerobot_atlasvla.policy.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
 from tests.conftest import dataset_stats, raw_batch, tiny_config
 
 WEIGHTS = "model.safetensors"

@@ -9,9 +9,9 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.policies.act.configuration_act import ACTConfig
 
-from tests import released
 from tests.conftest import ACTION_DIM, IMAGE, STATE, STATE_DIM, WRIST
-from tests.random_dataset import PIXELS
+from tests.helpers import released
+from tests.helpers.random_dataset import PIXELS
 
 
 def save_act(folder: Path, dataset_root: Path, **settings) -> Path:
