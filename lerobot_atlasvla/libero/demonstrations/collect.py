@@ -34,6 +34,7 @@ from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.setup import describe_simulator, require_libero
+from lerobot_atlasvla.utils.cli import AGAIN, run_command
 from lerobot_atlasvla.utils.extras import MissingExtraError
 from lerobot_atlasvla.utils.folder_lock import FolderInUseError
 
@@ -382,26 +383,14 @@ def main(argv: list[str] | None = None) -> int:
         2 for a flag that does not parse, 130 when interrupted. Errors inside a worker are raised with the worker's
         traceback.
     """
-    import draccus
-    from draccus.utils import DecodingError
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        config = draccus.parse(CollectConfig, args=argv)
-    except DecodingError as error:
-        sys.stderr.write(f"atlasvla-collect: {error} (see --help)\n")
-        return 2
     started = time.monotonic()
-    try:
+
+    def body(config: CollectConfig) -> None:
         progress = collect(config)
-    except CollectionError as error:
-        sys.stderr.write(f"atlasvla-collect: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("atlasvla-collect: interrupted; run the same command again to continue.\n")
-        return 130
-    sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
-    return 0
+        sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
+
+    return run_command("atlasvla-collect", CollectConfig, body, argv, errors=CollectionError, again=AGAIN)
 
 
 if __name__ == "__main__":
