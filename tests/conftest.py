@@ -107,6 +107,23 @@ def batch():
     return preprocessor(raw_batch())
 
 
+@pytest.fixture
+def nothing_downloaded():
+    """A process that has not looked at the Hub yet, and leaves none of its answers behind."""
+    from lerobot_atlasvla.weights.download import forget
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def in_repository_root(monkeypatch):
+    from tests.helpers import ROOT
+
+    monkeypatch.chdir(ROOT)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Workers of ``pytest -n auto``: one per core, as far as the free memory goes."""

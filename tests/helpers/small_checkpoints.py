@@ -13,6 +13,16 @@ from tests.conftest import ACTION_DIM, IMAGE, STATE, STATE_DIM, WRIST
 from tests.helpers import released
 from tests.helpers.random_dataset import PIXELS
 
+SMALL_ACT = {
+    "device": "cpu",
+    "pretrained_backbone_weights": None,
+    "dim_model": 32,
+    "dim_feedforward": 32,
+    "n_heads": 2,
+    "n_encoder_layers": 1,
+    "n_vae_encoder_layers": 1,
+}
+
 
 def save_act(folder: Path, dataset_root: Path, **settings) -> Path:
     """ACT without normalization; 4 of 6 actions of a chunk are executed unless the settings say otherwise."""
@@ -21,13 +31,7 @@ def save_act(folder: Path, dataset_root: Path, **settings) -> Path:
         input_features=views | {STATE: PolicyFeature(FeatureType.STATE, (STATE_DIM,))},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM,))},
         normalization_mapping=dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY),
-        device="cpu",
-        pretrained_backbone_weights=None,
-        dim_model=32,
-        dim_feedforward=32,
-        n_heads=2,
-        n_encoder_layers=1,
-        n_vae_encoder_layers=1,
+        **SMALL_ACT,
         **({"chunk_size": 6, "n_action_steps": 4} | settings),
     )
     torch.manual_seed(0)

@@ -16,7 +16,6 @@ from lerobot.processor.pipeline import ProcessorMigrationError
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.weights.download import forget
 from tests.conftest import dataset_stats
 from tests.helpers.hub_server import Fault, point_client_to
 from tests.helpers.hub_upload_server import HubUploadServer
@@ -36,11 +35,7 @@ from tests.integration.test_hub import (
 __all__ = ["published"]
 
 
-@pytest.fixture(autouse=True)
-def _forgetful():
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("nothing_downloaded")
 
 
 def closed_port() -> str:

@@ -14,9 +14,9 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.scripts.lerobot_record import RecordConfig
 
+from tests.helpers import ROOT
 from tests.helpers.six_joint_arm import CAMERAS, FPS, JOINTS, record
 
-ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "examples/own_robot.md"
 ARM = ["--robot.discover_packages_path=tests.helpers.six_joint_arm", "--robot.type=six_joint_arm"]
 

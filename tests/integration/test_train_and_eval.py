@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
-from tests.helpers.commands import ROOT, run_command, succeed
+from tests.helpers import ROOT
+from tests.helpers.commands import run_command, succeed
 from tests.helpers.random_dataset import PIXELS, REPO_ID
 
 TINY = [

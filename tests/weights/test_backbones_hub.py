@@ -26,11 +26,7 @@ from tests.helpers.released import (
 VGGT_ID = "someone/eyes"
 
 
-@pytest.fixture(autouse=True)
-def _forgetful():
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("nothing_downloaded")
 
 
 @pytest.fixture

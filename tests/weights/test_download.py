@@ -23,11 +23,7 @@ INDEX = json.dumps({"weight_map": {"a": "part-1.safetensors", "b": "part-2.safet
 FILES = {"model.safetensors": b"weights" * 1000, "config.json": b"{}", "model.pt": b"other", "sub/x.bin": b"deep"}
 
 
-@pytest.fixture(autouse=True)
-def _forgetful():
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("nothing_downloaded")
 
 
 @pytest.fixture
