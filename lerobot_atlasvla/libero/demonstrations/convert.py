@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lerobot_atlasvla.files.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError, ConvertConfig, shown
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.hdf5 import (
@@ -40,7 +41,6 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
 )
 from lerobot_atlasvla.utils.cli import AGAIN, run_command
 from lerobot_atlasvla.utils.extras import MissingExtraError, require
-from lerobot_atlasvla.utils.folder_lock import FolderInUseError
 
 RECORD_NAME = "atlasvla_convert.json"
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
 from lerobot_atlasvla.model.types import GeometryTokens
-from lerobot_atlasvla.utils.folder_lock import FolderInUseError, FolderLock
 
 from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError
 

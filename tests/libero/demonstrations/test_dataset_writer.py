@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
+from lerobot_atlasvla.files.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_module
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import READY, STAGING, DatasetWriter, NotOurDatasetError
-from lerobot_atlasvla.utils.folder_lock import FolderInUseError
 
 CREATE = {
     "fps": 10,
