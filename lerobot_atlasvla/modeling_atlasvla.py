@@ -75,7 +75,6 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         "Qwen3DecoderLayer",
     ]
     _fsdp_forward_methods: ClassVar[list[str]] = ["predict_action_chunk", "select_action"]
-    supports_gradient_checkpointing: ClassVar[bool] = True
 
     def __init__(
         self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, dataset_meta: Any = None, **kwargs: Any

@@ -16,9 +16,7 @@ from lerobot_atlasvla.serving.client import PolicyClient
 from tests.conftest import CHUNK, IMAGE, STATE, TASK, WRIST
 from tests.helpers.released import save_checkpoint
 from tests.integration.test_rollout import Arm, ArmConfig
-from tests.serving.helpers import Local
-
-PATIENCE_S = 240
+from tests.serving.helpers import PATIENCE_S, Local
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,7 @@ def test_resume_continues_and_the_result_reloads(trained, dataset_root):
     assert after.keys() <= policy.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_a_rollout_of_a_few_steps_in_libero(trained, tmp_path):
     output, _ = trained
     succeed(

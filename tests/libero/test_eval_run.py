@@ -51,6 +51,7 @@ def frames_of(video: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_by_the_same_command(tmp_path):
     checkpoint = save_checkpoint(tmp_path / "checkpoint", n_action_steps=5)
     out = tmp_path / "out"
