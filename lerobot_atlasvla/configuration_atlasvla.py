@@ -16,7 +16,7 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
+from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
 

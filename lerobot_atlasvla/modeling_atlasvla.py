@@ -13,13 +13,13 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import rtc
 from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .pipeline_files import check_pipelines
-from .statistics_checks import usable_statistics
+from .policy import rtc
+from .policy.pipeline_files import check_pipelines
+from .policy.statistics_checks import usable_statistics
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
 from .training.feature_cache.key import CacheKey
@@ -75,7 +75,6 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         "Qwen3DecoderLayer",
     ]
     _fsdp_forward_methods: ClassVar[list[str]] = ["predict_action_chunk", "select_action"]
-    supports_gradient_checkpointing: ClassVar[bool] = True
 
     def __init__(
         self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, dataset_meta: Any = None, **kwargs: Any

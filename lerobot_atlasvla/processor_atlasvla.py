@@ -11,10 +11,10 @@ from lerobot.processor import (
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .byte_tokenizer import make_byte_tokenizer
 from .configuration_atlasvla import AtlasVLAConfig
-from .statistics_checks import usable_statistics
-from .tokenizer_step import SelfContainedTokenizerStep
+from .policy.byte_tokenizer import make_byte_tokenizer
+from .policy.statistics_checks import usable_statistics
+from .policy.tokenizer_step import SelfContainedTokenizerStep
 from .weights import backbones
 from .weights.download import WeightsError
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lerobot_atlasvla.byte_tokenizer import VOCAB_SIZE
-from lerobot_atlasvla.config_checks import DINOV2_PATCH_SIZE
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.language import small_qwen3
+from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE
+from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE
 
 from . import download
 from .download import ResolvedWeights, WeightsError

@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from lerobot.utils.constants import OBS_IMAGES
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.extras import require
+from lerobot_atlasvla.utils.extras import require
 
 from . import backbones
 

@@ -12,7 +12,7 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.weights import backbones
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import tiny_config
-from tests.released import (
+from tests.helpers.released import (
     FOREIGN,
     SMALL_DINOV2,
     SPECIAL,

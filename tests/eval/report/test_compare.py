@@ -5,7 +5,7 @@ import pytest
 from eval.report import command as report
 from eval.report.compare import compare, main, obstacles, verdict
 from eval.rollout.run_folder import read_run
-from tests.run_folders import make_run, rollouts_of
+from tests.eval.run_folders import make_run, rollouts_of
 
 GOOD, BAD = rollouts_of(0, [50] * 20), rollouts_of(0, [0] * 16 + [60] * 4)
 

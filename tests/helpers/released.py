@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
 from lerobot_atlasvla.inputs import prepare
 from lerobot_atlasvla.model.types import ModelInputs, Prefix
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from lerobot_atlasvla.policy.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
 from tests.conftest import dataset_stats, raw_batch, tiny_config
 
 WEIGHTS = "model.safetensors"
@@ -144,6 +144,14 @@ def released_policy(root: Path, **overrides) -> AtlasVLAPolicy:
     return AtlasVLAPolicy(released_config(root, **overrides))
 
 
+def tiny_policy(**overrides) -> AtlasVLAPolicy:
+    """A policy from scratch with open gates."""
+    torch.manual_seed(0)
+    policy = AtlasVLAPolicy(tiny_config(**overrides))
+    open_gates(policy)
+    return policy
+
+
 def open_gates(policy: AtlasVLAPolicy) -> None:
     """Gates that start at zero hide the gradient, and the effect, of what is behind them."""
     generator = torch.Generator().manual_seed(7)
@@ -154,12 +162,9 @@ def open_gates(policy: AtlasVLAPolicy) -> None:
 
 def save_checkpoint(folder: Path, **overrides) -> Path:
     """A tiny policy from scratch, saved as lerobot-train saves it."""
-    torch.manual_seed(0)
-    config = tiny_config(**overrides)
-    policy = AtlasVLAPolicy(config)
-    open_gates(policy)
+    policy = tiny_policy(**overrides)
     policy.save_pretrained(folder)
-    for processor in make_atlasvla_pre_post_processors(config, dataset_stats()):
+    for processor in make_atlasvla_pre_post_processors(policy.config, dataset_stats()):
         processor.save_pretrained(folder)
     return folder
 

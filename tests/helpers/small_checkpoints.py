@@ -9,9 +9,19 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.policies.act.configuration_act import ACTConfig
 
-from tests import released
 from tests.conftest import ACTION_DIM, IMAGE, STATE, STATE_DIM, WRIST
-from tests.random_dataset import PIXELS
+from tests.helpers import released
+from tests.helpers.random_dataset import PIXELS
+
+SMALL_ACT = {
+    "device": "cpu",
+    "pretrained_backbone_weights": None,
+    "dim_model": 32,
+    "dim_feedforward": 32,
+    "n_heads": 2,
+    "n_encoder_layers": 1,
+    "n_vae_encoder_layers": 1,
+}
 
 
 def save_act(folder: Path, dataset_root: Path, **settings) -> Path:
@@ -21,13 +31,7 @@ def save_act(folder: Path, dataset_root: Path, **settings) -> Path:
         input_features=views | {STATE: PolicyFeature(FeatureType.STATE, (STATE_DIM,))},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM,))},
         normalization_mapping=dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY),
-        device="cpu",
-        pretrained_backbone_weights=None,
-        dim_model=32,
-        dim_feedforward=32,
-        n_heads=2,
-        n_encoder_layers=1,
-        n_vae_encoder_layers=1,
+        **SMALL_ACT,
         **({"chunk_size": 6, "n_action_steps": 4} | settings),
     )
     torch.manual_seed(0)

@@ -1,13 +1,14 @@
 """A pretended robot of six joints and three cameras, and what ``lerobot-record`` writes of it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.robots import Robot, RobotConfig
+from lerobot.robots import RobotConfig
 from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
+
+from tests.helpers.robot import PretendedRobot
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 CAMERAS = ("front", "side", "wrist")
@@ -22,7 +23,7 @@ class SixJointArmConfig(RobotConfig):
     log: Path
 
 
-class SixJointArm(Robot):
+class SixJointArm(PretendedRobot):
     """Sees noise and remembers what it is told to do."""
 
     config_class = SixJointArmConfig
@@ -30,10 +31,7 @@ class SixJointArm(Robot):
 
     def __init__(self, config: SixJointArmConfig):
         super().__init__(config)
-        self.log = config.log
-        self.received: list[dict[str, float]] = []
         self._random = np.random.default_rng(0)
-        self._connected = False
 
     @property
     def observation_features(self) -> dict:
@@ -43,23 +41,6 @@ class SixJointArm(Robot):
     def action_features(self) -> dict:
         return {f"{joint}.pos": float for joint in JOINTS}
 
-    @property
-    def is_connected(self) -> bool:
-        return self._connected
-
-    @property
-    def is_calibrated(self) -> bool:
-        return True
-
-    def connect(self, calibrate: bool = True) -> None:
-        self._connected = True
-
-    def calibrate(self) -> None:
-        pass
-
-    def configure(self) -> None:
-        pass
-
     def get_observation(self) -> dict:
         images = {name: self._random.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8) for name in CAMERAS}
         return {name: float(self._random.normal(0, 30)) for name in self.action_features} | images
@@ -67,10 +48,6 @@ class SixJointArm(Robot):
     def send_action(self, action: dict) -> dict:
         self.received.append({name: float(value) for name, value in action.items()})
         return action
-
-    def disconnect(self) -> None:
-        self._connected = False
-        self.log.write_text(json.dumps(self.received))
 
 
 def record(root: Path, repo_id: str, *, episodes: int, frames: int, task: str) -> None:

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from lerobot_atlasvla.folder_lock import FolderInUseError, FolderLock
+from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
 
 HOLD = (
-    "import sys; from pathlib import Path; from lerobot_atlasvla.folder_lock import FolderLock;"
+    "import sys; from pathlib import Path; from lerobot_atlasvla.files.folder_lock import FolderLock;"
     "lock = FolderLock(Path(sys.argv[1]), '--root'); print('held', flush=True); sys.stdin.read()"
 )
 

@@ -20,7 +20,9 @@ from eval.demo.report import next_steps
 from eval.report.reliance_results import RELIANCE_FILE
 from eval.rollout.videos import write_video
 from lerobot_atlasvla.inspection.reliance import IMAGES
-from tests.run_folders import make_run, rollouts_of
+from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
+from tests.eval.run_folders import make_run, rollouts_of
 
 CHANGE = {"mean": 0.5, "low": 0.4, "high": 0.6, "episodes": [0.5, 0.5]}
 
@@ -60,9 +62,48 @@ def test_a_stage_is_shown_as_it_would_be_typed():
     assert as_typed(stage) == "ATLASVLA_LIBERO_DISPLACE_CM=8 lerobot-eval '--env.task_ids=[0]'"
 
 
-def test_a_displacement_that_is_none_ends_it_before_anything_is_written(tmp_path, capsys):
-    assert demo.main([f"--output_dir={tmp_path / 'out'}", "--displace_cm=-1"]) == 1
-    assert capsys.readouterr().err.startswith("eval.demo: --displace_cm=-1")
+@pytest.mark.parametrize(
+    ("flag", "allowed"),
+    [
+        ("--displace_cm=-1", "0 (off) to"),
+        ("--render_quality=pretty", "default, fast, plain"),
+        ("--suite=libero_goal", "libero_spatial"),
+        ("--task_id=10", "0 .. 9"),
+        ("--recovery_share=1.5", "0 .. 1"),
+        ("--rollouts=51", "0 .. 50"),
+        ("--rollouts=0", "at least 1"),
+        ("--episodes=1", "at least 2"),
+        ("--steps=0", "at least 1"),
+        ("--seed=-1", "0 .. "),
+    ],
+)
+def test_a_setting_that_cannot_work_ends_it_before_anything_is_written(flag, allowed, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "prepare_libero", lambda: pytest.fail("must be refused before"))
+    assert demo.main([f"--output_dir={tmp_path / 'out'}", flag]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"eval.demo: {flag}")
+    assert allowed in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MUJOCO_GL": "vulkan"}, "eval.demo: MUJOCO_GL='vulkan', but LIBERO renders with one of egl, osmesa, glx"),
+        ({"MUJOCO_GL": "glx", "DISPLAY": ""}, "eval.demo: MUJOCO_GL='glx' cannot work: "),
+        ({"ATLASVLA_LIBERO_ASSETS": "/nowhere"}, "eval.demo: ATLASVLA_LIBERO_ASSETS="),
+    ],
+)
+def test_a_simulator_that_cannot_work_ends_it_with_one_sentence(variables, message, tmp_path, monkeypatch, capsys):
+    for name in (ENV_RENDER_QUALITY, ENV_CULL):  # which the demo sets for its stages
+        monkeypatch.setenv(name, "")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert demo.main([f"--output_dir={tmp_path / 'out'}"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[-1].startswith(message)
+    assert "Traceback" not in shown
     assert not (tmp_path / "out").exists()
 
 

@@ -13,8 +13,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from lerobot_atlasvla import AtlasVLAConfig
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDERS = ("checkpoints", "configs", "docs", "eval", "examples", "lerobot_atlasvla", "scripts", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 # Pages written by hand; reports show the commands of their commit.

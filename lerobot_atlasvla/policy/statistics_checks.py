@@ -13,8 +13,9 @@ import torch
 from lerobot.configs.types import FeatureType, NormalizationMode
 from torch import Tensor
 
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
 from .config_checks import ConfigError
-from .configuration_atlasvla import AtlasVLAConfig
 
 NEEDED: dict[NormalizationMode, tuple[str, ...]] = {
     NormalizationMode.IDENTITY: (),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+
 LENGTHS = {0: 10, 1: 30}
 
 

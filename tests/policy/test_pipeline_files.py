@@ -9,8 +9,8 @@ from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 from eval.common.errors import EvalError
 from eval.rollout.checkpoint import read_checkpoint
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.pipeline_files import FILES, PipelineError, check_pipelines
-from tests import released
+from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError, check_pipelines
+from tests.helpers import released
 
 
 @pytest.fixture(scope="module")

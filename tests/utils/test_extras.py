@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from lerobot_atlasvla import extras
-from lerobot_atlasvla.extras import MissingExtraError, require
+from lerobot_atlasvla.utils import extras
+from lerobot_atlasvla.utils.extras import MissingExtraError, require
 
 # An entry of None makes an import fail as if the package were not installed.
 WITHOUT_EXTRAS = """

@@ -8,7 +8,7 @@ import torch
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
-from eval.keep_checkpoint import main
+from eval.offline.keep_checkpoint import main
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
 
@@ -63,7 +63,7 @@ def test_what_can_not_be_kept_leaves_nothing_behind(checkpoint, tmp_path, capsys
 
 @pytest.mark.parametrize("name", ["atlasvla_tiny_spatial", "atlasvla_tiny_spatial_blind"])
 def test_the_checkpoints_of_the_repository_are_whole_and_act(name):
-    folder = Path(__file__).parents[2] / "checkpoints" / name
+    folder = Path(__file__).parents[3] / "checkpoints" / name
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, file = line.split("  ")
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest

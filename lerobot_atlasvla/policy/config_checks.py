@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from draccus.utils import DecodingError
 
 if TYPE_CHECKING:
-    from .configuration_atlasvla import AtlasVLAConfig
+    from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 CHOICES = {
     "vision": ("vggt", "patch", "dinov2"),

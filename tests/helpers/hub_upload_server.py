@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.hub_server import LARGE, HubServer, _Handler
+from tests.helpers.hub_server import LARGE, HubServer, _Handler
 
 _PREUPLOAD = "/preupload/"
 _COMMIT = "/commit/"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import notebook
+from tests.docs import notebook
 
 FILE = Path(__file__).parents[2] / "examples/quickstart.ipynb"
 NUMBER = re.compile(r"-?\d+\.\d+")

@@ -1,4 +1,4 @@
-"""A robot for ``--robot.discover_packages_path=tests.six_joint_arm``: LeRobot looks for its class in this package."""
+"""A robot for ``--robot.discover_packages_path=tests.helpers.six_joint_arm``, in which LeRobot looks for its class."""
 
 from .arm import CAMERAS, FPS, JOINTS, SixJointArm, SixJointArmConfig, record
 

@@ -1,4 +1,4 @@
-"""Run the cells of a notebook in this process: ``python -m tests.notebook FILE.ipynb`` keeps their outputs in the file.
+"""Run the cells of a notebook in this process: ``python -m tests.docs.notebook FILE.ipynb`` keeps their outputs.
 
 The notebooks here are plain Python, and so need neither Jupyter nor a kernel: an output is what a cell prints, and its
 last expression as text, or as an image where it has one.
