@@ -16,7 +16,7 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
+from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
 
@@ -201,7 +201,13 @@ class AtlasVLAConfig(PreTrainedConfig):
     scheduler_warmup_steps: int = 500
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        # draccus hands names over letter by letter (_names).
+        self.views = tuple(self.views) if isinstance(self.views, str) else self.views
+        check_types(self)
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ConfigError(f"{error} Got device {self.device!r} (--policy.device).") from error
         self.image_size = tuple(self.image_size)
         self.vggt_output_layers = tuple(self.vggt_output_layers)
         self.views = _names(self.views)

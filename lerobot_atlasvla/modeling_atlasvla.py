@@ -18,6 +18,7 @@ from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
+from .model.sizes import check_fits_memory
 from .pipeline_files import check_pipelines
 from .statistics_checks import usable_statistics
 from .training import tensorboard
@@ -89,6 +90,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
+        check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()
         # Saved weights hold its name.
