@@ -5,12 +5,13 @@ divides a dimension that never moved by 1e-8 (``lerobot/processor/normalize_proc
 dimension does move, it drowns everything else that the policy reads.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lerobot.configs.types import FeatureType, NormalizationMode
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from torch import Tensor
 
 from .config_checks import ConfigError
@@ -28,6 +29,11 @@ NEEDED: dict[NormalizationMode, tuple[str, ...]] = {
 # moves so little says nothing; an action may be small and mean it.
 _CONSTANT_BELOW = {FeatureType.STATE: 1e-4, FeatureType.VISUAL: 1e-4, FeatureType.ACTION: 1e-6}
 
+# Numbers beyond which data that are not normalized are taken for degrees, ticks or the like. Actions are what the loss
+# is made of; a state of meters and radians does no harm.
+_UNSCALED_BEYOND = {FeatureType.ACTION: 1.5, FeatureType.STATE: 10.0}
+_AGAIN = "Compute them again with `lerobot-edit-dataset --operation.type=recompute_stats`."
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +45,7 @@ def check_statistics(config: AtlasVLAConfig, stats: Mapping[str, Mapping[str, An
         stats: Feature to statistic to values, as in a dataset's ``meta/stats.json``.
 
     Raises:
-        ConfigError: For the first feature whose statistics are missing or not finite.
+        ConfigError: For the first feature whose statistics are missing, not finite, of another size or contradictory.
     """
     for key, feature in {**(config.input_features or {}), **(config.output_features or {})}.items():
         mode = NormalizationMode(config.normalization_mapping.get(feature.type.value, NormalizationMode.IDENTITY))
@@ -55,11 +61,66 @@ def check_statistics(config: AtlasVLAConfig, stats: Mapping[str, Mapping[str, An
                 f"{feature.type.value} in --policy.normalization_mapping."
             )
         for name in NEEDED[mode]:
-            if not torch.isfinite(torch.as_tensor(known[name], dtype=torch.float64)).all():
+            # Policies compute in float32, where large numbers become infinite.
+            if not torch.isfinite(torch.as_tensor(known[name]).float()).all():
                 raise ConfigError(
                     f"The dataset's statistics (meta/stats.json) of {key} have values in {name} that are not finite: "
-                    f"{known[name]}. Compute them again with `lerobot-edit-dataset --operation.type=recompute_stats`."
+                    f"{_listed(known[name])}. {_AGAIN}"
                 )
+        if NEEDED[mode]:
+            _check_order(key, feature, mode, known)
+
+
+def _check_order(key: str, feature: PolicyFeature, mode: NormalizationMode, known: Mapping[str, Any]) -> None:
+    """Check the size of finite statistics, and that no spread is negative."""
+    first, second = (torch.as_tensor(known[name]).double() for name in NEEDED[mode])
+    sizes = {value.numel() for value in (first, second)}
+    if feature.type is not FeatureType.VISUAL and sizes != {feature.shape[0]}:
+        raise ConfigError(
+            f"The dataset's statistics (meta/stats.json) of {key} are for {sorted(sizes)} numbers, but the data have "
+            f"{feature.shape[0]}. {_AGAIN}"
+        )
+    negative = second < (torch.zeros_like(second) if mode is NormalizationMode.MEAN_STD else first)
+    if negative.any():
+        what = "negative" if mode is NormalizationMode.MEAN_STD else f"below {NEEDED[mode][0]}"
+        raise ConfigError(
+            f"The dataset's statistics (meta/stats.json) of {key} have values in {NEEDED[mode][1]} that are {what}: "
+            f"{_listed(known[NEEDED[mode][1]])}. {_AGAIN}"
+        )
+
+
+def _listed(values: Any) -> list[float]:
+    return torch.as_tensor(values).flatten().tolist()
+
+
+def unscaled_ranges(config: AtlasVLAConfig, stats: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return a warning if data that are not normalized do not lie in [-1, 1] by themselves.
+
+    Errors in degrees or ticks outweigh everything else in the loss, and a small network can't even reach such numbers.
+
+    Args:
+        config: Configuration with its features filled in.
+        stats: Feature to statistic to values, as in a dataset's ``meta/stats.json``.
+    """
+    found: list[str] = []
+    modes = {kind: NormalizationMode(mode).value for kind, mode in config.normalization_mapping.items()}
+    for key, feature in {**(config.input_features or {}), **(config.output_features or {})}.items():
+        limit = _UNSCALED_BEYOND.get(feature.type)
+        mode = NormalizationMode(config.normalization_mapping.get(feature.type.value, NormalizationMode.IDENTITY))
+        if limit is None or mode is not NormalizationMode.IDENTITY or not {"min", "max"} <= stats.get(key, {}).keys():
+            continue
+        low, high = (torch.as_tensor(stats[key][name]).double().flatten() for name in ("min", "max"))
+        beyond = (low < -limit) | (high > limit)
+        # LIBERO's gripper is -1 (open) or 1 (closed), RLDS's 1 or 0.
+        half = (low.abs() < 0.05) & ((high - 1).abs() < 0.05) & (feature.type is FeatureType.ACTION)
+        for which, how in ((beyond, "lie far outside [-1, 1]"), (half, "use only the half from 0 to 1 of [-1, 1]")):
+            ranges = [f"{i} ({low[i].item():.4g} .. {high[i].item():.4g})" for i in which.nonzero().flatten().tolist()]
+            if ranges:
+                found.append(f"{key} is not normalized (IDENTITY), and its dimensions {', '.join(ranges)} {how}")
+                modes[feature.type.value] = NormalizationMode.MEAN_STD.value
+    if not found:
+        return None
+    return f"{'; '.join(found)}. Scale them, or use --policy.normalization_mapping='{json.dumps(modes)}'."
 
 
 def usable_statistics(config: AtlasVLAConfig, stats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
