@@ -20,6 +20,7 @@ from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
 from .model.sizes import check_fits_memory
 from .pipeline_files import check_pipelines
+from .policy.saved_pipelines import check_saved_pipelines
 from .policy.value_checks import check_finite_actions, check_finite_loss, check_image_range
 from .statistics_checks import unscaled_ranges, usable_statistics
 from .training import tensorboard
@@ -156,7 +157,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
         Raises:
             ValueError: If the checkpoint is damaged or does not fit its configuration, a backbone it refers to is
-                missing or another one, or one of its pipelines names code to run.
+                missing or another one, or one of its pipelines names code to run or can't work.
         """
         if str(pretrained_name_or_path) == peft.FROM_CONFIG:
             policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
@@ -165,6 +166,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
             # LeRobot builds the pipelines next, which runs the code that they name.
             check_pipelines(pretrained_name_or_path, **kwargs)
+            check_saved_pipelines(pretrained_name_or_path, **kwargs)
             policy.name_or_path = str(pretrained_name_or_path)
         policy._open_feature_cache()
         return policy

@@ -32,7 +32,9 @@ _CONSTANT_BELOW = {FeatureType.STATE: 1e-4, FeatureType.VISUAL: 1e-4, FeatureTyp
 # Numbers beyond which data that are not normalized are taken for degrees, ticks or the like. Actions are what the loss
 # is made of; a state of meters and radians does no harm.
 _UNSCALED_BEYOND = {FeatureType.ACTION: 1.5, FeatureType.STATE: 10.0}
-_AGAIN = "Compute them again with `lerobot-edit-dataset --operation.type=recompute_stats`."
+
+_SOURCE = "The dataset's statistics (meta/stats.json)"
+_REMEDY = "Compute them again with `lerobot-edit-dataset --operation.type=recompute_stats`."
 
 logger = logging.getLogger(__name__)
 
@@ -49,43 +51,56 @@ def check_statistics(config: AtlasVLAConfig, stats: Mapping[str, Mapping[str, An
     """
     for key, feature in {**(config.input_features or {}), **(config.output_features or {})}.items():
         mode = NormalizationMode(config.normalization_mapping.get(feature.type.value, NormalizationMode.IDENTITY))
-        if "empty_camera" in key:
-            continue  # no dataset has it
-        known = stats.get(key, {})
-        missing = [name for name in NEEDED[mode] if name not in known]
-        if missing:
+        if "empty_camera" not in key:  # no dataset has it
+            check_feature(key, feature, mode, stats.get(key, {}), _SOURCE, _REMEDY)
+
+
+def check_feature(
+    key: str, feature: PolicyFeature, mode: NormalizationMode, known: Mapping[str, Any], source: str, remedy: str
+) -> None:
+    """Check the statistics of one feature.
+
+    Args:
+        key: Its name.
+        feature: Its type and shape.
+        mode: How it is normalized.
+        known: Statistic to values.
+        source: What the statistics are, for messages.
+        remedy: What to do about them, for messages.
+
+    Raises:
+        ConfigError: If they are missing, not finite, of another size or contradictory.
+    """
+    missing = [name for name in NEEDED[mode] if name not in known]
+    if missing:
+        raise ConfigError(
+            f"{source} of {key} lack {', '.join(missing)}, which normalizing it as {mode.value} needs; they have "
+            f"{', '.join(sorted(known)) or 'nothing'}. {remedy} Or choose another mode for {feature.type.value} in "
+            "--policy.normalization_mapping."
+        )
+    for name in NEEDED[mode]:
+        # Policies compute in float32, where large numbers become infinite.
+        if not torch.isfinite(torch.as_tensor(known[name]).float()).all():
             raise ConfigError(
-                f"The dataset's statistics (meta/stats.json) of {key} lack {', '.join(missing)}, which normalizing it "
-                f"as {mode.value} needs; they have {', '.join(sorted(known)) or 'nothing'}. Compute them again with "
-                "`lerobot-edit-dataset --operation.type=recompute_stats`, or choose another mode for "
-                f"{feature.type.value} in --policy.normalization_mapping."
+                f"{source} of {key} have values in {name} that are not finite: {_listed(known[name])}. {remedy}"
             )
-        for name in NEEDED[mode]:
-            # Policies compute in float32, where large numbers become infinite.
-            if not torch.isfinite(torch.as_tensor(known[name]).float()).all():
-                raise ConfigError(
-                    f"The dataset's statistics (meta/stats.json) of {key} have values in {name} that are not finite: "
-                    f"{_listed(known[name])}. {_AGAIN}"
-                )
-        if NEEDED[mode]:
-            _check_order(key, feature, mode, known)
+    if NEEDED[mode]:
+        _check_order(f"{source} of {key}", feature, mode, known, remedy)
 
 
-def _check_order(key: str, feature: PolicyFeature, mode: NormalizationMode, known: Mapping[str, Any]) -> None:
+def _check_order(
+    source: str, feature: PolicyFeature, mode: NormalizationMode, known: Mapping[str, Any], remedy: str
+) -> None:
     """Check the size of finite statistics, and that no spread is negative."""
     first, second = (torch.as_tensor(known[name]).double() for name in NEEDED[mode])
     sizes = {value.numel() for value in (first, second)}
     if feature.type is not FeatureType.VISUAL and sizes != {feature.shape[0]}:
-        raise ConfigError(
-            f"The dataset's statistics (meta/stats.json) of {key} are for {sorted(sizes)} numbers, but the data have "
-            f"{feature.shape[0]}. {_AGAIN}"
-        )
+        raise ConfigError(f"{source} are for {sorted(sizes)} numbers, but the data have {feature.shape[0]}. {remedy}")
     negative = second < (torch.zeros_like(second) if mode is NormalizationMode.MEAN_STD else first)
     if negative.any():
         what = "negative" if mode is NormalizationMode.MEAN_STD else f"below {NEEDED[mode][0]}"
         raise ConfigError(
-            f"The dataset's statistics (meta/stats.json) of {key} have values in {NEEDED[mode][1]} that are {what}: "
-            f"{_listed(known[NEEDED[mode][1]])}. {_AGAIN}"
+            f"{source} have values in {NEEDED[mode][1]} that are {what}: {_listed(known[NEEDED[mode][1]])}. {remedy}"
         )
 
 
