@@ -133,7 +133,7 @@ def _types(settings: type) -> dict[str, Any]:
     return {name: hints[name] for name in settings.__dataclass_fields__ if name != "rtc_config"}
 
 
-_DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_DESCRIPTIONS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
 
 def _described(kind: Any) -> str:
@@ -142,11 +142,14 @@ def _described(kind: Any) -> str:
     if get_origin(kind) is tuple:
         count = "any number of" if Ellipsis in get_args(kind) else len(get_args(kind))
         return f"{count} values, each {_described(get_args(kind)[0])}"
-    return _DESCRIPTIONS.get(kind) or str(kind).replace("typing.", "")
+    words = (words for known, words in _DESCRIPTIONS.items() if isinstance(kind, type) and issubclass(kind, known))
+    return next(words, str(kind).replace("typing.", ""))
 
 
 def _is_of(value: Any, kind: Any) -> bool:
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
     if origin in (Union, UnionType):
         return any(_is_of(value, one) for one in args)
     if origin in (tuple, list):
@@ -156,11 +159,12 @@ def _is_of(value: Any, kind: Any) -> bool:
         return len(value) == len(kinds) and all(map(_is_of, value, kinds))
     if origin is dict:
         return isinstance(value, Mapping) and all(_is_of(k, args[0]) and _is_of(v, args[1]) for k, v in value.items())
-    if kind in (int, float):
-        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    for number, numbers in ((int, Integral), (float, Real)):
+        if issubclass(kind, number) and kind is not bool:
+            return isinstance(value, numbers) and not isinstance(value, bool)
     if kind is NormalizationMode:  # its values too, as in JSON
         return isinstance(value, str)
-    return kind is Any or isinstance(value, str | Path if kind is Path else kind)
+    return isinstance(value, str | Path if kind is Path else kind)
 
 
 def check(config: AtlasVLAConfig) -> None:

@@ -1,9 +1,12 @@
 """Every value that can't work is refused, with its name, the value, what is allowed and the flag."""
 
 import dataclasses
+import json
 import math
 
+import draccus
 import pytest
+from draccus.utils import DraccusException
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
@@ -13,6 +16,7 @@ from lerobot_atlasvla.config_checks import COUNTS, NUMBERS
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from lerobot_atlasvla.model.sizes import parameter_counts
+from lerobot_atlasvla.policy.setting_types import Count, Number
 from tests.conftest import IMAGE, STATE, WRIST, tiny_config
 from tests.golden.kept_actions import CHECKPOINTS, NAMES
 
@@ -85,8 +89,35 @@ def test_impossible_values_are_refused(overrides, needles):
 
 
 def test_every_number_has_a_range():
-    numbers = {field.name for field in dataclasses.fields(AtlasVLAConfig) if field.type in (int, float)}
+    numbers = {field.name for field in dataclasses.fields(AtlasVLAConfig) if field.type in (int, float, Count, Number)}
     assert numbers == COUNTS.keys() | NUMBERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("flag", "needle"),
+    [
+        ("vggt_depth=true", "vggt_depth must be a whole number, got true"),
+        ("optimizer_weight_decay=true", "optimizer_weight_decay must be a number, got true"),
+        ("image_size=[32, true]", "image_size.1 must be a whole number, got true"),
+        ("optimizer_lr=nan", "optimizer_lr must lie in (0, 1), got nan"),
+        ("optimizer_lr=-inf", "optimizer_lr must lie in (0, 1), got -inf"),
+        ("vggt_depth=null", "vggt_depth must be a whole number, got None"),
+        ("vggt_depth=2.5", "vggt_depth"),
+        ("decoder_num_layers=many", "decoder_num_layers"),
+    ],
+)
+def test_flags_and_files_are_read_strictly(flag, needle, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    with draccus.config_type("json"), pytest.raises(DraccusException) as error:
+        draccus.parse(AtlasVLAConfig, args=[f"--{flag}"], exit_on_error=False)
+    assert needle in str(error.value)
+    name, _, value = flag.partition("=")
+    content = json.loads((tmp_path / "config.json").read_text())
+    content[name] = {"nan": math.nan, "-inf": -math.inf, "many": "many"}.get(value) or json.loads(value)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DraccusException) as error:
+        PreTrainedConfig.from_pretrained(tmp_path)
+    assert needle in str(error.value)
 
 
 def test_a_network_larger_than_the_memory_is_refused_before_it_is_built(monkeypatch):
