@@ -122,7 +122,7 @@ def check_types(config: AtlasVLAConfig) -> None:
     for name, kind in _types(type(config)).items():
         if not _is_of(getattr(config, name, None), kind):
             raise ConfigError(
-                f"{name} must be {_described(kind)}, got {_shown(getattr(config, name))} (--policy.{name})."
+                f"{name} must be {_described(kind)}, got {shown(getattr(config, name))} (--policy.{name})."
             )
 
 
@@ -197,7 +197,7 @@ def check(config: AtlasVLAConfig) -> None:
     _check_feature_cache(config)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value for a message, which no value may make endless."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
@@ -205,7 +205,7 @@ def _shown(value: Any) -> str:
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {_shown(value)} (--policy.{name}).")
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)} (--policy.{name}).")
 
 
 def _check_chunk(config: AtlasVLAConfig) -> None:
@@ -226,8 +226,8 @@ def _check_normalization(config: AtlasVLAConfig) -> None:
         # A misspelled kind would go without normalization.
         if kind not in kinds or mode not in modes:
             raise ConfigError(
-                f"normalization_mapping maps {', '.join(kinds)} to {', '.join(modes)}, got {_shown(kind)}: "
-                f"{_shown(mode)} (--policy.normalization_mapping)."
+                f"normalization_mapping maps {', '.join(kinds)} to {', '.join(modes)}, got {shown(kind)}: "
+                f"{shown(mode)} (--policy.normalization_mapping)."
             )
 
 
@@ -236,7 +236,7 @@ def _check_features(config: AtlasVLAConfig) -> None:
         for key, feature in (getattr(config, field) or {}).items():
             if any(type(size) is not int or not 1 <= size <= LARGEST_FEATURE for size in feature.shape):
                 raise ConfigError(
-                    f"{field} has {_shown(key)} of shape {_shown(feature.shape)}; every size must be a whole number "
+                    f"{field} has {shown(key)} of shape {shown(feature.shape)}; every size must be a whole number "
                     f"from 1 to {LARGEST_FEATURE} (config.json, or the dataset's meta/info.json)."
                 )
 
@@ -261,11 +261,11 @@ def _check_images(config: AtlasVLAConfig) -> None:
             f"random_shift must lie in 0 .. {min(size) - 1} pixels, got {config.random_shift} (--policy.random_shift)."
         )
     if len(set(config.views)) != len(config.views):
-        raise ConfigError(f"views names a camera twice: {list(config.views)} (--policy.views).")
+        raise ConfigError(f"views names a camera twice: {shown(list(config.views))} (--policy.views).")
     if BLIND[0] in config.views and not config.is_blind:
         raise ConfigError(
-            f"views asks a blind policy for cameras: {list(config.views)}. Either {BLIND[0]} alone, for state and "
-            "instruction only, or the cameras' names (--policy.views)."
+            f"views asks a blind policy for cameras: {shown(list(config.views))}. Either {BLIND[0]} alone, for "
+            "state and instruction only, or the cameras' names (--policy.views)."
         )
     if config.is_blind and config.empty_cameras:
         raise ConfigError(
@@ -292,7 +292,7 @@ def _check_output_layers(config: AtlasVLAConfig) -> None:
     layers = config.vggt_output_layers
     if not layers or any(not 0 <= layer < config.vggt_depth for layer in layers) or list(layers) != sorted(set(layers)):
         raise ConfigError(
-            f"vggt_output_layers must be ascending layers in 0 .. {config.vggt_depth - 1}, got {layers} "
+            f"vggt_output_layers must be ascending layers in 0 .. {config.vggt_depth - 1}, got {shown(layers)} "
             "(--policy.vggt_output_layers, --policy.vggt_depth)."
         )
 

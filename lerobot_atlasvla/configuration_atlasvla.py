@@ -16,7 +16,7 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types
+from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types, shown
 from .policy.setting_types import Count, Number
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
@@ -208,7 +208,9 @@ class AtlasVLAConfig(PreTrainedConfig):
         try:
             super().__post_init__()
         except ValueError as error:
-            raise ConfigError(f"{error} Got device {self.device!r} (--policy.device).") from error
+            raise ConfigError(
+                f"device can't be {shown(self.device)}: {shown(str(error))} (--policy.device)."
+            ) from error
         self.image_size = tuple(self.image_size)
         self.vggt_output_layers = tuple(self.vggt_output_layers)
         self.views = _names(self.views)

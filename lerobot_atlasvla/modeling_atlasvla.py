@@ -18,7 +18,7 @@ from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .model.sizes import check_fits_memory
+from .model.sizes import check_architectures, check_fits_memory
 from .pipeline_files import check_pipelines
 from .policy.saved_pipelines import check_saved_pipelines
 from .policy.value_checks import check_finite_actions, check_finite_loss, check_image_range
@@ -99,6 +99,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
+        check_architectures(config.backbone_architectures)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()
@@ -163,6 +164,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
         else:
             peft.check_whole(pretrained_name_or_path)
+            if kwargs.get("config") is None:
+                kwargs["config"] = checkpoint.read_config(pretrained_name_or_path, **kwargs)
             policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
             # LeRobot builds the pipelines next, which runs the code that they name.
             check_pipelines(pretrained_name_or_path, **kwargs)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
@@ -25,8 +24,49 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 _BYTE_TOKENS = 257
 
 
+# Lowest and highest of what a checkpoint's config.json may say of a backbone from transformers.
+_ARCHITECTURE = dict.fromkeys(
+    ("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings", "head_dim", "image_size"),
+    (1, 1_000_000),
+) | {
+    "num_hidden_layers": (1, 256),
+    "num_attention_heads": (1, 1024),
+    "num_key_value_heads": (1, 1024),
+    "patch_size": (1, 256),
+    "num_channels": (1, 4),
+    "num_register_tokens": (0, 256),
+    "mlp_ratio": (1, 64),
+}
+
+
+def check_architectures(architectures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check the sizes of backbones from transformers, which builds whatever it is told to.
+
+    Args:
+        architectures: Part -> transformers' configuration.
+
+    Raises:
+        ValueError: Naming the first size that can't be.
+    """
+    for part, sizes in architectures.items():
+        for name, (least, most) in _ARCHITECTURE.items():
+            value = sizes.get(name, least)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(
+                    f"backbone_architectures.{part}.{name} must be a whole number from {least} to {most}, got "
+                    f"{str(value)[:100]} (config.json)."
+                )
+        heads = sizes.get("num_attention_heads", 1)
+        if sizes.get("hidden_size", heads) % heads or heads % sizes.get("num_key_value_heads", 1):
+            raise ValueError(
+                f"backbone_architectures.{part}.num_attention_heads must divide hidden_size {sizes.get('hidden_size')} "
+                f"and be a multiple of num_key_value_heads {sizes.get('num_key_value_heads')}, got {heads} "
+                "(config.json)."
+            )
+
+
 def check_fits_memory(config: AtlasVLAConfig, *, without: Collection[str] = ()) -> None:
-    """Refuse a network whose fresh weights are larger than this computer's memory, before they fill it.
+    """Refuse a network whose fresh weights are larger than the available memory, before they fill it.
 
     Args:
         config: The configuration, features filled in.
@@ -36,13 +76,13 @@ def check_fits_memory(config: AtlasVLAConfig, *, without: Collection[str] = ()) 
         ValueError: Naming the largest part, both sizes and the flags that size the part.
     """
     parts = parameter_counts(config, without=without)
-    needed, there = sum(parts.values()) * _FLOAT32_BYTES, _memory()
+    needed, there = sum(parts.values()) * _FLOAT32_BYTES, available_memory()
     if needed > there:
         part = max(parts, key=lambda name: parts[name])
         raise ValueError(
-            f"The network's weights would take {needed / 1e9:,.1f} GB, and this computer has {there / 1e9:,.1f} GB of "
-            f"memory; the largest part is the {part.replace('_', ' ')}, {parts[part] / 1e9:,.2f} billion parameters "
-            f"({_FLAGS[part]})."
+            f"The network's weights would take {needed / 1e9:,.1f} GB, and {there / 1e9:,.1f} GB of memory "
+            f"are available; the largest part is the {part.replace('_', ' ')}, {parts[part] / 1e9:,.2f} billion "
+            f"parameters ({_FLAGS[part]})."
         )
 
 
@@ -83,6 +123,10 @@ def parameter_counts(config: AtlasVLAConfig, *, without: Collection[str] = ()) -
         if config.vision == "patch":
             counts["vision_tower"] = config.vision_patch_dim * (3 * config.patch_size**2 + patches)
             counts["fusion"] += config.vision_patch_dim * width
+        elif config.vision == "dinov2" and "vision_tower" not in without:
+            tower = config.backbone_architectures["vision_tower"]
+            size = tower.get("hidden_size", 768)
+            counts["vision_tower"] = 12 * tower.get("num_hidden_layers", 12) * size**2
     hidden = config.language_hidden_size
     if config.language_init == "random" and "language" not in without:
         counts["language_model"] = hidden * _BYTE_TOKENS + 12 * config.language_num_layers * hidden**2
@@ -112,12 +156,15 @@ def _patch_embed(config: AtlasVLAConfig, patches: int) -> int:
     return 7 * width**2 + width * patches
 
 
-def _memory() -> int:
-    """Return the bytes of memory that this process may use: the computer's, or fewer in a container."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def available_memory() -> int:
+    """Return the bytes of memory that are available: of the computer, or of its container, which may have fewer."""
+    # Only now: configurations are read where nothing is built. It comes with accelerate.
+    import psutil
+
+    available = psutil.virtual_memory().available
     for file in _LIMITS:
         try:
-            total = min(total, int(file.read_text()))
+            available = min(available, int(file.read_text()))
         except (OSError, ValueError):
             continue  # not there, or "max"
-    return total
+    return available

@@ -11,12 +11,17 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from draccus.utils import DraccusException
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import HFValidationError
+from lerobot.configs.policies import PreTrainedConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 from . import backbones
 from .download import WeightsError, listing
@@ -71,6 +76,30 @@ def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> N
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_config(checkpoint: str | Path, **arguments: Any) -> AtlasVLAConfig:
+    """Read the ``config.json`` of a checkpoint.
+
+    Args:
+        checkpoint: A folder, or the id of a model on the Hub.
+        arguments: Those of LeRobot's ``PreTrainedConfig.from_pretrained``; ``config`` is ignored.
+
+    Raises:
+        WeightsError: If it is damaged, has a setting that can't work, or is another policy's.
+        FileNotFoundError: If there is none.
+    """
+    arguments.pop("config", None)
+    try:
+        config = PreTrainedConfig.from_pretrained(checkpoint, **arguments)
+    except HFValidationError:  # no folder, and no id either: the message says which ids there are
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, DraccusException) as error:
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise WeightsError(f"The config.json of {checkpoint} can't be used: {reason}") from error
+    if not isinstance(config, AtlasVLAConfig):
+        raise WeightsError(f"{checkpoint} is a policy of type {config.type}, not atlasvla.")
+    return config
 
 
 def load(policy: AtlasVLAPolicy, file: Path) -> None:
