@@ -91,7 +91,7 @@ def _camera(batch: dict[str, Tensor], key: str) -> Tensor:
         raise ValueError(
             f"{key} must be float RGB of shape (B, 3, H, W) in [0, 1], got {image.dtype} of shape {tuple(image.shape)}."
         )
-    return image
+    return image.float()
 
 
 def _state(config: AtlasVLAConfig, batch: dict[str, Tensor]) -> Tensor:
@@ -99,7 +99,7 @@ def _state(config: AtlasVLAConfig, batch: dict[str, Tensor]) -> Tensor:
     expected = config.state_dim
     if state_BN.ndim != 2 or state_BN.shape[1] != expected:
         raise ValueError(f"{OBS_STATE} must have shape (B, {expected}) as in training, got {tuple(state_BN.shape)}.")
-    return state_BN
+    return state_BN.float()
 
 
 @dataclass(frozen=True)

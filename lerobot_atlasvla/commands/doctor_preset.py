@@ -7,7 +7,6 @@ transformers and datasets take seconds to import.
 from __future__ import annotations
 
 import copy
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -103,7 +102,7 @@ def check_tokenizer(trial: Trial) -> str:
 
 
 def check_dataset(trial: Trial) -> str:
-    """Check that the dataset is there and has what the policy reads; only its description is read."""
+    """Check that the dataset is there and has what the policy reads. No image of it is read."""
     wanted = trial.dataset
     if not wanted.repo_id:
         return (
@@ -114,6 +113,9 @@ def check_dataset(trial: Trial) -> str:
     from huggingface_hub import HfApi
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.utils.constants import HF_LEROBOT_HOME
+
+    from lerobot_atlasvla.policy.statistics_checks import unscaled_ranges
+    from lerobot_atlasvla.training.dataset_checks import check_numbers
 
     name, place = wanted.repo_id, wanted.root or "FOLDER"
     folder = Path(wanted.root) if wanted.root else HF_LEROBOT_HOME / name
@@ -146,6 +148,9 @@ def check_dataset(trial: Trial) -> str:
     try:
         config = _with_features(trial.config, meta.features)
         config.validate_features()
+        if local:
+            check_numbers(config, meta)
+        warning = unscaled_ranges(config, meta.stats or {})
     except ValueError as error:
         raise CheckFailedError(f"{name} does not fit: {error}") from error
     trial.features, trial.stats = meta.features, meta.stats
@@ -153,6 +158,7 @@ def check_dataset(trial: Trial) -> str:
     return (
         f"{name} ({meta.info.codebase_version}) in {meta.root}: {meta.total_episodes} episodes, "
         f"{meta.total_frames} frames; {', '.join(config.view_keys)}; {state}action {config.action_dim}"
+        + (f"; WARNING: {warning}" if warning else "")
     )
 
 
@@ -202,9 +208,10 @@ def check_forward(trial: Trial) -> str:
         with torch.autocast(torch.device(config.device).type, dtype=dtype, enabled=config.dtype != "float32"):
             return trial.policy.forward(trial.preprocess(dict(sample)))[0].item()
 
-    value, times = _twice(loss)
-    if not math.isfinite(value):
-        raise CheckFailedError(f"the loss of {_SAMPLES} made-up samples is {value}", _EXACT)
+    try:
+        value, times = _twice(loss)
+    except ValueError as error:
+        raise CheckFailedError(str(error), _EXACT) from error
     return f"{_SAMPLES} made-up samples, loss {value:.3f}; {times}"
 
 
@@ -217,11 +224,12 @@ def check_select_action(trial: Trial) -> str:
         trial.policy.reset()  # so that the second call predicts again
         return trial.postprocess(trial.policy.select_action(trial.preprocess(dict(observation))))
 
-    action, times = _twice(act)
-    if tuple(action.shape) != (1, config.action_dim) or not action.isfinite().all():
-        raise CheckFailedError(
-            f"the action is {action.tolist()}; {config.action_dim} finite numbers were expected", _EXACT
-        )
+    try:
+        action, times = _twice(act)
+    except ValueError as error:
+        raise CheckFailedError(f"{error} {config.action_dim} finite numbers were expected", _EXACT) from error
+    if tuple(action.shape) != (1, config.action_dim):
+        raise CheckFailedError(f"the action has shape {tuple(action.shape)}, not {(1, config.action_dim)}")
     return f"{config.action_dim} numbers; {times}; peak memory so far {_peak_memory(config.device)}"
 
 

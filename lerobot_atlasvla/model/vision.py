@@ -17,18 +17,12 @@ from transformers import (
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
+from .sizes import DINOV2_SIZES, PATCH_EMBEDDERS
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# name -> (width, layers, heads); all have patch size 14, four registers and a 37 x 37 position table.
-DINOV2_SIZES = {
-    "dinov2_vits14_reg": (384, 12, 6),
-    "dinov2_vitb14_reg": (768, 12, 12),
-    "dinov2_vitl14_reg": (1024, 24, 16),
-    "dinov2_vitg2_reg": (1536, 40, 24),
-}
 DINOV2_REGISTERS = 4
-PATCH_EMBEDDERS = ("conv_stem", "conv", *DINOV2_SIZES)
 
 
 def check_image_size(height: int, width: int, patch_size: int) -> None:

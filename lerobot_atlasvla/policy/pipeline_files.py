@@ -40,20 +40,30 @@ def check_pipelines(checkpoint: str | Path, *, ours: bool = True, **hub: Any) ->
     Raises:
         PipelineError: If a step is named otherwise than by a registered name, or its state is not a file beside it.
     """
-    folder = Path(checkpoint)
     for name in FILES:
-        if folder.is_dir():
-            file = folder / name
-        elif folder.exists():
-            continue
-        else:
-            try:
-                chosen = {key: hub[key] for key in _HUB_ARGUMENTS if hub.get(key) is not None}
-                file = Path(hf_hub_download(str(checkpoint), name, **chosen))
-            except EntryNotFoundError:
-                continue
-        if file.is_file():
+        file = find_file(checkpoint, name, **hub)
+        if file is not None:
             _check(file, ours)
+
+
+def find_file(checkpoint: str | Path, name: str, **hub: Any) -> Path | None:
+    """Return a file of a checkpoint, downloaded if that is on the Hub; ``None`` if it has no such file.
+
+    Args:
+        checkpoint: A folder, or the id of a model on the Hub.
+        name: The file's name.
+        hub: Arguments of ``from_pretrained`` that choose a version on the Hub; others are ignored.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    if folder.exists():
+        return None
+    try:
+        chosen = {key: hub[key] for key in _HUB_ARGUMENTS if hub.get(key) is not None}
+        return Path(hf_hub_download(str(checkpoint), name, **chosen))
+    except EntryNotFoundError:
+        return None
 
 
 def _check(file: Path, ours: bool) -> None:

@@ -13,6 +13,8 @@ NOT_STEP_BY_STEP = (
     "select_action executes one chunk after the other; real-time chunking merges them and calls predict_action_chunk "
     "itself (lerobot-rollout --inference.type=rtc). Unset --policy.rtc_config."
 )
+_MOST_GUIDANCE = 1e4
+_LONGEST_HORIZON = 100_000
 
 
 def make_processor(settings: Any) -> Any:
@@ -38,4 +40,10 @@ def make_processor(settings: Any) -> Any:
                 f"rtc_config {settings} can't be read: {error} {error.__cause__ or ''} "
                 f"It may hold {list(RTCConfig.__dataclass_fields__)} (--policy.rtc_config)."
             ) from error
+    if not (0 < settings.max_guidance_weight <= _MOST_GUIDANCE and 1 <= settings.execution_horizon <= _LONGEST_HORIZON):
+        raise ValueError(
+            f"rtc_config must have max_guidance_weight in (0, {_MOST_GUIDANCE:g}] and execution_horizon from 1 to "
+            f"{_LONGEST_HORIZON}, got {settings.max_guidance_weight} and {settings.execution_horizon} "
+            "(--policy.rtc_config)."
+        )
     return RTCProcessor(settings)

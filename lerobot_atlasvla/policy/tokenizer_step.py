@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lerobot.lerobot_types import EnvTransition, TransitionKey
 from lerobot.processor import ProcessorStepRegistry, TokenizerProcessorStep
+from lerobot.utils.constants import OBS_STATE
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,9 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
 
     LeRobot 0.6 stores only a tokenizer's name, so loading a policy needs the Hub or the same folder again. Here the
     tokenizer's JSON is a tensor in the step's state: a saved policy needs nothing but its own files.
+
+    It also makes state and action float32 for the normalization that comes next, which casts its statistics to the
+    data's type: with an integer state, a standard deviation of 0.5 would become 0.
     """
 
     # Texts already warned about.
@@ -35,6 +40,16 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
         # A step read from a checkpoint gets its tokenizer from load_state_dict, right after this.
         if self.tokenizer is not None:
             self.input_tokenizer = self.tokenizer
+
+    def __call__(self, transition: EnvTransition) -> EnvTransition:
+        """Tokenize the task of a transition, whose state and action become float32."""
+        changed: Any = transition.copy()
+        if isinstance(action := changed.get(TransitionKey.ACTION), Tensor):
+            changed[TransitionKey.ACTION] = action.float()
+        observation = changed.get(TransitionKey.OBSERVATION)
+        if observation and isinstance(state := observation.get(OBS_STATE), Tensor):
+            changed[TransitionKey.OBSERVATION] = observation | {OBS_STATE: state.float()}
+        return super().__call__(changed)
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Add ``observation.language.tokens`` and ``.attention_mask`` (B, L); warn once about a text that is cut."""

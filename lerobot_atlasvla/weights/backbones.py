@@ -20,8 +20,8 @@ from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE
 from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE
 
 from . import download
-from .download import ResolvedWeights, WeightsError
-from .tensor_files import digest, read_tensors
+from .download import ResolvedWeights, WeightsError, listing
+from .tensor_files import digest, other_kinds, read_tensors
 from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
 
 logger = logging.getLogger(__name__)
@@ -184,12 +184,16 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
         The digest of the weights as they are stored, and the part's :func:`fingerprint`.
 
     Raises:
-        WeightsError: For a tensor that is missing or has another shape, by its name in the file.
+        WeightsError: For a tensor that is missing, has another shape, is of another kind (integers where floating-point
+            numbers belong) or is not finite, by its name in the file.
     """
     part = PARTS[name]
-    shapes = {key: tuple(tensor.shape) for key, tensor in _released_names(name, module).items()}
+    expected = _released_names(name, module)
+    shapes = {key: tuple(tensor.shape) for key, tensor in expected.items()}
     try:
         tensors, report = read_tensors(resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes)
+        if kinds := other_kinds(tensors, expected):
+            raise WeightsError(f"{resolved.name} does not fit the model: of another kind: {listing(kinds)}.")
     except WeightsError as error:
         raise WeightsError(f"{error} ({part.flag})") from error
     logger.info("%s", report)
