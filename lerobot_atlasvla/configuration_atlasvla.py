@@ -184,7 +184,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # No settings, so no flags: what a saved policy was built from. LeRobot saves nothing else beside an adapter.
     # Source, revision and digest of each pretrained part (weights/backbones.py, BackboneRecord).
     backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
-    # transformers' configuration of the language model and the vision tower.
+    # Sizes of the language model and the vision tower, under transformers' names.
     backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     # AdamW: peak learning rate.

@@ -148,6 +148,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             ValueError: If the checkpoint is damaged or does not fit its configuration, a backbone it refers to is
                 missing or another one, or one of its pipelines names code to run.
         """
+        config = kwargs.get("config")
+        if config is not None and config.use_peft and config.pretrained_path:
+            # An adapter's folder has the pipelines; what is loaded here is its base.
+            check_pipelines(config.pretrained_path, revision=config.pretrained_revision)
         if str(pretrained_name_or_path) == peft.FROM_CONFIG:
             policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
         else:

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 # LeRobot prints this name where it is not known: it says what to import.
 STEP_NAME = "lerobot_atlasvla_tokenizer"
 _STATE_KEY = "tokenizer_json_utf8"
+# What a checkpoint may tell transformers about its tokenizer: it takes any argument, names of files among them.
+_SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 @ProcessorStepRegistry.register(STEP_NAME)
@@ -61,11 +63,19 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
         return {_STATE_KEY: torch.frombuffer(bytearray(blob.encode()), dtype=torch.uint8)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Rebuild the tokenizer that :meth:`state_dict` wrote."""
+        """Rebuild the tokenizer that :meth:`state_dict` wrote.
+
+        Raises:
+            ValueError: If the state is no such tokenizer.
+        """
         from tokenizers import Tokenizer
         from transformers import PreTrainedTokenizerFast
 
-        blob = json.loads(state[_STATE_KEY].cpu().numpy().tobytes())
-        self.input_tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(blob["tokenizer"]), **blob["special_tokens"]
-        )
+        try:
+            blob = json.loads(state[_STATE_KEY].cpu().numpy().tobytes())
+            given, tokenizer = dict(blob["special_tokens"]), str(blob["tokenizer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"The checkpoint's tokenizer can't be read: {type(error).__name__}: {error}.") from error
+        named = {f"{name}_token" for name in _SPECIAL_TOKENS}
+        tokens = {name: token for name, token in given.items() if name in named and isinstance(token, str)}
+        self.input_tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer), **tokens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -115,13 +116,13 @@ def check_dataset(trial: Trial) -> str:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.utils.constants import HF_LEROBOT_HOME
 
-    name, place = wanted.repo_id, wanted.root or "FOLDER"
+    name, place = wanted.repo_id, str(wanted.root or "FOLDER")
     folder = Path(wanted.root) if wanted.root else HF_LEROBOT_HOME / name
     local = (folder / "meta/info.json").is_file()
     fix = (
         "name its folder with --dataset.root=FOLDER; or, where the Hub can be reached, "
-        f"`hf download --repo-type dataset {name} --local-dir {place}`; or make one with "
-        f"`atlasvla-collect --root={place}`"
+        f"`{shlex.join(['hf', 'download', '--repo-type', 'dataset', name, '--local-dir', place])}`; or make one with "
+        f"`{shlex.join(['atlasvla-collect', f'--root={place}'])}`"
     )
     if wanted.root and not local:
         raise CheckFailedError(f"--dataset.root={folder} holds no dataset (no meta/info.json there)", fix)

@@ -11,6 +11,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shlex
 import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -113,7 +114,7 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
         if recorded != value:
             raise CollectionError(
                 f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
-                f"Continue it with --{name}={recorded}, or choose a new --root."
+                f"Continue it with {shlex.quote(f'--{name}={recorded}')}, or choose a new --root."
             )
 
 
