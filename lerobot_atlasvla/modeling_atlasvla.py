@@ -81,7 +81,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, dataset_meta: Any = None, **kwargs: Any
     ):
         super().__init__(config)
-        config.validate_features()
+        config.validate_features(dataset_meta)
         if stats := getattr(dataset_meta, "stats", None):
             # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
             stats.update(usable_statistics(config, stats))

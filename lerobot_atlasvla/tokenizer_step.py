@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lerobot.lerobot_types import TransitionKey
 from lerobot.processor import ProcessorStepRegistry, TokenizerProcessorStep
 from torch import Tensor
 
@@ -39,10 +40,22 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
             self.input_tokenizer = self.tokenizer
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """Add ``observation.language.tokens`` and ``.attention_mask`` (B, L); warn once about a text that is cut."""
+        """Add ``observation.language.tokens`` and ``.attention_mask`` (B, L); warn once about a text that is cut.
+
+        Raises:
+            ValueError: If there is no instruction.
+        """
         if self.input_tokenizer is None:
             raise RuntimeError("The tokenizer step has no tokenizer: its state was not loaded from the checkpoint.")
-        for text in set(self.get_task(self.transition) or ()) - self._cut:
+        transition: Any = self.transition
+        given = (transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get(self.task_key)
+        texts = [given] if isinstance(given, str) else given
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"The observation needs {self.task_key!r}, the instruction: a sentence, or a list with one for each "
+                f"sample; got {given!r}."
+            )
+        for text in set(texts) - self._cut:
             length = len(self.input_tokenizer(text)["input_ids"])
             if length > self.max_length:
                 self._cut.add(text)
