@@ -86,7 +86,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, dataset_meta: Any = None, **kwargs: Any
     ):
         super().__init__(config)
-        config.validate_features()
+        config.validate_features(dataset_meta)
         if dataset_meta is not None:
             check_numbers(config, dataset_meta)
         if stats := getattr(dataset_meta, "stats", None):
@@ -159,6 +159,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             ValueError: If the checkpoint is damaged or does not fit its configuration, a backbone it refers to is
                 missing or another one, or one of its pipelines names code to run or can't work.
         """
+        config = kwargs.get("config")
+        if config is not None and config.use_peft and config.pretrained_path:
+            # An adapter's folder has the pipelines; what is loaded here is its base.
+            check_pipelines(config.pretrained_path, revision=config.pretrained_revision)
         if str(pretrained_name_or_path) == peft.FROM_CONFIG:
             policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
         else:

@@ -35,10 +35,13 @@ def make_tokenizer(config: AtlasVLAConfig) -> PreTrainedTokenizerBase:
             "(--policy.language_model)."
         )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(resolved.folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(resolved.folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        # transformers' own message recommends running that code.
+        needs_code = "trust_remote_code" in str(error)
+        reason = "it needs Python code of that folder, which is never run" if needs_code else error
         raise WeightsError(
-            f"{resolved.name} has no usable tokenizer in {resolved.folder}: {error} (--policy.language_model)."
+            f"{resolved.name} has no usable tokenizer in {resolved.folder}: {reason} (--policy.language_model)."
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -6,6 +6,7 @@ them. A killed run is continued by running it again.
 
 import copy
 import logging
+import shlex
 import shutil
 import sys
 import time
@@ -90,7 +91,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         seconds = time.perf_counter() - start
     if len(places):
         logger.info("%d frames in %.0f s, %.1f a second.", len(places), seconds, len(places) / seconds)
-    logger.info("The cache is ready: lerobot-train %s=%s", FLAG, folder)
+    logger.info("The cache is ready: lerobot-train %s", shlex.quote(f"{FLAG}={folder}"))
     return folder
 
 

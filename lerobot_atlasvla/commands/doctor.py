@@ -111,7 +111,7 @@ def read_settings(arguments: Sequence[str]) -> Trial:
     if path and not device:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         device = (content.get("policy") or {}).get("device")
-    return Trial(config.policy, config.dataset, device)
+    return Trial(config.policy, config.dataset, device, tolerance_s=config.tolerance_s)
 
 
 def _settings_class() -> "type[TrainPipelineConfig]":

@@ -19,7 +19,11 @@ FILES = (f"{POLICY_PREPROCESSOR_DEFAULT_NAME}.json", f"{POLICY_POSTPROCESSOR_DEF
 # Until 2026-11-26 our tokenizer step was saved by its import path. Exact strings, never patterns.
 _IMPORT_PATHS = frozenset({"lerobot_atlasvla.processor_atlasvla.SelfContainedTokenizerStep"})
 # Whose registered steps a checkpoint of ours may use.
-_PACKAGES = ("lerobot", "lerobot_atlasvla")
+_PACKAGES = ("lerobot.processor.", "lerobot_atlasvla.")
+# LeRobot's own that read a model by a name that the file gives, from a folder or the Hub. Ours brings its tokenizer.
+_READ_BY_NAME = frozenset({"tokenizer_processor", "action_tokenizer_processor", "reward_classifier_processor"})
+# LeRobot's default for the step that has this setting is to run the code that it downloads.
+_RUNS_CODE, _RUNS_CODE_UNLESS = "action_tokenizer_processor", "trust_remote_code"
 # What LeRobot downloads the pipelines with.
 _HUB_ARGUMENTS = ("force_download", "proxies", "token", "cache_dir", "local_files_only", "revision")
 
@@ -38,7 +42,8 @@ def check_pipelines(checkpoint: str | Path, *, ours: bool = True, **hub: Any) ->
         hub: Arguments of ``from_pretrained`` that choose a version on the Hub; others are ignored.
 
     Raises:
-        PipelineError: If a step is named otherwise than by a registered name, or its state is not a file beside it.
+        PipelineError: If a step is named otherwise than by a registered name, would run downloaded code, or keeps its
+            state elsewhere than in a file beside it; with ``ours``, also if a step reads a model by a name.
     """
     for name in FILES:
         file = find_file(checkpoint, name, **hub)
@@ -70,14 +75,15 @@ def _check(file: Path, ours: bool) -> None:
     try:
         steps = json.loads(file.read_text(encoding="utf-8"))["steps"]
         entries = [(step.get("registry_name"), step.get("class"), step.get("state_file")) for step in steps]
+        settings = [dict(step.get("config") or {}) for step in steps]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PipelineError(f"{file} is not a pipeline of LeRobot: {type(error).__name__}: {error}.") from error
     known = {
         name
         for name in ProcessorStepRegistry.list()
-        if ProcessorStepRegistry.get(name).__module__.partition(".")[0] in _PACKAGES
+        if ProcessorStepRegistry.get(name).__module__.startswith(_PACKAGES) and name not in _READ_BY_NAME
     }
-    for name, path, state in entries:
+    for (name, path, state), config in zip(entries, settings, strict=True):
         if not isinstance(name, str) and (name is not None or path not in _IMPORT_PATHS):
             raise PipelineError(
                 f"{file} names a step by the import path {path!r}, which would run that code. Allowed are the names of "
@@ -85,8 +91,13 @@ def _check(file: Path, ours: bool) -> None:
             )
         if name is not None and ours and name not in known:
             raise PipelineError(
-                f"{file} has a step {name!r}, which is neither LeRobot's nor AtlasVLA's. Allowed: "
-                f"{', '.join(sorted(known))}."
+                f"{file} has a step {name!r}, which is neither LeRobot's nor AtlasVLA's, or reads a model by a name "
+                f"that the file chooses. Allowed: {', '.join(sorted(known))}."
+            )
+        if config.get(_RUNS_CODE_UNLESS, name == _RUNS_CODE) is not False:
+            raise PipelineError(
+                f"{file} has a step {name or path!r} that would run downloaded code ({_RUNS_CODE_UNLESS}). Set it to "
+                "false by hand if the step does without."
             )
         if state is not None and (not isinstance(state, str) or not state or Path(state).name != state):
             raise PipelineError(f"{file} keeps a step's state in {state!r}; it must be the name of a file beside it.")

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 # LeRobot prints this name where it is not known: it says what to import.
 STEP_NAME = "lerobot_atlasvla_tokenizer"
 _STATE_KEY = "tokenizer_json_utf8"
+# What a checkpoint may tell transformers about its tokenizer: it takes any argument, names of files among them.
+_SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 @ProcessorStepRegistry.register(STEP_NAME)
@@ -52,10 +54,22 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
         return super().__call__(changed)
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """Add ``observation.language.tokens`` and ``.attention_mask`` (B, L); warn once about a text that is cut."""
+        """Add ``observation.language.tokens`` and ``.attention_mask`` (B, L); warn once about a text that is cut.
+
+        Raises:
+            ValueError: If there is no instruction.
+        """
         if self.input_tokenizer is None:
             raise RuntimeError("The tokenizer step has no tokenizer: its state was not loaded from the checkpoint.")
-        for text in set(self.get_task(self.transition) or ()) - self._cut:
+        transition: Any = self.transition
+        given = (transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}).get(self.task_key)
+        texts = [given] if isinstance(given, str) else given
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"The observation needs {self.task_key!r}, the instruction: a sentence, or a list with one for each "
+                f"sample; got {given!r}."
+            )
+        for text in set(texts) - self._cut:
             length = len(self.input_tokenizer(text)["input_ids"])
             if length > self.max_length:
                 self._cut.add(text)
@@ -76,11 +90,19 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
         return {_STATE_KEY: torch.frombuffer(bytearray(blob.encode()), dtype=torch.uint8)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Rebuild the tokenizer that :meth:`state_dict` wrote."""
+        """Rebuild the tokenizer that :meth:`state_dict` wrote.
+
+        Raises:
+            ValueError: If the state is no such tokenizer.
+        """
         from tokenizers import Tokenizer
         from transformers import PreTrainedTokenizerFast
 
-        blob = json.loads(state[_STATE_KEY].cpu().numpy().tobytes())
-        self.input_tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(blob["tokenizer"]), **blob["special_tokens"]
-        )
+        try:
+            blob = json.loads(state[_STATE_KEY].cpu().numpy().tobytes())
+            given, tokenizer = dict(blob["special_tokens"]), str(blob["tokenizer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"The checkpoint's tokenizer can't be read: {type(error).__name__}: {error}.") from error
+        named = {f"{name}_token" for name in _SPECIAL_TOKENS}
+        tokens = {name: token for name, token in given.items() if name in named and isinstance(token, str)}
+        self.input_tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer), **tokens)

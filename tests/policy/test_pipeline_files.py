@@ -4,11 +4,13 @@ import json
 import sys
 
 import pytest
+import torch
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 
 from eval.common.errors import EvalError
 from eval.rollout.checkpoint import read_checkpoint
-from lerobot_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError, check_pipelines
 from tests.helpers import released
 
@@ -117,3 +119,51 @@ def test_a_checkpoint_saved_before_the_step_had_a_name_still_loads(checkpoint):
     rewrite(checkpoint, FILES[0], lambda content: content["steps"][2].update({"class": "x." + "y" * 3}))
     with pytest.raises(PipelineError, match="import path"):
         check_pipelines(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        # LeRobot's default for this one is trust_remote_code=True.
+        {"registry_name": "action_tokenizer_processor", "config": {"action_tokenizer_name": "./evil"}},
+        {"registry_name": "tokenizer_processor", "config": {"tokenizer_name": "someone/evil"}},
+        {"registry_name": "reward_classifier_processor", "config": {"pretrained_path": "someone/evil"}},
+        {"registry_name": "rename_observations_processor", "config": {"trust_remote_code": True}},
+    ],
+)
+def test_a_step_that_reads_a_model_by_name_is_refused(checkpoint, step):
+    rewrite(checkpoint, FILES[0], lambda content: content["steps"].append(step))
+    with pytest.raises(PipelineError, match=step["registry_name"]):
+        AtlasVLAPolicy.from_pretrained(checkpoint)
+
+
+def test_another_policys_pipeline_runs_no_downloaded_code(checkpoint):
+    step = {"registry_name": "action_tokenizer_processor", "config": {"action_tokenizer_name": "./evil"}}
+    rewrite(checkpoint, FILES[0], lambda content: content["steps"].append(step))
+    with pytest.raises(EvalError, match=r"would run downloaded code \(trust_remote_code\)"):
+        read_checkpoint(checkpoint, "cpu", None)
+    rewrite(checkpoint, FILES[0], lambda content: content["steps"][-1]["config"].update(trust_remote_code=False))
+    check_pipelines(checkpoint, ours=False)
+
+
+def test_the_pipelines_of_an_adapter_are_read_first_too(checkpoint, attack):
+    path, ran = attack
+    rewrite(checkpoint, FILES[0], lambda content: content["steps"].append({"class": path, "config": {}}))
+    config = PreTrainedConfig.from_pretrained(checkpoint)
+    config.use_peft, config.pretrained_path = True, checkpoint
+    with pytest.raises(PipelineError, match="import path"):
+        AtlasVLAPolicy.from_pretrained("atlasvla:from-config", config=config)
+    assert not ran()
+
+
+def test_a_checkpoints_tokenizer_is_data_and_chooses_no_files(saved, tmp_path):
+    """transformers takes any argument; only the special tokens are handed on."""
+    step = make_atlasvla_pre_post_processors(PreTrainedConfig.from_pretrained(saved))[0].steps[2]
+    ((key, tensor),) = step.state_dict().items()
+    blob = json.loads(tensor.numpy().tobytes())
+    blob["special_tokens"] |= {"tokenizer_file": str(tmp_path / "x"), "chat_template": "x", "bos_token": {"a": 1}}
+    step.load_state_dict({key: torch.frombuffer(bytearray(json.dumps(blob).encode()), dtype=torch.uint8)})
+    assert step.input_tokenizer.pad_token == "<pad>"
+    assert step.input_tokenizer.chat_template is None
+    with pytest.raises(ValueError, match="The checkpoint's tokenizer can't be read"):
+        step.load_state_dict({key: torch.zeros(3, dtype=torch.uint8)})

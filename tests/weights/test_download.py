@@ -128,6 +128,58 @@ def test_a_revision_needs_the_hub(tmp_path):
         find(tmp_path, revision="main")
 
 
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../secret.safetensors",
+        "/etc/secret.safetensors",
+        "sub/part.safetensors",
+        "..\\secret.safetensors",
+        "*.safetensors",
+        ".hidden.safetensors",
+        "model.pt",
+        "",
+        "..",
+    ],
+)
+def test_a_shard_is_the_name_of_a_file_beside_its_index(tmp_path, shard):
+    for place in (tmp_path / "secret.safetensors", tmp_path / "weights/sub/part.safetensors"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("x")
+    index = tmp_path / "weights/model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(WeightsError, match="names shards that are not"):
+        find(tmp_path / "weights")
+
+
+def test_a_shard_that_is_a_link_does_not_lead_out_of_its_folder(tmp_path):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/weights.safetensors").write_text("x")
+    folder = write(tmp_path / "weights", "model.safetensors.index.json", "part-1.safetensors")
+    (folder / "part-2.safetensors").symlink_to(tmp_path / "secret/weights.safetensors")
+    with pytest.raises(WeightsError, match="links to another folder: part-2"):
+        find(folder)
+
+
+def test_the_links_of_the_hubs_cache_are_followed(tmp_path):
+    blobs = write(tmp_path / "blobs", "one.index.json", "two", "three")
+    folder = tmp_path / "snapshots/abc"
+    folder.mkdir(parents=True)
+    names = ("model.safetensors.index.json", "part-1.safetensors", "part-2.safetensors")
+    for name, blob in zip(names, ("one.index.json", "two", "three"), strict=True):
+        (folder / name).symlink_to(blobs / blob)
+    assert [path.name for path in find(folder).weights] == ["part-1.safetensors", "part-2.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "revision", ["../../../evil", "/etc", "a/../../b", "a\\b", "~", "", "main; rm -rf .", "a//b", "a/"]
+)
+def test_a_revision_stays_in_the_cache(hub, revision):
+    with pytest.raises(WeightsError, match="is no branch, tag or commit"):
+        find(revision=revision)
+    assert not hub.requests
+
+
 def test_a_file_that_holds_no_weights(tmp_path):
     with pytest.raises(WeightsError, match=r"a weight file ends in one of \.safetensors"):
         find(write(tmp_path, "config.json") / "config.json")

@@ -186,3 +186,10 @@ def test_the_environment_of_a_process_is_obeyed(hub, cache):
     hub.requests.clear()
     assert "HF_HUB_OFFLINE is set" in run(HF_HUB_OFFLINE="1")
     assert not hub.requests
+
+
+def test_the_suggested_command_can_be_pasted():
+    """With a name that a shell would take apart."""
+    assert module._ways_out("someone/eyes", "a&b", FLAG, "").startswith(
+        "Download the weights with `hf download someone/eyes --revision 'a&b'`"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -88,7 +89,7 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
         if recorded != value:
             raise CollectionError(
                 f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
-                f"Continue it with --{name}={recorded}, or choose a new --root."
+                f"Continue it with {shlex.quote(f'--{name}={recorded}')}, or choose a new --root."
             )
 
 
