@@ -31,7 +31,7 @@ SCENE = (
 SCENE += ("on the ramekin", "next to the cookie box", "on the stove", "next to the plate", "on the cabinet")
 """Where the bowl is in the ten tasks of libero_spatial."""
 GREEN, RED, GRAY = (30, 130, 50), (170, 40, 40), (70, 70, 70)
-COLORS = ("#1f77b4", "#9a9a9a")
+COLORS = ("#1f77b4", "#9ecae1", "#e6a04a", "#9a9a9a")
 
 
 def rollouts_gif(run: Path, path: Path) -> None:
@@ -79,23 +79,24 @@ def success_plot(report: Path, path: Path) -> None:
     """Draw success rates per task with 95 % Wilson intervals.
 
     Args:
-        report: ``report.json`` of ``eval.report`` about one suite.
+        report: ``report.json`` of ``eval.report`` about one suite, with at most four runs.
         path: PNG file to write.
     """
     runs = json.loads(report.read_text())["runs"]
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = Figure(figsize=(8, 1.6 + len(runs)), layout="constrained")
     axes = figure.subplots()
-    for place, (run, color) in enumerate(zip(runs, COLORS, strict=True)):
+    width = 0.8 / len(runs)
+    for place, (run, color) in enumerate(zip(runs, COLORS[: len(runs)], strict=True)):
         counts = [(task["successes"], task["rollouts"]) for task in run["tasks"]]
         counts.append((sum(k for k, _ in counts), sum(n for _, n in counts)))
         rates, below, above = zip(*(_rate(*count) for count in counts), strict=True)
-        heights = np.arange(len(counts)) + 0.4 * place - 0.2
+        heights = np.arange(len(counts)) + width * place - 0.4 + width / 2
         label = f"{run['label']}: {counts[-1][0]}/{counts[-1][1]}"
-        axes.barh(heights, rates, 0.38, xerr=(below, above), color=color, ecolor="#444", capsize=2, label=label)
+        axes.barh(heights, rates, 0.95 * width, xerr=(below, above), color=color, ecolor="#444", capsize=2, label=label)
     axes.set_yticks(range(len(counts)), [*SCENE, "all ten tasks"])
     axes.set(xlim=(0, 100), ylim=(len(counts) - 0.5, -0.5), xlabel="success rate, %, with 95 % Wilson interval")
-    axes.set_title("objects displaced by up to 6 cm; the bowl is ...", fontsize=9, loc="left")
-    axes.legend(fontsize=8, ncols=2, frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.99), borderpad=0)
+    axes.set_title("objects displaced by up to 6 cm; the bowl is ...", fontsize=9, loc="left", pad=22)
+    axes.legend(fontsize=7, ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), borderpad=0)
     axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
