@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import CONFIG_NAME
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.optim.optimizers import AdamWConfig
@@ -17,6 +18,7 @@ from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
+from .files.replacing import replacing
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
 
@@ -206,6 +208,8 @@ class AtlasVLAConfig(PreTrainedConfig):
         self.vggt_output_layers = tuple(self.vggt_output_layers)
         self.views = _names(self.views)
         check(self)
+        # Equal settings are saved as equal bytes.
+        self.normalization_mapping = dict(sorted(self.normalization_mapping.items()))
 
     @property
     def patch_size(self) -> int:
@@ -217,7 +221,8 @@ class AtlasVLAConfig(PreTrainedConfig):
         # How one training run got its data is not the policy; whoever loads the checkpoint has other data, or none.
         saved = copy(self)
         saved.actions_in_memory, saved.feature_cache, saved.feature_cache_copies = False, None, 1
-        super(AtlasVLAConfig, saved)._save_pretrained(save_directory)
+        with replacing(save_directory / CONFIG_NAME) as scratch:
+            super(AtlasVLAConfig, saved)._save_pretrained(scratch.parent)
 
     def is_frozen(self, part: str) -> bool:
         """Return whether ``vggt``, ``language`` or ``vision_tower`` keeps its weights: as asked, else if pretrained."""
@@ -269,6 +274,10 @@ class AtlasVLAConfig(PreTrainedConfig):
                 f"AtlasVLA needs {ACTION!r} of shape (A,), got {shape}; "
                 f"the data have {sorted(self.output_features or {})}."
             )
+        # One order for all data that mean the same; that of the cameras has a meaning.
+        features = self.input_features or {}
+        self.input_features = {key: features[key] for key in (*cameras, *sorted(features)) if key in features}
+        self.output_features = dict(sorted((self.output_features or {}).items()))
 
     @property
     def empty_camera_keys(self) -> tuple[str, ...]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from lerobot_atlasvla.files.replacing import replacing
+from lerobot_atlasvla.files.safetensors_files import save_tensors
 
 from . import backbones
 from .download import WeightsError, listing
@@ -53,15 +54,10 @@ def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> N
     left_out = {} if whole else prefixes(policy, {name: parts[name] for name in unchanged})
     starts = tuple(left_out.values())
     kept = {name: tensor.detach().contiguous() for name, tensor in state.items() if not name.startswith(starts)}
-    file = folder / SAFETENSORS_SINGLE_FILE
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        save_file(kept, partial, metadata={"format": "pt", _REFERENCES: json.dumps(sorted(left_out))})
+    with replacing(folder / SAFETENSORS_SINGLE_FILE) as scratch:
+        save_tensors(kept, scratch, {"format": "pt", _REFERENCES: json.dumps(sorted(left_out))})
         # Only now: on a full disk the previous checkpoint stays as it was.
         policy.config._save_pretrained(folder)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(policy: AtlasVLAPolicy, file: Path) -> None:

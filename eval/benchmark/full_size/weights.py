@@ -22,8 +22,8 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, PretrainedConfig, Qwen3Config, Qwen3Model
 
 from eval.common.cli import run_command
-from eval.common.files import replacing
 from lerobot_atlasvla.byte_tokenizer import make_byte_tokenizer
+from lerobot_atlasvla.files.replacing import replacing
 
 VGGT_LIST = Path(__file__).parents[3] / "tests/golden/data/vggt_1b_tensors.txt"
 VGGT_CONFIG = {"embed_dim": 1024, "img_size": 518, "patch_size": 14}

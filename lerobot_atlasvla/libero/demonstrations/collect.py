@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lerobot_atlasvla.extras import MissingExtraError
-from lerobot_atlasvla.folder_lock import FolderInUseError
+from lerobot_atlasvla.files.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
 from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE, CollectConfig, CollectionError
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError

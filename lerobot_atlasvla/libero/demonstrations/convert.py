@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lerobot_atlasvla.extras import MissingExtraError, require
-from lerobot_atlasvla.folder_lock import FolderInUseError
+from lerobot_atlasvla.files.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError, ConvertConfig, shown
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.hdf5 import (
