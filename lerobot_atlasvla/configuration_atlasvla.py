@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import CONFIG_NAME
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
+from .files.replacing import replacing
 from .policy.columns import select_columns, state_keys
 from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types, shown
 from .policy.setting_types import Count, Number
@@ -216,6 +218,8 @@ class AtlasVLAConfig(PreTrainedConfig):
         self.vggt_output_layers = tuple(self.vggt_output_layers)
         self.views = _names(self.views)
         check(self)
+        # Equal settings are saved as equal bytes.
+        self.normalization_mapping = dict(sorted(self.normalization_mapping.items()))
 
     @property
     def patch_size(self) -> int:
@@ -227,7 +231,8 @@ class AtlasVLAConfig(PreTrainedConfig):
         # How one training run got its data is not the policy; whoever loads the checkpoint has other data, or none.
         saved = copy(self)
         saved.actions_in_memory, saved.feature_cache, saved.feature_cache_copies = False, None, 1
-        super(AtlasVLAConfig, saved)._save_pretrained(save_directory)
+        with replacing(save_directory / CONFIG_NAME) as scratch:
+            super(AtlasVLAConfig, saved)._save_pretrained(scratch.parent)
 
     def is_frozen(self, part: str) -> bool:
         """Return whether ``vggt``, ``language`` or ``vision_tower`` keeps its weights: as asked, else if pretrained."""

@@ -14,6 +14,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .configuration_atlasvla import AtlasVLAConfig
+from .files import safetensors_files
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
@@ -115,6 +116,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self._open_feature_cache()
         self.eval()
         tensorboard.install()
+        safetensors_files.install()  # LeRobot writes the rest of a checkpoint
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
         self._thread_queues = ActionQueues()

@@ -36,8 +36,9 @@ from eval.benchmark.worker import gpu_state
 from eval.common.cli import run_command
 from eval.common.commands import GIB, Process, measure, offline
 from eval.common.errors import EvalError, check_at_least
-from eval.common.files import json_text, set_aside, write_text
+from eval.common.files import json_text, only_writer, set_aside
 from eval.report.data import REPORT_FILE, SCHEMA_VERSION
+from lerobot_atlasvla.files.replacing import write_text
 
 PREFIX = "benchmark-"
 ALL = "all"
@@ -165,9 +166,13 @@ def run(cfg: BenchmarkConfig, typed: str) -> dict[str, Any]:
     Returns:
         Content of ``report.json``.
     """
+    with only_writer(cfg.root / cfg.name, "--root"):
+        return _run_alone(cfg, typed)
+
+
+def _run_alone(cfg: BenchmarkConfig, typed: str) -> dict[str, Any]:
     folder = cfg.root / cfg.name
-    set_aside(folder)
-    folder.mkdir(parents=True)
+    set_aside(folder, sorted(folder.iterdir()))
     environment = harness.environment() | {"load average": Path("/proc/loadavg").read_text().strip()}
     if cfg.device == "cuda":
         environment |= {f"GPU at the start, {key}": value for key, value in gpu_state().items()}

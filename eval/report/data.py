@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
-from eval.common.files import json_text, write_text
+from eval.common.files import json_text, only_writer
 from eval.common.statistics import format_rate, mean_over_seeds, wilson_interval
 from eval.rollout.run_folder import RUN_FILE, Rollout, Run, read_run, with_later_settings
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 SCHEMA_VERSION = 1
@@ -269,8 +270,12 @@ def publish(folder: Path, kind: str, content: Mapping[str, Any], page: str) -> P
         kind: Of the report.
         content: Of ``report.json``, without what identifies it.
         page: Markdown.
+
+    Raises:
+        EvalError: If another process is writing it.
     """
     head = {"schema_version": SCHEMA_VERSION, "kind": kind, "name": folder.name, "complete": True}
-    write_text(folder / REPORT_FILE, json_text(head | dict(content)))
-    write_text(folder / "report.md", page)
+    with only_writer(folder, "--name"):
+        write_text(folder / REPORT_FILE, json_text(head | dict(content)))
+        write_text(folder / "report.md", page)
     return folder / "report.md"

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from eval.common.cli import run_command, stoppable
 from eval.common.errors import EvalError
+from eval.common.files import only_writer
 from eval.common.statistics import format_rate
 from eval.rollout.camera_keys import PREFIX
 from eval.rollout.checkpoint import EvaluatedPolicy, open_policy
@@ -51,6 +52,13 @@ def run(cfg: RunConfig, command: str) -> Run:
     cfg.validate()
     previous_run(cfg.output_dir)  # a folder that holds something else shows before a policy is read
     register_third_party_plugins()
+    with only_writer(cfg.output_dir):
+        _run_alone(cfg, command)
+        return read_run(cfg.output_dir)
+
+
+def _run_alone(cfg: RunConfig, command: str) -> None:
+    """Do what is missing, in a folder that nobody else writes to."""
     policy = open_policy(cfg)
     with exported(simulator_environment(cfg, policy)):
         simulator = describe_simulator()
@@ -68,7 +76,6 @@ def run(cfg: RunConfig, command: str) -> Run:
                 "A worker process died without a Python error (out of memory, or a crash in the graphics driver?). "
                 + AGAIN
             ) from error
-    return read_run(cfg.output_dir)
 
 
 def _roll_out(

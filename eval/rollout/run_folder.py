@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
-from eval.common.files import write_text
+from lerobot_atlasvla.files.replacing import write_text
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -142,7 +142,7 @@ def write_run(run: Run) -> None:
 
 
 class RolloutLog:
-    """Append to the ``rollouts.jsonl`` of a run folder that this process has to itself; see :func:`open_log`."""
+    """Append to the ``rollouts.jsonl`` of a run folder; see :func:`open_log`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -163,18 +163,11 @@ class RolloutLog:
 def open_log(folder: Path) -> Iterator[RolloutLog]:
     """Open ``rollouts.jsonl`` of a run folder for appending, dropping a last line that was cut short.
 
-    Raises:
-        EvalError: If another process is writing to the same run folder.
+    Only for the one that has the folder to itself (:func:`eval.common.files.only_writer`).
     """
-    import fcntl  # LIBERO, too, is for Linux only; reading a run is not
-
     file = folder / ROLLOUTS_FILE
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EvalError(f"Another eval.run is writing to {folder}; wait for it or stop it.") from error
         os.ftruncate(descriptor, file.read_bytes().rfind(b"\n") + 1)
         yield RolloutLog(descriptor)
     finally:

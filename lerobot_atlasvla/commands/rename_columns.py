@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.policy.columns import BOOKKEEPING
 
 INFO, STATS = Path("meta/info.json"), Path("meta/stats.json")
@@ -57,25 +58,20 @@ def rename(config: RenameConfig) -> None:
             "with LeRobot's lerobot.scripts.convert_dataset_v21_to_v30 first."
         )
     _check_names(list(info["features"]), names)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replacing(target) as copy:
         for file in sorted(path for path in root.rglob("*") if path.is_file()):
             place = _renamed_path(file.relative_to(root), names)
-            (partial / place).parent.mkdir(parents=True, exist_ok=True)
+            (copy / place).parent.mkdir(parents=True, exist_ok=True)
             if file.suffix == ".parquet":
-                _copy_table(file, partial / place, names)
+                _copy_table(file, copy / place, names)
             else:
-                shutil.copy2(file, partial / place)
+                shutil.copy2(file, copy / place)
         info["features"] = {names.get(key, key): feature for key, feature in info["features"].items()}
-        (partial / INFO).write_text(json.dumps(info, indent=4) + "\n", encoding="utf-8")
+        (copy / INFO).write_text(json.dumps(info, indent=4) + "\n", encoding="utf-8")
         if (root / STATS).is_file():
             stats = json.loads((root / STATS).read_text(encoding="utf-8"))
             renamed = {names.get(key, key): values for key, values in stats.items()}
-            (partial / STATS).write_text(json.dumps(renamed, indent=4) + "\n", encoding="utf-8")
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (copy / STATS).write_text(json.dumps(renamed, indent=4) + "\n", encoding="utf-8")
 
 
 def _check_names(columns: Sequence[str], names: Mapping[str, str]) -> None:

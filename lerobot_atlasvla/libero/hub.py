@@ -13,6 +13,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from lerobot_atlasvla.files.replacing import write_text
+
 logger = logging.getLogger(__name__)
 
 REPOSITORY = "lerobot/libero-assets"
@@ -124,10 +126,7 @@ def _verdicts(cache: Path) -> dict[str, float]:
 
 def _remember(cache: Path, endpoint: str) -> None:
     content = json.dumps(_verdicts(cache) | {endpoint: time.time()})
-    scratch = cache / f".hub-unreachable.{os.getpid()}"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(content, encoding="utf-8")
-        os.replace(scratch, _verdict_file(cache))
+        write_text(_verdict_file(cache), content)
     except OSError as error:
         logger.debug("cannot remember that %s is out of reach: %s", endpoint, error)

@@ -14,11 +14,11 @@ import logging
 import multiprocessing
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.assets import (
     ENV_ASSETS,
     INSTALL,
@@ -159,13 +159,8 @@ def _repair_config() -> None:
 
 def _store_config(file: Path, paths: dict[str, str]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(prefix=".config-", dir=file.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            # A JSON string is a YAML string as well, whatever characters the path has.
-            stream.writelines(f"{key}: {json.dumps(path)}\n" for key, path in paths.items())
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, file)
+        # A JSON string is a YAML string as well, whatever characters the path has.
+        write_text(file, "".join(f"{key}: {json.dumps(path)}\n" for key, path in paths.items()))
     except OSError as error:
         raise OSError(
             f"LIBERO needs the config file {file}, which cannot be written ({error}); "

@@ -325,7 +325,7 @@ def fail_to_save(root, folder, monkeypatch) -> dict[str, bytes]:
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(checkpoint, "save_tensors", full_disk)
     with pytest.raises(OSError, match="No space left"):
         released_policy(root, vision="patch", save_full_weights=True).save_pretrained(folder)
     return before

@@ -22,7 +22,8 @@ from eval.benchmark.harness import shown as shown_without
 from eval.common.cli import run_command
 from eval.common.commands import measure, offline, tool
 from eval.common.errors import EvalError, check_at_least
-from eval.common.files import set_aside, write_text
+from eval.common.files import only_writer, set_aside
+from lerobot_atlasvla.files.replacing import write_text
 
 PRESETS = Path("configs/policy")
 REPO_ID = "local/full_size"
@@ -288,9 +289,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body(cfg: FullSizeConfig, _: str) -> int:
         cfg.check()
         check_room(cfg)
-        set_aside_earlier(cfg)
-        cfg.root.mkdir(parents=True, exist_ok=True)
-        found = environment()
-        return write_report(cfg, run(cfg), arguments, time.monotonic() - started, found)
+        with only_writer(cfg.root, "--root"):
+            set_aside_earlier(cfg)
+            found = environment()
+            return write_report(cfg, run(cfg), arguments, time.monotonic() - started, found)
 
     return run_command("eval.full_size", FullSizeConfig, body, arguments)

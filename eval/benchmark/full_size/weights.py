@@ -22,7 +22,7 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, PretrainedConfig, Qwen3Config, Qwen3Model
 
 from eval.common.cli import run_command
-from eval.common.files import replacing
+from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.policy.byte_tokenizer import make_byte_tokenizer
 
 # Names and shapes of the 1,797 float32 tensors of the released facebook/VGGT-1B, runs of indices collapsed.

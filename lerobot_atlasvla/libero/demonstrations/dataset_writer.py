@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.files.folder_lock import FolderLock
+from lerobot_atlasvla.files.replacing import sync
 
 STAGING = ".staging"
 READY = "READY"
@@ -140,7 +141,7 @@ class DatasetWriter:
         path.write_text(json.dumps(record, indent=2) + "\n")
         _sync_tree(self._staging)
         (self._staging / READY).touch()
-        _sync(self._staging)
+        sync(self._staging)
         self._publish()
 
     def _stage_episodes(self, episodes: list[Iterable[dict[str, Any]]]) -> None:
@@ -193,14 +194,6 @@ def _publishing_order(file: Path) -> tuple[int, str]:
     return next(rank for rank, matches in enumerate(ranks) if matches(file)), str(file)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
+        sync(path)

@@ -95,13 +95,6 @@ def test_a_damaged_line_in_between_is_named(folder):
         read_run(folder)
 
 
-def test_two_processes_cannot_write_to_the_same_run(folder):
-    with open_log(folder), pytest.raises(EvalError, match=r"Another eval\.run is writing"), open_log(folder):
-        pass
-    with open_log(folder):  # the lock went with the first
-        pass
-
-
 def test_run_json_is_replaced_whole_or_not_at_all(folder, monkeypatch):
     before = (folder / "run.json").read_bytes()
 
