@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from .configuration_atlasvla import AtlasVLAConfig
 
 CHOICES = {
-    "vision": ("vggt", "patch", "dinov2"),
+    "vision": ("vggt", "patch", "dinov2", "da3"),
     "fusion": ("late", "early"),
     "head": ("l1", "flow"),
     "dtype": ("float32", "bfloat16"),
     "backbone_dtype": ("auto", "float32", "bfloat16"),
     "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "vggt_init": ("pretrained", "random"),
+    "da3_init": ("pretrained", "random"),
     "vggt_blocks": ("normal", "frozen", "removed"),
     "language_init": ("pretrained", "random"),
     "vision_tower_init": ("pretrained", "random"),
@@ -38,8 +39,19 @@ AT_LEAST_ONE = (
 )
 # What ``views`` holds for a policy without images.
 BLIND = ("none",)
-# DINOv2's own, in every released size.
+# DINOv2's own, in every released size, and DA3's.
 DINOV2_PATCH_SIZE = 14
+# In block 5 DA3's views meet for the first time.
+DA3_LEAST_DEPTH = 6
+DA3_SUPPORTED = "supported are depth-anything/DA3-SMALL and depth-anything/DA3-BASE, both Apache-2.0"
+# What the names of the other models of the series say, the first that fits.
+DA3_REFUSED = {
+    "NESTED": "has a DA3-GIANT inside, which is for non-commercial use (CC BY-NC 4.0)",
+    "DA3MONO": "sees one view at a time, but a policy's views are seen together",
+    "DA3METRIC": "sees one view at a time, but a policy's views are seen together",
+    "LARGE": "is for non-commercial use (CC BY-NC 4.0)",
+    "GIANT": "is for non-commercial use (CC BY-NC 4.0)",
+}
 
 
 class ConfigError(DecodingError):
@@ -69,6 +81,8 @@ def check(config: AtlasVLAConfig) -> None:
     _check_widths(config)
     _check_output_layers(config)
     _check_backbones(config)
+    _check_da3(config)
+    _check_names_of_geometry(config)
     _check_feature_cache(config)
 
 
@@ -130,7 +144,7 @@ def _check_images(config: AtlasVLAConfig) -> None:
 
 
 def _check_widths(config: AtlasVLAConfig) -> None:
-    units = {"vggt_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
+    units = {"vggt_embed_dim": 4, "da3_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
     if config.head == "flow":
         units["decoder_hidden_size"] = 2
     for width_name, unit in units.items():
@@ -144,16 +158,17 @@ def _check_widths(config: AtlasVLAConfig) -> None:
 
 
 def _check_output_layers(config: AtlasVLAConfig) -> None:
-    layers = config.vggt_output_layers
-    if not layers or any(not 0 <= layer < config.vggt_depth for layer in layers) or list(layers) != sorted(set(layers)):
-        raise ConfigError(
-            f"vggt_output_layers must be ascending layers in 0 .. {config.vggt_depth - 1}, got {layers} "
-            "(--policy.vggt_output_layers, --policy.vggt_depth)."
-        )
+    for part in ("vggt", "da3"):
+        layers, depth = getattr(config, f"{part}_output_layers"), getattr(config, f"{part}_depth")
+        if not layers or any(not 0 <= layer < depth for layer in layers) or list(layers) != sorted(set(layers)):
+            raise ConfigError(
+                f"{part}_output_layers must be ascending layers in 0 .. {depth - 1}, got {layers} "
+                f"(--policy.{part}_output_layers, --policy.{part}_depth)."
+            )
 
 
 def _check_backbones(config: AtlasVLAConfig) -> None:
-    for part in ("vggt", "language", "vision_tower"):
+    for part in ("vggt", "da3", "language", "vision_tower"):
         model_flag = "vision_tower" if part == "vision_tower" else f"{part}_model"
         if not getattr(config, model_flag):
             raise ConfigError(
@@ -179,19 +194,61 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
         )
 
 
+def _check_da3(config: AtlasVLAConfig) -> None:
+    if config.da3_depth < DA3_LEAST_DEPTH:
+        raise ConfigError(
+            f"da3_depth must be at least {DA3_LEAST_DEPTH}, for views meet in block {DA3_LEAST_DEPTH - 1} first; got "
+            f"{config.da3_depth} (--policy.da3_depth)."
+        )
+    if config.vision != "da3":
+        return
+    if config.fusion != "late":
+        raise ConfigError(
+            f"vision='da3' sees images only, so fusion must be 'late', got {config.fusion!r} (--policy.fusion=late, or "
+            "--policy.vision=vggt)."
+        )
+    if config.vggt_blocks != "normal":
+        raise ConfigError(
+            f"vggt_blocks is an ablation of VGGT, which vision='da3' does without; got {config.vggt_blocks!r} "
+            "(--policy.vggt_blocks=normal)."
+        )
+
+
+def _check_names_of_geometry(config: AtlasVLAConfig) -> None:
+    """Refuse by its name on the Hub what its file would be refused for, before gigabytes are downloaded."""
+    part = config.geometry_backbone
+    model = getattr(config, f"{part}_model")
+    if config.is_blind or getattr(config, f"{part}_init") != "pretrained":
+        return
+    if model.startswith("depth-anything/") and part == "vggt":
+        raise ConfigError(
+            f"vggt_model is a Depth Anything 3, {model!r} (--policy.vggt_model); for DA3, use --policy.vision=da3 "
+            f"--policy.da3_model={model}."
+        )
+    if model.startswith("facebook/VGGT") and part == "da3":
+        raise ConfigError(
+            f"da3_model is a VGGT, {model!r} (--policy.da3_model); for VGGT, use --policy.vision=vggt "
+            f"--policy.vggt_model={model}."
+        )
+    series = model.removeprefix("depth-anything/") if part == "da3" and model.startswith("depth-anything/") else ""
+    if reason := next((why for name, why in DA3_REFUSED.items() if name in series), None):
+        raise ConfigError(f"da3_model {model!r} {reason}; {DA3_SUPPORTED} (--policy.da3_model).")
+
+
 def _check_feature_cache(config: AtlasVLAConfig) -> None:
     if not config.feature_cache:
         return
     if config.is_blind:
         raise ConfigError(
-            f"A blind policy has no VGGT whose features could be cached: views {list(config.views)}, feature_cache "
+            f"A blind policy has no backbone whose features could be cached: views {list(config.views)}, feature_cache "
             f"{config.feature_cache!r} (--policy.views, --policy.feature_cache)."
         )
-    if not config.is_frozen("vggt") or config.fusion != "late" or config.vision != "vggt":
+    part = config.geometry_backbone
+    if not config.is_frozen(part) or config.fusion != "late" or config.vision != part:
         raise ConfigError(
-            "A feature cache needs VGGT's output to depend on the images alone: freeze_vggt=true, fusion='late' and "
-            f"vision='vggt', got {config.is_frozen('vggt')}, {config.fusion!r} and {config.vision!r}; or leave out "
-            "--policy.feature_cache."
+            f"A feature cache needs features that depend on the images alone: freeze_{part}=true, fusion='late' and "
+            f"vision='vggt' or 'da3', got {config.is_frozen(part)}, {config.fusion!r} and {config.vision!r}; or leave "
+            "out --policy.feature_cache."
         )
     if config.empty_cameras:
         raise ConfigError(

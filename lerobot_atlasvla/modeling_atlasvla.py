@@ -120,8 +120,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                     parameter.data = parameter.data.to(backbones.part_dtype(self.config, part))
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
-            freeze(aggregator.frame_blocks)
-            freeze(aggregator.global_blocks)
+            for block in aggregator.geometry_blocks():
+                freeze(block)
         if self.config.language_on_cpu:
             # Read by DistributedDataParallel, which otherwise refuses weights on two kinds of devices.
             names = [name for name, _ in self.model.language.named_parameters(prefix="model.language")]
@@ -136,8 +136,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
         meta = self.action_chunks.meta
         if self.config.feature_cache and meta is not None:
-            vggt = self.backbone_record.fingerprint("vggt", self.model.backbones()["vggt"])
-            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, vggt=vggt)
+            part = self.config.geometry_backbone
+            mark = self.backbone_record.fingerprint(part, self.model.backbones()[part])
+            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark)
             self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod

@@ -41,7 +41,6 @@ class DA3Encoder(GeometryBackbone):
         num_heads: Attention heads, 6 and 12; ``embed_dim / num_heads`` must be a multiple of 4.
     """
 
-    size_flags = "--policy.image_size"
     patch_start_idx = 1
 
     def __init__(self, *, embed_dim: int = 384, depth: int = 12, num_heads: int = 6):

@@ -45,7 +45,7 @@ class GeometryBackbone(nn.Module):
     """
 
     # Flags that an image size which does not divide into patches names.
-    size_flags = "--policy.image_size, --policy.vggt_patch_size"
+    size_flags = "--policy.image_size"
     patch_start_idx: int
     patch_embed: nn.Module
 

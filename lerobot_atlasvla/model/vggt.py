@@ -38,6 +38,8 @@ class Aggregator(GeometryBackbone):
         special_tokens: Whether camera and register tokens are put before the patches, as in VGGT.
     """
 
+    size_flags = "--policy.image_size, --policy.vggt_patch_size"
+
     def __init__(
         self,
         *,

@@ -1,13 +1,13 @@
 """Pretrained backbones of a policy: resolve their sources, read them, record what came from where.
 
-A backbone, or part, is ``vggt``, ``language`` or ``vision_tower``. A pretrained one is built without memory and filled
-from its source; a random one is built as it is. A frozen one that is still what its source gave is not saved
-(:mod:`.checkpoint`); its fingerprint tells.
+A backbone, or part, is ``vggt`` or ``da3``, ``language``, ``vision_tower``. A pretrained one is built without memory
+and filled from its source; a random one is built as it is. A frozen one that is still what its source gave is not
+saved (:mod:`.checkpoint`); its fingerprint tells.
 """
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from lerobot_atlasvla.config_checks import DINOV2_PATCH_SIZE
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.language import small_qwen3
 
-from . import download
+from . import download, geometry_files
 from .download import ResolvedWeights, WeightsError
 from .tensor_files import digest, read_tensors
 from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
@@ -52,16 +52,25 @@ class Part:
     """Describe one backbone and the settings it has.
 
     Attributes:
-        name: ``vggt``, ``language`` or ``vision_tower``.
+        name: ``vggt``, ``da3``, ``language`` or ``vision_tower``.
         model_field: Setting that names the weights.
         prefixes: What the released files may put before the tensors' names.
         companions: Small files wanted beside the weights.
+        architecture: Reads what the network is built from off the weights and their companions, and refuses those of
+            another model; takes the weights and the flag that names them. ``None``: the configuration says it all.
+        check: Refuses the weights of another model, whose names say so; takes the same.
+        from_file: Renames tensors of the released files to those of the module.
+        to_file: Undoes that.
     """
 
     name: str
     model_field: str
     prefixes: tuple[str, ...]
     companions: tuple[str, ...]
+    architecture: Callable[[ResolvedWeights, str], dict[str, Any]] | None = None
+    check: Callable[[ResolvedWeights, str], None] | None = None
+    from_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
+    to_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
 
     @property
     def flag(self) -> str:
@@ -69,12 +78,33 @@ class Part:
         return f"--policy.{self.model_field}"
 
 
+def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
+    file = resolved.folder / "config.json"
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
+        ) from error
+    # How the weights are stored and who wrote the file is not architecture.
+    return {key: value for key, value in content.items() if key not in ("torch_dtype", "dtype", "transformers_version")}
+
+
 PARTS = {
     part.name: part
     for part in (
-        Part("vggt", "vggt_model", (AGGREGATOR_PREFIX, ""), ()),
-        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES)),
-        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",)),
+        Part(
+            "vggt",
+            "vggt_model",
+            (AGGREGATOR_PREFIX, ""),
+            (),
+            check=geometry_files.check_vggt,
+            from_file=from_vggt,
+            to_file=to_vggt,
+        ),
+        Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), geometry_files.da3_architecture),
+        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES), _read_architecture),
+        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",), _read_architecture),
     )
 }
 
@@ -83,7 +113,7 @@ def used_parts(config: AtlasVLAConfig) -> list[str]:
     """Return the backbones that this configuration has."""
     if config.is_blind:
         return ["language"]
-    return ["vggt", "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
+    return [config.geometry_backbone, "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
 
 
 def pretrained_parts(config: AtlasVLAConfig) -> list[str]:
@@ -120,14 +150,14 @@ def resolve(config: AtlasVLAConfig, name: str) -> ResolvedWeights:
 
 
 def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
-    """Return transformers' configuration of the language model and, where there is one, of the vision tower.
+    """Return what each part is built from: transformers' configuration, or the sizes of DA3; none for VGGT.
 
     Args:
         config: The configuration; architectures it has recorded are used for parts that are not in ``resolved``.
-        resolved: The weights of parts that are about to be read; their ``config.json`` is read.
+        resolved: The weights of parts that are about to be read; their ``config.json``, or shapes, are read.
 
     Raises:
-        WeightsError: If a ``config.json`` is missing or unreadable.
+        WeightsError: If a ``config.json`` is missing or unreadable, or the weights are another model's.
     """
     found = dict(config.backbone_architectures)
     if config.language_init == "random":
@@ -140,13 +170,21 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
         )
     if "vision_tower" in used_parts(config) and config.vision_tower_init == "random":
         found.setdefault("vision_tower", DINOV2_BASE)
-    for name in resolved.keys() - {"vggt"}:
-        found[name] = _read_architecture(resolved[name], PARTS[name].flag)
-    lacking = [name for name in used_parts(config) if name != "vggt" and name not in found]
+    if config.da3_init == "random":
+        found["da3"] = {name: getattr(config, f"da3_{name}") for name in ("embed_dim", "depth", "num_heads")}
+    readers = {name: reader for name in used_parts(config) if (reader := PARTS[name].architecture)}
+    for name in resolved.keys() & readers.keys():
+        found[name] = readers[name](resolved[name], PARTS[name].flag)
+    lacking = [name for name in readers if name not in found]
     if lacking:
         raise WeightsError(
             f"config.json has no entry backbone_architectures.{lacking[0]}, without which the checkpoint's network "
             "can't be built. Use the config.json it was saved with."
+        )
+    if "da3" in readers and max(config.da3_output_layers) >= found["da3"]["depth"]:
+        raise WeightsError(
+            f"{config.da3_model} has {found['da3']['depth']} blocks, so da3_output_layers can't be "
+            f"{config.da3_output_layers} (--policy.da3_output_layers)."
         )
     if "vision_tower" in used_parts(config) and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
         raise WeightsError(
@@ -154,18 +192,6 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
             f"{config.vision_tower} has patch_size {found['vision_tower'].get('patch_size')} (--policy.vision_tower)."
         )
     return found
-
-
-def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
-    file = resolved.folder / "config.json"
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
-        ) from error
-    # How the weights are stored and who wrote the file is not architecture.
-    return {key: value for key, value in content.items() if key not in ("torch_dtype", "dtype", "transformers_version")}
 
 
 def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
@@ -187,6 +213,8 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
         WeightsError: For a tensor that is missing or has another shape, by its name in the file.
     """
     part = PARTS[name]
+    if part.check:
+        part.check(resolved, part.flag)
     shapes = {key: tuple(tensor.shape) for key, tensor in _released_names(name, module).items()}
     try:
         tensors, report = read_tensors(resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes)
@@ -195,7 +223,7 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
     logger.info("%s", report)
     dtype = part_dtype(config, name)
     as_stored = all(tensor.dtype == dtype for tensor in tensors.values())
-    fill(module, from_vggt(tensors) if name == "vggt" else tensors, dtype)
+    fill(module, part.from_file(tensors), dtype)
     # Weights that were not cast have been hashed while they were read.
     return report.digest, report.digest if as_stored else fingerprint(name, module)
 
@@ -205,9 +233,8 @@ def fingerprint(name: str, module: nn.Module) -> str:
     return digest({key: tensor.detach().cpu() for key, tensor in _released_names(name, module).items()})
 
 
-def _released_names(name: str, module: nn.Module) -> dict[str, Tensor]:
-    state = module.state_dict()
-    return to_vggt(state) if name == "vggt" else state
+def _released_names(name: str, module: nn.Module) -> Mapping[str, Tensor]:
+    return PARTS[name].to_file(module.state_dict())
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
