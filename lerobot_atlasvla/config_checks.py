@@ -231,7 +231,7 @@ def _check_names_of_geometry(config: AtlasVLAConfig) -> None:
             f"--policy.vggt_model={model}."
         )
     series = model.removeprefix("depth-anything/") if part == "da3" and model.startswith("depth-anything/") else ""
-    if reason := next((why for name, why in DA3_REFUSED.items() if name in series), None):
+    if reason := next((why for name, why in DA3_REFUSED.items() if name in series.upper()), None):
         raise ConfigError(f"da3_model {model!r} {reason}; {DA3_SUPPORTED} (--policy.da3_model).")
 
 

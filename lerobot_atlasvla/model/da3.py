@@ -139,7 +139,12 @@ class DA3CameraDecoder(nn.Module):
         self.fc_fov = nn.Sequential(nn.Linear(dim, 2), nn.ReLU())
 
     def forward(self, camera_BVC: Tensor) -> Tensor:
-        """Map camera tokens ``(B, V, 2C)`` to ``(B, V, 9)``: as :class:`~.vggt_heads.CameraHead` encodes a pose."""
+        """Map camera tokens ``(B, V, 2C)`` to ``(B, V, 9)``.
+
+        Returns:
+            World-from-camera translation (3) and quaternion x y z w (4, not normalized), vertical and horizontal field
+            of view (2, rad). VGGT encodes the inverse, camera-from-world.
+        """
         features_BVC = self.backbone(camera_BVC)
         return torch.cat([head(features_BVC) for head in (self.fc_t, self.fc_qvec, self.fc_fov)], dim=-1)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lerobot_atlasvla.model.da3 import DA3Encoder
+from tests.released import released_policy
 
 VIEWS = torch.rand(2, 3, 3, 28, 42, generator=torch.Generator().manual_seed(0))
 
@@ -71,6 +72,10 @@ def test_recomputed_activations_give_the_same_gradients(encoder):
     assert len(runs) == 3
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_a_policy_switches_that_on(root):
+    assert released_policy(root, vision="da3", gradient_checkpointing=True).model.aggregator.gradient_checkpointing
 
 
 def test_positions_are_interpolated_once_and_again_when_they_change(encoder, monkeypatch):

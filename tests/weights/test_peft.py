@@ -170,6 +170,7 @@ def test_adapters_in_bfloat16_backbones_are_float32_and_learn(root, dtype, fusio
         {"peft_language": True},
         {"vision": "patch", "fusion": "early", "head": "flow", "peft_language": True},
         {"vision": "dinov2"},
+        {"vision": "da3"},
     ],
 )
 @pytest.mark.parametrize("is_trainable", [True, False])
