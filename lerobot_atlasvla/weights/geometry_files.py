@@ -37,7 +37,8 @@ def check_vggt(resolved: ResolvedWeights, flag: str) -> None:
     names = read_shapes(resolved.weights)
     if _is_vggt(names):
         return
-    if any(name.startswith(DA3_PREFIXES[:2]) or _NESTED.match(name) for name in names):
+    bare = "camera_token" in names and any(_BLOCK.match(name) for name in names)
+    if bare or any(name.startswith(DA3_PREFIXES[:2]) or _NESTED.match(name) for name in names):
         raise WeightsError(
             f"{resolved.name} holds a Depth Anything 3 and no VGGT ({flag}); for DA3, use --policy.vision=da3 "
             f"--policy.da3_model={resolved.name}."
@@ -73,8 +74,8 @@ def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
     head_dim = next((shape[0] for name, shape in shapes.items() if name.endswith(".q_norm.weight")), 0)
     if not head_dim and "camera_token" not in shapes:
         raise WeightsError(
-            f"{resolved.name} is a monocular or metric Depth Anything 3 (it has no camera_token), which "
-            f"{DA3_REFUSED['DA3MONO']}; {DA3_SUPPORTED} ({flag})."
+            f"{resolved.name} is a monocular or metric Depth Anything 3 or a plain DINOv2 (it has no camera_token), "
+            f"which {DA3_REFUSED['DA3MONO']}; {DA3_SUPPORTED} ({flag})."
         )
     if width in DA3_TOO_LARGE:
         raise WeightsError(
@@ -86,7 +87,7 @@ def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
 
 
 def _is_vggt(names: Shapes) -> bool:
-    return any(name.startswith(AGGREGATOR_PREFIX) for name in names)
+    return any(name.startswith((AGGREGATOR_PREFIX, "frame_blocks.")) for name in names)
 
 
 def _below(shapes: Shapes) -> dict[str, tuple[int, ...]]:

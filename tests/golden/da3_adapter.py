@@ -30,7 +30,7 @@ def run(meta: dict[str, Any], weights: dict[str, Tensor], images: Tensor) -> dic
     if decoder_weights := below_either(weights, "cam_dec."):
         decoder = DA3CameraDecoder(2 * embed_dim).eval()
         decoder.load_state_dict(decoder_weights)
-        result["pose_enc"] = decoder(result["camera"][layers[-1]])
+        result["pose_enc"] = decoder(result["camera"][max(layers)])
     return result
 
 

@@ -102,6 +102,6 @@ def test_a_da3_preset_has_the_same_sizes_from_scratch(name):
     config = preset(name).policy
     sizes = {key: getattr(config, f"da3_{key}") for key in ("embed_dim", "depth", "num_heads")}
     assert sizes == DA3[config.da3_model.endswith("BASE")]
-    assert (config.vision, config.fusion, config.views) == ("da3", "late", (IMAGE, WRIST))
+    assert (config.vision, config.fusion) == ("da3", "late")
     assert config.is_frozen("da3")
     assert config.is_frozen("language")

@@ -68,8 +68,9 @@ def test_large_and_giant_are_refused_with_their_license(root, tmp_path, width, d
 @pytest.mark.parametrize("width", [384, 1024])
 def test_a_monocular_or_metric_model_is_refused(root, tmp_path, width):
     folder = write_shapes(tmp_path / "eyes", outline(width, 12, first_norm=None))
-    assert "is a monocular or metric Depth Anything 3 (it has no camera_token), which sees one view" in refused(
-        root, folder
+    assert (
+        "is a monocular or metric Depth Anything 3 or a plain DINOv2 (it has no camera_token), which sees one view"
+        in refused(root, folder)
     )
 
 
@@ -84,8 +85,12 @@ def test_vggt_and_da3_are_not_mixed_up(root, tmp_path):
         f"{root / 'vggt'} holds a VGGT and no Depth Anything 3 (--policy.da3_model); for VGGT, use "
         f"--policy.vision=vggt --policy.vggt_model={root / 'vggt'}."
     )
-    for prefix in (DA3_PREFIX, "backbone.pretrained."):
-        folder = write_da3(tmp_path / prefix, prefix=prefix)
+    bare = {name.removeprefix("aggregator."): tensor for name, tensor in load_file(root / "vggt" / WEIGHTS).items()}
+    (tmp_path / "bare").mkdir()
+    save_file(bare, tmp_path / "bare" / WEIGHTS)
+    assert "holds a VGGT and no Depth Anything 3" in refused(root, tmp_path / "bare")
+    for prefix in (DA3_PREFIX, "backbone.pretrained.", ""):
+        folder = write_da3(tmp_path / f"eyes{prefix}", prefix=prefix)
         with pytest.raises(WeightsError) as error:
             released_policy(root, vggt_model=str(folder))
         assert str(error.value) == (
