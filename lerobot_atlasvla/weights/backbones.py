@@ -170,7 +170,7 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
         )
     if "vision_tower" in used_parts(config) and config.vision_tower_init == "random":
         found.setdefault("vision_tower", DINOV2_BASE)
-    if config.da3_init == "random":
+    if "da3" in used_parts(config) and config.da3_init == "random":
         found["da3"] = {name: getattr(config, f"da3_{name}") for name in ("embed_dim", "depth", "num_heads")}
     readers = {name: reader for name in used_parts(config) if (reader := PARTS[name].architecture)}
     for name in resolved.keys() & readers.keys():

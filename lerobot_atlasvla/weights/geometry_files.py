@@ -71,7 +71,7 @@ def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
         )
     # One of them may be damaged, which is found when the tensors are read.
     width = mode(widths)
-    head_dim = next((shape[0] for name, shape in shapes.items() if name.endswith(".q_norm.weight")), 0)
+    head_dim = next((shape[-1] for name, shape in shapes.items() if shape and name.endswith(".q_norm.weight")), 0)
     if not head_dim and "camera_token" not in shapes:
         raise WeightsError(
             f"{resolved.name} is a monocular or metric Depth Anything 3 or a plain DINOv2 (it has no camera_token), "
@@ -82,7 +82,7 @@ def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
             f"{resolved.name} is {DA3_TOO_LARGE[width]} by its width of {width}, which {DA3_REFUSED['LARGE']}; "
             f"{DA3_SUPPORTED} ({flag})."
         )
-    depth, heads = DA3_SIZES.get(width, (1 + max(blocks), width // (head_dim or 64)))
+    depth, heads = DA3_SIZES.get(width, (1 + max(blocks), max(1, width // (head_dim or 64))))
     return {"embed_dim": width, "depth": depth, "num_heads": heads}
 
 

@@ -131,6 +131,17 @@ def test_a_released_file_that_was_cut_short_is_not_taken_for_a_smaller_model(roo
     assert re.search(r"\d+ of \d+ tensors missing", message)
 
 
+@pytest.mark.parametrize("shape", [(), (64,), (3, 2)])
+def test_a_damaged_norm_does_not_hide_what_is_wrong(root, tmp_path, shape):
+    folder = write_da3(tmp_path / "eyes")
+    norms = [f"{DA3_PREFIX}blocks.{block}.attn.q_norm.weight" for block in (4, 5)]
+    change_file(folder / WEIGHTS, lambda tensors: tensors.update(dict.fromkeys(norms[:1], torch.zeros(shape))))
+    message = refused(root, folder)
+    assert "tensors of another shape: " in message
+    assert "attn.q_norm" in message
+    assert message.endswith("(--policy.da3_model)")
+
+
 def test_a_layer_that_the_file_does_not_have_is_refused(root):
     message = refused(root, root / "da3", da3_output_layers=(5, 7), da3_depth=12)
     assert message == (
