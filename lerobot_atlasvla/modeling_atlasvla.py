@@ -18,7 +18,7 @@ from .files import safetensors_files
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .model.sizes import check_architectures, check_fits_memory
+from .model.sizes import check_fits_memory
 from .policy import rtc
 from .policy.pipeline_files import check_pipelines
 from .policy.saved_pipelines import check_saved_pipelines
@@ -99,7 +99,6 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
-        check_architectures(config.backbone_architectures)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()
@@ -133,8 +132,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                     parameter.data = parameter.data.to(backbones.part_dtype(self.config, part))
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
-            freeze(aggregator.frame_blocks)
-            freeze(aggregator.global_blocks)
+            for block in aggregator.geometry_blocks():
+                freeze(block)
         if self.config.language_on_cpu:
             # Read by DistributedDataParallel, which otherwise refuses weights on two kinds of devices.
             names = [name for name, _ in self.model.language.named_parameters(prefix="model.language")]
@@ -149,8 +148,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
         meta = self.action_chunks.meta
         if self.config.feature_cache and meta is not None:
-            vggt = self.backbone_record.fingerprint("vggt", self.model.backbones()["vggt"])
-            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, vggt=vggt)
+            part = self.config.geometry_backbone
+            mark = self.backbone_record.fingerprint(part, self.model.backbones()[part])
+            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark)
             self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod

@@ -25,11 +25,11 @@ from eval.benchmark.settings import (
     DEFAULT_PRESET,
     GPU_ONLY,
     NOT_ON_A_CPU,
-    RELEASED,
     Measurement,
     baselines,
     check_names,
     presets,
+    released_of,
     split,
 )
 from eval.benchmark.worker import gpu_state
@@ -111,9 +111,11 @@ class BenchmarkConfig(Measurement):
             raise EvalError(f"--batch_sizes must be different whole numbers from 1 on, got {sizes}.")
 
     def _check_weights(self, named: Sequence[str]) -> None:
-        if self.weights is None or not any(split(name)[0] in presets() for name in named):
+        if self.weights is None:
             return
-        if missing := [name for name in RELEASED.values() if not (self.weights / name).is_dir()]:
+        bases = [base for name in named if (base := split(name)[0]) in presets()]
+        folders = {folder for base in bases for _, folder in released_of(base).values()}
+        if missing := sorted(name for name in folders if not (self.weights / name).is_dir()):
             raise EvalError(
                 f"--weights={self.weights} has no folder {missing[0]}; "
                 f"python -m eval.benchmark.full_size.weights {shlex.quote(f'--root={self.weights}')} writes all."

@@ -1,4 +1,4 @@
-"""``atlasvla-cache``: run frozen VGGT once over a dataset, so that training need not run it again.
+"""``atlasvla-cache``: run frozen VGGT or DA3 once over a dataset, so that training need not run it again.
 
 It takes the flags of the ``lerobot-train`` command that is to use the cache, ``--policy.feature_cache=FOLDER`` among
 them. A killed run is continued by running it again.
@@ -67,12 +67,13 @@ def build(cfg: TrainPipelineConfig) -> Path:
     )
     policy = _make_policy(cfg, config, dataset)
     config = policy.config
-    vggt = policy.model.backbones()["vggt"]
+    part = config.geometry_backbone
+    backbone = policy.model.backbones()[part]
     key = CacheKey.of(
         config,
         dataset=cfg.dataset.repo_id,
         frames=dataset.meta.total_frames,
-        vggt=backbones.fingerprint("vggt", vggt),
+        weights=backbones.fingerprint(part, backbone),
     )
     _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.
@@ -83,7 +84,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         start = time.perf_counter()
         try:
             for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
-                _add(writer, policy, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
+                _add(writer, policy, _views(batch, cfg.rename_map, next(backbone.parameters()).device))
         except OSError as error:
             raise FeatureCacheError(
                 f"{error}. The frames that {folder} has by now count: run the same command again to go on."
@@ -102,8 +103,8 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
         raise FeatureCacheError(f"Only --policy.type=atlasvla has a feature cache, got {kind!r}.")
     if config.use_peft or (cfg.peft is not None and not cfg.peft.target_modules):
         raise FeatureCacheError(
-            "Adapters go into VGGT unless --peft.target_modules names other modules, and then its features change from "
-            f"step to step. Name them, or train without a cache (leave out {FLAG})."
+            "Adapters go into the geometry backbone unless --peft.target_modules names other modules, and then its "
+            f"features change from step to step. Name them, or train without a cache (leave out {FLAG})."
         )
     if not config.feature_cache:
         raise FeatureCacheError(f"Name the folder of the cache: {FLAG}=FOLDER.")
@@ -146,8 +147,8 @@ def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
         raise FeatureCacheError(
             f"{frames} frames need {needed / GIGABYTE:.2f} GB, and {folder} has {free / GIGABYTE:.2f} GB left. Choose "
             f"another disk ({FLAG}), or cache less: fewer copies (--policy.feature_cache_copies), fewer layers "
-            "(--policy.vggt_output_layers), smaller images (--policy.image_size), some of the episodes "
-            "(--dataset.episodes; training runs VGGT for the frames of the others)."
+            "(--policy.vggt_output_layers, --policy.da3_output_layers), smaller images (--policy.image_size), some of "
+            "the episodes (--dataset.episodes; training encodes the frames of the others)."
         )
 
 

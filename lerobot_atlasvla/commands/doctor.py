@@ -30,7 +30,12 @@ Exit status: 0 ready, 1 not ready, 2 a flag or value that can't work.
 
 The flags of lerobot-train:
 """
-PART_TITLES = {"vggt": "VGGT weights", "language": "language weights", "vision_tower": "vision tower weights"}
+PART_TITLES = {
+    "vggt": "VGGT weights",
+    "da3": "DA3 weights",
+    "language": "language weights",
+    "vision_tower": "vision tower weights",
+}
 
 
 @dataclass

@@ -89,7 +89,8 @@ def edit_config(folder, change) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", [{}, DINOV2, {"fusion": "early"}, {"vision": "patch"}, {"backbone_dtype": "bfloat16"}]
+    "overrides",
+    [{}, DINOV2, {"fusion": "early"}, {"vision": "patch"}, {"vision": "da3"}, {"backbone_dtype": "bfloat16"}],
 )
 def test_frozen_pretrained_parts_are_left_out_and_come_back(root, folder, overrides):
     policy = trained_a_little(released_policy(root, **overrides))

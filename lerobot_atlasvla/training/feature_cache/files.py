@@ -204,7 +204,7 @@ class CacheWriter:
 
         Args:
             frames: Their indices, (B,).
-            copies: What VGGT made of each copy of them.
+            copies: What the backbone made of each copy of them.
             pixels_BN: Their remembered pixels, uint8, flat.
 
         Raises:
