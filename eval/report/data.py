@@ -16,7 +16,7 @@ from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 SCHEMA_VERSION = 1
 REPORT_FILE = "report.json"
-_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in ("instruction", "displacement_cm"))
+_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in ("instruction", "displacement_cm", "task_name"))
 _DISPLACEMENT_COLUMNS = ("displaced_x_cm", "displaced_y_cm")
 _RUN_PARTS = ("name", "command", "policy", "training", "settings", "versions", "simulator")
 

@@ -17,7 +17,7 @@ from eval.common.errors import EvalError
 from eval.common.statistics import format_rate
 from eval.rollout.camera_keys import PREFIX
 from eval.rollout.checkpoint import EvaluatedPolicy, open_policy
-from eval.rollout.plan import missing_jobs, plan_run, previous_run
+from eval.rollout.plan import Benchmark, missing_jobs, plan_run, previous_run
 from eval.rollout.progress import Filming, Progress
 from eval.rollout.run_folder import Run, open_log, read_run, write_run
 from eval.rollout.settings import RunConfig
@@ -31,12 +31,13 @@ logger = logging.getLogger("eval.run")
 AGAIN = "Everything finished is kept; run the same command again to continue."
 
 
-def run(cfg: RunConfig, command: str) -> Run:
+def run(cfg: RunConfig, command: str, benchmark: Benchmark | None = None) -> Run:
     """Do what is missing of the rollouts asked for.
 
     Args:
         cfg: The settings.
         command: How to get here again, for ``run.json``.
+        benchmark: Makes other tasks of LIBERO's.
 
     Returns:
         The run folder as it is now.
@@ -56,7 +57,9 @@ def run(cfg: RunConfig, command: str) -> Run:
         simulator = describe_simulator()
         check_assets(cfg, policy.checkpoint, simulator["assets"])
         tasks = libero_tasks(cfg.suites, cfg.task_ids)
-        planned = plan_run(cfg, policy, simulator, command)
+        if benchmark is not None:
+            tasks = benchmark.tasks(tasks)
+        planned = plan_run(cfg, policy, simulator, command, benchmark)
         views = ", ".join(f"{camera} -> {PREFIX}{view}" for camera, view in policy.cameras.items())
         logger.info("Cameras: %s", views or "none (a blind policy)")
         try:

@@ -42,6 +42,7 @@ class Rollout:
         wall_s: Seconds, the making of a video not counted.
         video: File relative to the run folder, if this rollout was filmed.
         displacement_cm: By how much the objects were displaced along x and y of the world; None if they were not.
+        task_name: Name of the task in its benchmark; None for LIBERO's own.
     """
 
     suite: str
@@ -54,6 +55,7 @@ class Rollout:
     wall_s: float
     video: str | None = None
     displacement_cm: tuple[float, float] | None = None
+    task_name: str | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Rollout":
