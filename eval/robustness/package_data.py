@@ -171,7 +171,7 @@ class PackageData:
             else:
                 states = _torch_array(content)
             return np.atleast_2d(np.asarray(states, dtype=np.float64))
-        except (KeyError, ValueError, TypeError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise EvalError(f"{self.where}: {name} holds no initial states ({first_line(error)}).") from error
         except Exception as error:
             if type(error).__name__ != "UnpicklingError":

@@ -89,6 +89,7 @@ def _roll_out(
         image_size=policy.image_size,
         episode_length=cfg.episode_length,
         threads=cfg.threads,
+        retreat_steps=cfg.retreat_steps,
         overlay=cfg.overlay,
     )
     with WorkerPool(min(cfg.processes, len(missing)), shared) as pool:

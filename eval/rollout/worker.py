@@ -18,6 +18,7 @@ import numpy as np
 
 from eval.common.errors import EvalError
 from eval.rollout.camera_keys import PREFIX, SCENE
+from eval.rollout.motion import jerk, path_length, undisturbed
 from eval.rollout.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
 from eval.rollout.scene import Perturbation, Scene
 from eval.rollout.videos import captioned, scene_images, video_name, with_attention, write_video
@@ -108,6 +109,7 @@ class WorkerSettings:
         image_size: Side of the images, pixels.
         episode_length: Steps after which a rollout has failed; None for LeRobot's limit.
         threads: CPU threads of the policy.
+        retreat_steps: Steps that a rollout goes on after a success.
         overlay: Whether videos show the policy's attention.
     """
 
@@ -122,6 +124,7 @@ class WorkerSettings:
     episode_length: int | None
     threads: int
     overlay: bool
+    retreat_steps: int = 0
 
 
 class EpisodeRecorder(gym.Wrapper):
@@ -131,24 +134,37 @@ class EpisodeRecorder(gym.Wrapper):
         env: LeRobot's ``LiberoEnv``.
         attention: Recorder of the policy's attention, if videos show it.
         scene_view: Name of the scene camera's picture in the observations; None if the policy does not look at it.
+        retreat_steps: Steps that an episode goes on after a success.
     """
 
     def __init__(
-        self, env: gym.Env, attention: "AttentionRecorder | None" = None, scene_view: str | None = None
+        self,
+        env: gym.Env,
+        attention: "AttentionRecorder | None" = None,
+        scene_view: str | None = None,
+        retreat_steps: int = 0,
     ) -> None:
         super().__init__(env)
         self._attention = attention
         self._scene_view = scene_view
+        self._retreat_steps = retreat_steps
+        self._success_step: int | None = None
         self.perturbation: Perturbation | None = None
         self.seed = 0
         self.states: list[np.ndarray] = []
         """Return one per image: after the reset and after every step."""
         self.chunks: list[ChunkAttention] = []
         """One per step, if attention is recorded."""
+        self.gripper_m: list[np.ndarray] = []
+        """Position of the gripper in the world, (3,), one per state."""
 
     @property
     def steps(self) -> int:
-        """Return the number of steps since the reset."""
+        """Return the number of steps since the reset, until the success if there was one."""
+        return self._taken if self._success_step is None else self._success_step
+
+    @property
+    def _taken(self) -> int:
         return len(self.states) - 1
 
     def reset(self, **kwargs: Any) -> Any:
@@ -156,23 +172,35 @@ class EpisodeRecorder(gym.Wrapper):
         if self.perturbation is not None:
             self.perturbation.prepare(self.unwrapped)
         observation, info = self.env.reset(**kwargs)
-        self.states, self.chunks = [self._state()], []
+        self.states, self.chunks, self.gripper_m, self._success_step = [], [], [], None
+        self._note()
         return self._seen(observation), info
 
     def step(self, action: Any) -> Any:
         """Step, and note where it led."""
-        observation, *others = self.env.step(action)
-        self.states.append(self._state())
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._note()
         if self._attention is not None:
             self.chunks.append(self._attention.chunks[-1])
-        return self._seen(observation), *others
+        if self._success_step is None and info["is_success"]:
+            self._success_step = self._taken
+        if self._success_step is not None:
+            env: Any = self.unwrapped
+            info["is_success"] = True  # whatever the retreat does to it
+            terminated = self._taken >= min(self._success_step + self._retreat_steps, env._max_episode_steps)
+        return self._seen(observation), reward, terminated, truncated, info
 
     def _seen(self, observation: Any) -> Any:
         # Pictures that are not rendered anew are not looked at, either.
-        if self.perturbation is None or self.steps % render_every():
+        if self.perturbation is None or self._taken % render_every():
             return observation
         env: Any = self.unwrapped
-        return self.perturbation.observe(observation, env.num_steps_wait + self.steps, self.seed, self._scene_view)
+        return self.perturbation.observe(observation, env.num_steps_wait + self._taken, self.seed, self._scene_view)
+
+    def _note(self) -> None:
+        env: Any = self.unwrapped
+        self.states.append(self._state())
+        self.gripper_m.append(env._env.sim.data.site_xpos[env._env.robots[0].eef_site_id].copy())
 
     def _state(self) -> np.ndarray:
         env: Any = self.unwrapped
@@ -274,6 +302,9 @@ class Evaluator:
             video=None,
             displacement_cm=displacement_cm_of(recorder.unwrapped),
             task_name=job.task.name,
+            undisturbed=undisturbed(recorder.unwrapped._env, recorder.states),
+            path_m=path_length(recorder.gripper_m[: recorder.steps + 1]),
+            jerk_m_s3=jerk(recorder.gripper_m[: recorder.steps + 1]),
         )
         final_state = recorder.states[-1]
         if job.film_success if rollout.success else job.film_failure:
@@ -312,7 +343,9 @@ class Evaluator:
         scene.replace_files(env)
         # Otherwise built by the first reset, which would count as the time of that rollout.
         env._ensure_env()
-        vector.envs[0] = EpisodeRecorder(vector.envs[0], self._attention, self._settings.cameras.get(SCENE))
+        vector.envs[0] = EpisodeRecorder(
+            vector.envs[0], self._attention, self._settings.cameras.get(SCENE), self._settings.retreat_steps
+        )
         self._scene = scene
 
     def _env_config(self, scene: Scene | None = None) -> Any:

