@@ -1,5 +1,7 @@
 """Our perturbations against LIBERO-Plus's own functions, whose results are in ``data`` (see its README)."""
 
+import hashlib
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from eval.robustness.libero_plus.camera import SCENES, camera_pose
 from eval.robustness.libero_plus.noise import corrupt, noise_rng
 from eval.robustness.libero_plus.robot import robot_qpos
-from eval.robustness.libero_plus.tasks import CameraView
+from eval.robustness.libero_plus.tasks import SUITES, CameraView
 from tests.eval.robustness.libero_plus.pictures import picture
 
 DATA = Path(__file__).parent / "data"
@@ -27,6 +29,21 @@ def test_every_camera_task_has_the_pose_of_libero_plus():
     turns = Rotation.from_quat([pose.quaternion for pose in ours], scalar_first=True)
     expected = Rotation.from_quat(poses[:, 3:], scalar_first=True)
     assert np.rad2deg((turns * expected.inv()).magnitude()).max() < 0.05
+
+
+def test_base_tasks_are_those_of_hf_libero():
+    """LIBERO-Plus's descriptions and initial states of the 40 base tasks have this digest."""
+    package = importlib.util.find_spec("libero")
+    assert package is not None
+    root = Path(next(iter(package.submodule_search_locations or ()))) / "libero"
+    digest = hashlib.sha256()
+    for suite in SUITES:
+        names = sorted(file.stem for file in (root / "bddl_files" / suite).glob("*.bddl"))
+        assert len(names) == 10
+        for name in names:
+            digest.update((root / f"bddl_files/{suite}/{name}.bddl").read_bytes())
+            digest.update((root / f"init_files/{suite}/{name}.pruned_init").read_bytes())
+    assert digest.hexdigest() == "0ebab38d4a8ce99ba2a8535cd8249c7f6a1aafeb54ffa2c81f1876ee321b371c"
 
 
 def test_poses_that_were_worked_out_by_hand():
