@@ -11,7 +11,9 @@ import hashlib
 import importlib.metadata
 import io
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +60,7 @@ class Package:
         where = f"--{self.flag}={path}"
         if not path.exists():
             raise EvalError(f"{where} does not exist. {self.advice}.")
-        read = _folder_reader(path) if path.is_dir() else _wheel_reader(path, where, self.advice)
+        read = _folder_reader(path, where, self) if path.is_dir() else _wheel_reader(path, where, self)
         metadata = self._metadata(path, read, where)
         found = {key: m[1] for key in ("Name", "Version") if (m := re.search(rf"(?m)^{key}: *(\S+)", metadata))}
         name = re.sub(r"[-_.]+", "-", found.get("Name", "")).lower()
@@ -81,8 +83,9 @@ class Package:
                 f"{self.distribution} {distribution.version} is installed, but the benchmark is read from version "
                 f"{self.version} only. {self.advice}."
             )
-        read = _folder_reader(Path(str(distribution.locate_file(""))))
-        return PackageData(self, f"the installed {self.distribution}", read, self._record(read, self.distribution))
+        where = f"The installed {self.distribution}"
+        read = _folder_reader(Path(str(distribution.locate_file(""))), where, self)
+        return PackageData(self, where, read, self._record(read, where))
 
     @property
     def _info(self) -> str:
@@ -138,10 +141,8 @@ class PackageData:
         """
         try:
             content = self._read(name)
-        except (KeyError, OSError, zipfile.BadZipFile, ValueError, EOFError) as error:
-            raise EvalError(
-                f"{self.where} is damaged: {name} cannot be read ({first_line(error)}). {self.package.advice}."
-            ) from error
+        except KeyError as error:
+            raise EvalError(f"{self.where} is damaged: it lacks {name}. {self.package.advice}.") from error
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
         if self._digests.get(name) != f"sha256={digest}":
             raise EvalError(
@@ -196,19 +197,35 @@ def _torch_array(content: io.BytesIO) -> np.ndarray:
         return torch.load(content, weights_only=True)
 
 
-def _folder_reader(folder: Path) -> Callable[[str], bytes]:
+def _folder_reader(folder: Path, where: str, package: Package) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
         file = folder / name
         if not file.is_file():
-            raise KeyError(f"no such file: {name}")
-        return file.read_bytes()
+            raise KeyError(name)
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise EvalError(f"{where}: {name} cannot be read ({error.strerror}). {package.advice}.") from error
 
     return read
 
 
-def _wheel_reader(path: Path, where: str, advice: str) -> Callable[[str], bytes]:
+# What zipfile raises for bytes that are not as they were written.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
+
+
+def _wheel_reader(path: Path, where: str, package: Package) -> Callable[[str], bytes]:
     try:
         wheel = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise EvalError(f"{where} is not a whole wheel ({first_line(error)}). {advice}.") from error
-    return wheel.read
+    except _DAMAGE as error:
+        raise EvalError(f"{where} is not a whole wheel ({first_line(error)}). {package.advice}.") from error
+
+    def read(name: str) -> bytes:
+        try:
+            return wheel.read(name)
+        except _DAMAGE as error:
+            raise EvalError(
+                f"{where} is damaged: {name} cannot be read ({first_line(error)}). {package.advice}."
+            ) from error
+
+    return read

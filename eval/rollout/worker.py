@@ -264,7 +264,8 @@ class Evaluator:
         self._prepare(job.task.built_for)
         recorder = self._env.envs[0]
         recorder.unwrapped.init_state_id = job.init_state
-        recorder.unwrapped.task_description = job.task.instruction
+        if job.task.scene is not None:
+            recorder.unwrapped.task_description = job.task.instruction
         recorder.perturbation, recorder.seed = job.task.perturbation, job.seed + job.init_state
         env_preprocessor, env_postprocessor = make_env_pre_post_processors(
             self._env_config(job.task.built_for), self._config

@@ -92,8 +92,8 @@ def _with_levels(catalog: Catalog, file: Path) -> Catalog:
             f"{where} is not LIBERO-Plus's task_classification.json ({first_line(error)}), which lists name and "
             "difficulty_level of every task by suite."
         ) from error
-    if odd := {level for level in levels.values() if level is not None and level not in LEVELS}:
-        raise EvalError(f"{where} has the level {odd.pop()!r}; allowed: 1 to 5.")
+    if odd := [level for level in levels.values() if level is not None and level not in LEVELS]:
+        raise EvalError(f"{where} has the level {odd[0]!r}; allowed: 1 to 5.")
     if missing := [task.name for task in catalog.tasks if (task.suite, task.name) not in levels]:
         raise EvalError(f"{where} lacks {len(missing)} of LIBERO-Plus's tasks, first {missing[0]}.")
     tasks = tuple(replace(task, level=levels[task.suite, task.name]) for task in catalog.tasks)

@@ -103,6 +103,10 @@ class Selection:
                     f"--task_names names {name}, which needs LIBERO-Plus's own assets, {NEEDS_ASSETS[task.category]}, "
                     "and can't be run on LIBERO's."
                 )
+            if task.category not in self.categories:
+                raise EvalError(
+                    f"--task_names names {name} of category {task.category}, but --categories={list(self.categories)}."
+                )
             if self.levels and task.level not in self.levels:
                 raise EvalError(f"--task_names names {name} of level {task.level}, but --levels={list(self.levels)}.")
         return [task for task in known.values() if task.name in set(self.task_names or ())]

@@ -88,7 +88,7 @@ class ProBenchmark:
         Args:
             libero: All tasks of the suites.
         """
-        made = ProTasks(self.data, self.settings["perturbations"], self.cfg.prompt, self.folder)
+        made = ProTasks(self.data, self.settings["perturbations"], self.cfg.prompt, self.cfg.episodes, self.folder)
         names = {suite: task_names(suite) for suite in self.cfg.suites}
         return [task for base in libero for task in made.of(base, names[base.suite][base.task_id])]
 

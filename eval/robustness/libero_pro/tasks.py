@@ -62,12 +62,14 @@ class ProTasks:
         data: The package.
         perturbations: Which of :data:`PERTURBATIONS`.
         prompt: One of :data:`PROMPTS`.
+        episodes: States that are needed of each task.
         folder: For files that only this process and its workers need.
     """
 
     data: PackageData
     perturbations: Sequence[str]
     prompt: str
+    episodes: int
     folder: Path
 
     def of(self, base: Task, name: str) -> list[Task]:
@@ -86,6 +88,11 @@ class ProTasks:
         suite = suite_of(base.suite, perturbation)
         bddl = self.data.text_of(f"{_ROOT}bddl_files/{suite}/{name}.bddl")
         states = self.data.states_of(f"{_ROOT}init_files/{suite}/{name}.pruned_init.npz")
+        if len(states) < self.episodes:
+            raise EvalError(
+                f"--episodes={self.episodes} is more than the {len(states)} initial states of {suite}/{name}; "
+                f"choose at most {len(states)}."
+            )
         instruction = instruction_of(bddl) if self.prompt == "bddl" else base.instruction
         if not instruction:
             raise EvalError(f"{self.data.where}: the description of {suite}/{name} has no :language.")

