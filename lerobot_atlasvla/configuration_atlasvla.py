@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
+from .policy.columns import select_columns, state_keys
+from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types, shown
+from .policy.setting_types import Count, Number
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
 
@@ -34,9 +36,9 @@ class AtlasVLAConfig(PreTrainedConfig):
     """
 
     # Actions predicted by one forward pass (T).
-    chunk_size: int = 10
+    chunk_size: Count = 10
     # Actions executed before the next prediction; at most chunk_size.
-    n_action_steps: int = 10
+    n_action_steps: Count = 10
     # LeRobot's normalization by feature type. Images stay in [0, 1]: the model scales them itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
@@ -49,17 +51,17 @@ class AtlasVLAConfig(PreTrainedConfig):
     # word none: a blind policy (state and instruction only), the control that says what images are worth.
     views: tuple[str, ...] = ()
     # Cameras observation.images.empty_camera_0, .._1 and so on, that data may have or not. An absent one has no tokens.
-    empty_cameras: int = 0
+    empty_cameras: Count = 0
     # (height, width) in pixels to which every view is resized; multiples of the patch size.
-    image_size: tuple[int, int] = (224, 224)
+    image_size: tuple[Count, Count] = (224, 224)
     # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off.
-    random_shift: int = 0
+    random_shift: Count = 0
     # Training only: cut away up to this fraction of the side, the same window for all views of a sample. 0 is off.
-    random_crop: float = 0.0
+    random_crop: Number = 0.0
     # Training only: change brightness, contrast and saturation by up to this factor, hue by a tenth of it, the same way
     # for all views of a sample. 0 is off.
-    color_jitter: float = 0.0
-    # Whether the policy reads observation.state.
+    color_jitter: Number = 0.0
+    # Whether the policy reads observation.state, or its parts observation.state.*, put together in the data's order.
     use_state: bool = True
     # Compute dtype of training and inference: float32 or bfloat16 (autocast).
     dtype: str = "float32"
@@ -69,9 +71,9 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Where patch tokens come from: vggt (its own DINOv2), patch (a convolution from scratch) or dinov2 (vision_tower).
     vision: str = "vggt"
     # Pixels per patch side where vision is patch.
-    vision_patch_size: int = 16
+    vision_patch_size: Count = 16
     # Width of the patch tokens where vision is patch.
-    vision_patch_dim: int = 768
+    vision_patch_dim: Count = 768
     # DINOv2 tower where vision is dinov2: a Hub id, a local folder or a file.
     vision_tower: str = "facebook/dinov2-base"
     # Commit, tag or branch of the vision tower on the Hub; unset is its main branch.
@@ -93,22 +95,22 @@ class AtlasVLAConfig(PreTrainedConfig):
     # VGGT's patch embedder: dinov2_vitl14_reg (VGGT-1B), another dinov2_*_reg, conv, or conv_stem (from scratch).
     vggt_patch_embed: str = "dinov2_vitl14_reg"
     # Pixels per patch side of VGGT's patch embedder.
-    vggt_patch_size: int = 14
+    vggt_patch_size: Count = 14
     # Width of the aggregator (C).
-    vggt_embed_dim: int = 1024
+    vggt_embed_dim: Count = 1024
     # Frame/global pairs of blocks; of a larger checkpoint, the first ones are taken.
-    vggt_depth: int = 24
+    vggt_depth: Count = 24
     # Attention heads of the aggregator.
-    vggt_num_heads: int = 16
+    vggt_num_heads: Count = 16
     # Register tokens per view.
-    vggt_num_register_tokens: int = 4
+    vggt_num_register_tokens: Count = 4
     # Start value of the layer scale (VGGT: 0.01; shallow aggregators from scratch learn faster with more).
-    vggt_layer_scale_init: float = 0.01
+    vggt_layer_scale_init: Number = 0.01
     # Ablations of the frame and global blocks: normal, frozen (they stay as they start, whatever else of VGGT learns)
     # or removed (patch tokens pass unchanged).
     vggt_blocks: str = "normal"
     # Frame/global pairs whose output the decoder reads: a middle one and the last.
-    vggt_output_layers: tuple[int, ...] = (11, 23)
+    vggt_output_layers: tuple[Count, ...] = (11, 23)
 
     # Language model: a Hub id, a local folder or a file beside its config.json and tokenizer. If the default cannot be
     # had, Qwen/Qwen2-0.5B takes its place, with a warning.
@@ -120,44 +122,44 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Keep the language model as it is; unset freezes pretrained weights and trains random ones.
     freeze_language: bool | None = None
     # Most instructions whose features are remembered while the language model is frozen.
-    language_cache_size: int = 1024
+    language_cache_size: Count = 1024
     # Keep the frozen language model in host memory and compute there: saves a GPU its weights (1.2 GB), costs about a
     # second at the first sight of an instruction. Not for more instructions than are remembered, and not for FSDP.
     language_on_cpu: bool = False
     # Most tokens an instruction may have; longer ones are cut, with a warning.
-    tokenizer_max_length: int = 77
+    tokenizer_max_length: Count = 77
     # Width of a Qwen3 that starts at random.
-    language_hidden_size: int = 64
+    language_hidden_size: Count = 64
     # Blocks of a Qwen3 that starts at random.
-    language_num_layers: int = 2
+    language_num_layers: Count = 2
     # Attention heads of a Qwen3 that starts at random.
-    language_num_heads: int = 4
+    language_num_heads: Count = 4
 
     # late: VGGT sees images only and language joins at the decoder. early: language tokens go through VGGT's blocks.
     fusion: str = "late"
     # Width of the action decoder (D).
-    decoder_hidden_size: int = 768
+    decoder_hidden_size: Count = 768
     # Blocks of the action decoder.
-    decoder_num_layers: int = 4
+    decoder_num_layers: Count = 4
     # Attention heads of the action decoder.
-    decoder_num_heads: int = 12
+    decoder_num_heads: Count = 12
     # Action queries; 0 is one per action of the chunk. With another number, every action is a mixture of all queries.
-    num_action_queries: int = 0
+    num_action_queries: Count = 0
     # Whether state, language and a visual summary condition the action queries; otherwise they are only learned.
     condition_queries: bool = True
     # Hidden width of the MLP through which they do.
-    condition_hidden_size: int = 512
+    condition_hidden_size: Count = 512
     # Keypoints per view (spatial softmax) in the visual summary.
-    summary_keypoints: int = 32
+    summary_keypoints: Count = 32
     # Channels of the flattened patch map in the visual summary.
-    summary_map_channels: int = 8
+    summary_map_channels: Count = 8
 
     # Action head: l1 (the whole chunk at once) or flow (flow matching).
     head: str = "l1"
     # flow: denoising steps of one prediction.
-    flow_num_steps: int = 10
+    flow_num_steps: Count = 10
     # flow: blocks of the denoiser.
-    flow_num_layers: int = 2
+    flow_num_layers: Count = 2
     # flow: real-time chunking, as JSON: {"execution_horizon": 10, "max_guidance_weight": 10}. lerobot-rollout sets it.
     rtc_config: dict[str, Any] | None = None
 
@@ -175,7 +177,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # instead of running VGGT. Fusion late and vision vggt only. Unset: no cache.
     feature_cache: str | None = None
     # Copies of every frame in it, each with its own augmentation; training takes one at random. 1 without augmentation.
-    feature_cache_copies: int = 1
+    feature_cache_copies: Count = 1
 
     # Recompute activations of VGGT and the language model in the backward pass: slower, much less memory.
     gradient_checkpointing: bool = False
@@ -184,24 +186,32 @@ class AtlasVLAConfig(PreTrainedConfig):
     # No settings, so no flags: what a saved policy was built from. LeRobot saves nothing else beside an adapter.
     # Source, revision and digest of each pretrained part (weights/backbones.py, BackboneRecord).
     backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
-    # transformers' configuration of the language model and the vision tower.
+    # Sizes of the language model and the vision tower, under transformers' names.
     backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     # AdamW: peak learning rate.
-    optimizer_lr: float = 1e-4
+    optimizer_lr: Number = 1e-4
     # AdamW: peak learning rate of pretrained backbones that are not frozen.
-    optimizer_backbone_lr: float = 1e-5
+    optimizer_backbone_lr: Number = 1e-5
     # AdamW: beta 1 and 2.
-    optimizer_betas: tuple[float, float] = (0.9, 0.95)
+    optimizer_betas: tuple[Number, Number] = (0.9, 0.95)
     # AdamW: weight decay of matrices (biases, norms and gates are never decayed).
-    optimizer_weight_decay: float = 1e-2
+    optimizer_weight_decay: Number = 1e-2
     # Gradients are clipped to this norm.
-    optimizer_grad_clip_norm: float = 1.0
+    optimizer_grad_clip_norm: Number = 1.0
     # Steps of linear warm-up; a cosine then falls to zero at --steps.
-    scheduler_warmup_steps: int = 500
+    scheduler_warmup_steps: Count = 500
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        # draccus hands names over letter by letter (_names).
+        self.views = tuple(self.views) if isinstance(self.views, str) else self.views
+        check_types(self)
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ConfigError(
+                f"device can't be {shown(self.device)}: {shown(str(error))} (--policy.device)."
+            ) from error
         self.image_size = tuple(self.image_size)
         self.vggt_output_layers = tuple(self.vggt_output_layers)
         self.views = _names(self.views)
@@ -224,51 +234,18 @@ class AtlasVLAConfig(PreTrainedConfig):
         asked: bool | None = getattr(self, f"freeze_{part}")
         return getattr(self, f"{part}_init") == "pretrained" if asked is None else asked
 
-    def validate_features(self) -> None:
+    def validate_features(self, dataset: Any | None = None) -> None:
         """Check that the data can be read: the named views (or at least one camera), a flat state, a flat action.
 
-        Cameras that ``views`` leaves out are dropped from ``input_features``, so that nobody has to provide them.
+        Features that the policy does not read are dropped, so that nobody has to provide them.
+
+        Args:
+            dataset: LeRobot's metadata of the dataset that the policy is made for, if there is one.
 
         Raises:
-            ValueError: Naming the feature that is missing or has another shape.
+            ValueError: Naming the feature that is missing or has another shape, and all columns of the data.
         """
-        found = sorted(self.input_features or {})
-        cameras = self.image_features
-        if not cameras and not self.is_blind:
-            raise ValueError(f"AtlasVLA needs at least one camera (observation.images.*); the data have {found}.")
-        for key in self.empty_camera_keys:
-            if self.input_features is not None and key not in self.input_features:
-                self.input_features[key] = PolicyFeature(FeatureType.VISUAL, (3, *self.image_size))
-        cameras = self.image_features
-        missing = [key for key in self.view_keys if key not in cameras]
-        if missing:
-            raise ValueError(
-                f"views names {missing}, but the data have the cameras {sorted(cameras)} (--policy.views)."
-            )
-        if self.views:
-            self.input_features = {
-                key: feature
-                for key, feature in (self.input_features or {}).items()
-                if key in self.view_keys or key not in cameras
-            }
-        for key in self.view_keys:
-            shape = tuple(cameras[key].shape)
-            if len(shape) != 3 or shape[0] != 3:
-                raise ValueError(f"{key} must be an RGB image of shape (3, H, W), got {shape}.")
-        state = self.robot_state_feature
-        if self.use_state and (state is None or len(state.shape) != 1):
-            shape = None if state is None else tuple(state.shape)
-            raise ValueError(
-                f"AtlasVLA needs {OBS_STATE!r} of shape (N,), got {shape}; the data have {found}. For LIBERO "
-                "environments use --env.obs_type=pixels_agent_pos; to do without a state, --policy.use_state=false."
-            )
-        action = self.action_feature
-        if action is None or len(action.shape) != 1:
-            shape = None if action is None else tuple(action.shape)
-            raise ValueError(
-                f"AtlasVLA needs {ACTION!r} of shape (A,), got {shape}; "
-                f"the data have {sorted(self.output_features or {})}."
-            )
+        select_columns(self, dataset)
 
     @property
     def empty_camera_keys(self) -> tuple[str, ...]:
@@ -290,9 +267,14 @@ class AtlasVLAConfig(PreTrainedConfig):
         """Return the size N of the state, 0 if it is not used; only after the features are known."""
         if not self.use_state:
             return 0
-        if self.robot_state_feature is None:
+        if not self.state_keys:
             raise ValueError(f"{OBS_STATE!r} is not among the input features.")
-        return self.robot_state_feature.shape[0]
+        return sum((self.input_features or {})[key].shape[0] for key in self.state_keys)
+
+    @property
+    def state_keys(self) -> tuple[str, ...]:
+        """Return the key of the state, or those of its parts in the order in which they make one state."""
+        return state_keys(self)
 
     @property
     def action_dim(self) -> int:

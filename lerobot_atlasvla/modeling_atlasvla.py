@@ -13,15 +13,19 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import rtc
 from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .pipeline_files import check_pipelines
-from .statistics_checks import usable_statistics
+from .model.sizes import check_architectures, check_fits_memory
+from .policy import rtc
+from .policy.pipeline_files import check_pipelines
+from .policy.saved_pipelines import check_saved_pipelines
+from .policy.statistics_checks import unscaled_ranges, usable_statistics
+from .policy.value_checks import check_finite_actions, check_finite_loss, check_image_range
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
+from .training.dataset_checks import check_numbers
 from .training.feature_cache.key import CacheKey
 from .training.feature_cache.reader import FeatureCache
 from .training.step_rng import StepRng
@@ -39,6 +43,8 @@ class ActionQueues(threading.local):
     """
 
     by_name: dict[str, deque[Tensor]] | None = None
+    # Whether images of this episode have been looked at.
+    images_checked: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies and pickles of a policy start with empty queues; thread-local state can't be copied.
@@ -56,8 +62,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             feature cache, if there is one, and gives the actions that are kept in memory.
 
     Raises:
-        ValueError: If the features can't be read, a backbone's weights can't be had, or the feature cache is missing or
-            of something else (see the message).
+        ValueError: If the features can't be read, the data have a number that is not finite, the network does not fit
+            into memory, a backbone's weights can't be had, or the feature cache is missing or of something else.
     """
 
     # LeRobot declares these three wider than it uses them.
@@ -75,20 +81,25 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         "Qwen3DecoderLayer",
     ]
     _fsdp_forward_methods: ClassVar[list[str]] = ["predict_action_chunk", "select_action"]
-    supports_gradient_checkpointing: ClassVar[bool] = True
 
     def __init__(
         self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, dataset_meta: Any = None, **kwargs: Any
     ):
         super().__init__(config)
-        config.validate_features()
+        config.validate_features(dataset_meta)
+        if dataset_meta is not None:
+            check_numbers(config, dataset_meta)
         if stats := getattr(dataset_meta, "stats", None):
+            if warning := unscaled_ranges(config, stats):
+                logger.warning("%s", warning)
             # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
             stats.update(usable_statistics(config, stats))
         pretrained = backbones.pretrained_parts(config)
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
+        check_architectures(config.backbone_architectures)
+        check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()
         # Saved weights hold its name.
@@ -146,15 +157,22 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
         Raises:
             ValueError: If the checkpoint is damaged or does not fit its configuration, a backbone it refers to is
-                missing or another one, or one of its pipelines names code to run.
+                missing or another one, or one of its pipelines names code to run or can't work.
         """
+        config = kwargs.get("config")
+        if config is not None and config.use_peft and config.pretrained_path:
+            # An adapter's folder has the pipelines; what is loaded here is its base.
+            check_pipelines(config.pretrained_path, revision=config.pretrained_revision)
         if str(pretrained_name_or_path) == peft.FROM_CONFIG:
             policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
         else:
             peft.check_whole(pretrained_name_or_path)
+            if kwargs.get("config") is None:
+                kwargs["config"] = checkpoint.read_config(pretrained_name_or_path, **kwargs)
             policy = super().from_pretrained(pretrained_name_or_path, from_checkpoint=True, **kwargs)
             # LeRobot builds the pipelines next, which runs the code that they name.
             check_pipelines(pretrained_name_or_path, **kwargs)
+            check_saved_pipelines(pretrained_name_or_path, **kwargs)
             policy.name_or_path = str(pretrained_name_or_path)
         policy._open_feature_cache()
         return policy
@@ -256,6 +274,13 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def reset(self) -> None:
         """Forget this thread's actions that were predicted but not executed; call it when an episode starts."""
         self._thread_queues.by_name = {ACTION: deque(maxlen=self.config.n_action_steps)}
+        self._thread_queues.images_checked = False
+
+    def _check_images(self, batch: dict[str, Tensor]) -> None:
+        """Check the images' range in the first batch of an episode, and of training; what comes after is alike."""
+        if not self._thread_queues.images_checked:
+            check_image_range(self.config, batch)
+            self._thread_queues.images_checked = True
 
     @property
     def _queues(self) -> dict[str, deque[Tensor]]:
@@ -285,19 +310,23 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             The loss, and scalars for the log.
 
         Raises:
-            ValueError: For a missing or misshapen entry of the batch, or an unknown reduction.
+            ValueError: For a missing or misshapen entry of the batch, images outside [0, 1] (looked at in the first
+                batch), a loss that is not finite, or an unknown reduction.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
         actions_BTA, valid_BT = self.action_chunks.of(batch)
         inputs = prepare(self.config, batch, training=self.training)
+        self._check_images(batch)
         encode_views = (self.feature_cache or self.model).encode_views
         with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():
             geometry = encode_views(inputs.views)
             prefix = self.model.fuse(geometry, self.model.encode_language(inputs), inputs.state_BN)
             loss_B = self.model.head.loss(self.model.decode(prefix), actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B
-        return loss, {f"{self.config.head}_loss": loss_B.detach().mean().item()}
+        mean = loss_B.detach().mean().item()
+        check_finite_loss(mean, self.config, batch, self)
+        return loss, {f"{self.config.head}_loss": mean}
 
     # LeRobot's rollout compiles this method; what is worth compiling is compiled inside it (compile_model), once.
     @torch.compiler.disable
@@ -323,7 +352,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             **kwargs: Ignored.
 
         Raises:
-            ValueError: For an unreadable batch, or real-time chunking with a head that can't do it.
+            ValueError: For an unreadable batch, images outside [0, 1] (looked at once per episode), actions that would
+                not be finite, or real-time chunking with a head that can't do it.
         """
         if self.training:  # Setting a mode walks through all modules.
             self.eval()
@@ -340,13 +370,16 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             "execution_horizon": execution_horizon,
         }
         inputs = prepare(self.config, batch, training=False)
+        self._check_images(batch)
         with self._autocast():
             words = self.model.encode_language(inputs)
             if self.config.compile_model:
                 # One shape for all instructions: a longer one must not compile everything again.
                 words = words.padded_to(self.config.tokenizer_max_length)
             decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words)
-            return self.model.head.sample(decoded_BTD, noise, guidance=guidance)
+            actions_BTA = self.model.head.sample(decoded_BTD, noise, guidance=guidance)
+        check_finite_actions(actions_BTA, self.config, batch, self)
+        return actions_BTA
 
     def supports_rtc(self) -> bool:
         """Return whether real-time chunking works with this policy's head; if not, log which one it needs."""

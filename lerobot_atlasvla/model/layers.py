@@ -63,7 +63,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int, init_value: float):
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), init_value))
+        self.gamma = nn.Parameter(torch.full((dim,), float(init_value)))
 
     def forward(self, x_BPC: Tensor) -> Tensor:
         """Map ``(B, P, C)`` to ``(B, P, C)``."""

@@ -36,7 +36,7 @@ class Aggregator(nn.Module):
     """Camera views in, geometry tokens out.
 
     Args:
-        patch_embed: One of ``vision.PATCH_EMBEDDERS``; VGGT-1B uses ``dinov2_vitl14_reg``. ``None``: patch tokens come
+        patch_embed: One of ``sizes.PATCH_EMBEDDERS``; VGGT-1B uses ``dinov2_vitl14_reg``. ``None``: patch tokens come
             from elsewhere, only :meth:`attend` can be called.
         img_size: Side in pixels that sizes DINOv2's position table.
         patch_size: Pixels per patch side.

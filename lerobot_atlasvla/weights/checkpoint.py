@@ -11,15 +11,22 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from draccus.utils import DraccusException
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import HFValidationError
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.utils.constants import ACTION
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
 from . import backbones
 from .download import WeightsError, listing
+from .tensor_files import not_finite, other_kinds
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
@@ -44,6 +51,9 @@ def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> N
         policy: The policy.
         folder: Where.
         state: Its state dict, gathered from all processes if it is sharded.
+
+    Raises:
+        WeightsError: If a weight is not finite.
     """
     parts, record = policy.model.backbones(), policy.backbone_record
     unchanged = record.unchanged(parts)
@@ -53,6 +63,11 @@ def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> N
     left_out = {} if whole else prefixes(policy, {name: parts[name] for name in unchanged})
     starts = tuple(left_out.values())
     kept = {name: tensor.detach().contiguous() for name, tensor in state.items() if not name.startswith(starts)}
+    if bad := not_finite(kept):
+        raise WeightsError(
+            f"{folder} is not written, for these weights are not finite: {listing(sorted(bad))}. Training diverged: "
+            "lower --policy.optimizer_lr, and go on from an earlier checkpoint."
+        )
     file = folder / SAFETENSORS_SINGLE_FILE
     partial = file.with_name(f"{file.name}.partial")
     try:
@@ -62,6 +77,30 @@ def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> N
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_config(checkpoint: str | Path, **arguments: Any) -> AtlasVLAConfig:
+    """Read the ``config.json`` of a checkpoint.
+
+    Args:
+        checkpoint: A folder, or the id of a model on the Hub.
+        arguments: Those of LeRobot's ``PreTrainedConfig.from_pretrained``; ``config`` is ignored.
+
+    Raises:
+        WeightsError: If it is damaged, has a setting that can't work, or is another policy's.
+        FileNotFoundError: If there is none.
+    """
+    arguments.pop("config", None)
+    try:
+        config = PreTrainedConfig.from_pretrained(checkpoint, **arguments)
+    except HFValidationError:  # no folder, and no id either: the message says which ids there are
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, DraccusException) as error:
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise WeightsError(f"The config.json of {checkpoint} can't be used: {reason}") from error
+    if not isinstance(config, AtlasVLAConfig):
+        raise WeightsError(f"{checkpoint} is a policy of type {config.type}, not atlasvla.")
+    return config
 
 
 def load(policy: AtlasVLAPolicy, file: Path) -> None:
@@ -79,6 +118,7 @@ def load(policy: AtlasVLAPolicy, file: Path) -> None:
     starts = prefixes(policy, {name: parts[name] for name in backbones.pretrained_parts(config)})
     if unknown := sorted(set(left_out) - set(starts)):
         raise WeightsError(f"{file} refers to {unknown}, which this policy's config.json does not take from a source.")
+    _drop_other_actions(policy, file, tensors)
     _check_fit(policy, file, tensors, tuple(starts[name] for name in left_out))
     for name, start in starts.items():
         if name in left_out:
@@ -97,8 +137,11 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     try:
         with safe_open(file, framework="pt") as handle:
             left_out = json.loads((handle.metadata() or {}).get(_REFERENCES, "[]"))
+            if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
+                raise ValueError(f"{_REFERENCES} is {left_out!r}")
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+    # What PyTorch raises for a dtype that it does not know is not told apart.
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{file} is damaged or incomplete ({error}). Copy or download it again.") from error
     if any(name.endswith(_GATE) for name in tensors):
         raise WeightsError(
@@ -108,8 +151,40 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, left_out
 
 
+def _drop_other_actions(policy: AtlasVLAPolicy, file: Path, tensors: dict[str, Tensor]) -> None:
+    """Put the policy's fresh tensors where the file's are for actions of another size: fine-tuning for another robot.
+
+    Only for a policy that is made to be trained on a dataset, and only if ``config.json`` beside the file says that its
+    actions had another size.
+    """
+    if policy.action_chunks.meta is None:
+        return
+    try:
+        saved = json.loads((file.parent / CONFIG_NAME).read_text(encoding="utf-8"))["output_features"][ACTION]["shape"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if saved == [policy.config.action_dim]:
+        return
+    (head,) = prefixes(policy, {"head": policy.model.head}).values()
+    fresh = {
+        name: tensor
+        for name, tensor in policy.state_dict().items()
+        if name.startswith(head) and name in tensors and tensors[name].shape != tensor.shape
+    }
+    if fresh:
+        logger.warning(
+            "The checkpoint %s has actions of shape %s and the dataset has %d numbers an action: %s start from RANDOM "
+            "weights, everything else from the checkpoint.",
+            file.parent,
+            tuple(saved),
+            policy.config.action_dim,
+            listing(sorted(fresh)),
+        )
+    tensors.update(fresh)
+
+
 def _check_fit(policy: nn.Module, file: Path, tensors: Mapping[str, Tensor], left_out: tuple[str, ...]) -> None:
-    """Raise if the file and the backbones it leaves out are not exactly the policy's state dict."""
+    """Raise if the file and the backbones it leaves out are not exactly the policy's state dict, all finite."""
     expected = {name: t for name, t in policy.state_dict().items() if not name.startswith(left_out)}
     other = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
@@ -120,6 +195,12 @@ def _check_fit(policy: nn.Module, file: Path, tensors: Mapping[str, Tensor], lef
         "missing": expected.keys() - tensors.keys(),
         "unexpected": tensors.keys() - expected.keys(),
         "of another shape": other,
+        "of another kind": other_kinds(tensors, expected),
     }
     if found := [f"{what}: {listing(sorted(names))}" for what, names in problems.items() if names]:
         raise WeightsError(f"{file} does not fit its config.json: {'; '.join(found)}.")
+    if bad := not_finite(tensors):
+        raise WeightsError(
+            f"{file} has weights that are not finite: {listing(sorted(bad))}. Training diverged, or the file is "
+            "damaged: take an earlier checkpoint, or copy it again."
+        )

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from .download import WeightsError, listing
 
+# Dtypes that may fill a floating-point tensor.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WRAPPERS = ("model", "state_dict")
 _GIT_LFS_POINTER = b"version https://git-lfs"
 # What torch.load raises for files that are not, or not only, a dict of tensors.
@@ -78,7 +80,7 @@ def read_tensors(
         The tensors by expected name, and the report.
 
     Raises:
-        WeightsError: If a file can't be read, or an expected tensor is missing or has another shape.
+        WeightsError: If a file can't be read, or an expected tensor is missing, has another shape or is not finite.
     """
     with contextlib.ExitStack() as stack:
         place: dict[str, _Checkpoint] = {}
@@ -88,9 +90,36 @@ def read_tensors(
         prefix = max(prefixes, key=lambda candidate: sum(candidate + name in place for name in expected))
         _check(place, expected, prefix, source, weights)
         tensors = {name: place[prefix + name].read(prefix + name) for name in expected}
+    if bad := not_finite(tensors):
+        raise WeightsError(
+            f"{source} has weights that are not finite: {listing(bad)}. File: {listing([str(p) for p in weights])}."
+        )
     used = {prefix + name for name in expected}
     ignored = Counter(name.split(".")[0] for name in sorted(place) if name not in used)
     return tensors, LoadReport(source, len(tensors), ignored, digest(tensors))
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of floating-point tensors with values that are not finite as float32."""
+
+    def finite(tensor: Tensor) -> bool:
+        # One pass, which copies nothing: the extremes of what holds a NaN are NaN.
+        return all(end.float().isfinite().item() for end in tensor.aminmax())
+
+    return [
+        name for name, tensor in tensors.items() if tensor.dtype in FLOATS and tensor.numel() and not finite(tensor)
+    ]
+
+
+def other_kinds(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return which tensors hold numbers that must not be cast to the expected ones, with both dtypes."""
+    return [
+        f"{name} {tensor.dtype} instead of {expected[name].dtype}"
+        for name, tensor in tensors.items()
+        if name in expected
+        and tensor.dtype != expected[name].dtype
+        and not (tensor.dtype in FLOATS and expected[name].dtype in FLOATS)
+    ]
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

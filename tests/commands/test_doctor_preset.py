@@ -97,12 +97,38 @@ def test_a_dataset_that_fits(dataset_root):
     line = doctor_preset.check_dataset(subject)
     assert f"in {dataset_root}: 1 episodes, 3 frames; {IMAGE}, {WRIST}; state 8, action 7" in line
     assert "v3" in line
-    assert "action" in subject.stats
+    assert "action" in subject.meta.stats
 
 
 def test_a_dataset_without_a_camera_that_is_asked_for(dataset_root):
     with pytest.raises(CheckFailedError, match=r"local/test does not fit: views names .*left.*\(--policy.views\)"):
         doctor_preset.check_dataset(trial("local/test", dataset_root, views=("observation.images.left",)))
+
+
+def recorded(root, scale: float) -> Path:
+    """Two frames with one number for all of an action."""
+    dataset = LeRobotDataset.create("local/test", fps=FPS, features=libero_features(32), root=root, use_videos=False)
+    for sign in (-1, 1):
+        frame = {name: np.zeros(feature["shape"], np.uint8) for name, feature in libero_features(32).items()}
+        frame |= {"observation.state": np.zeros(8, np.float32), "task": TASK}
+        dataset.add_frame(frame | {"action": np.full(7, sign * scale, np.float32)})
+    dataset.save_episode()
+    dataset.finalize()
+    return root
+
+
+def test_a_dataset_in_degrees_passes_with_a_warning(tmp_path):
+    root, identity = recorded(tmp_path / "data", 90), dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
+    line = doctor_preset.check_dataset(trial("local/test", root, normalization_mapping=identity))
+    assert "WARNING: action is not normalized" in line
+    assert "--policy.normalization_mapping" in line
+    assert "WARNING" not in doctor_preset.check_dataset(trial("local/test", root))
+
+
+def test_a_dataset_with_a_number_that_is_not_finite(tmp_path):
+    root = recorded(tmp_path / "data", math.nan)
+    with pytest.raises(CheckFailedError, match=r"does not fit: action of local/test is not finite: nan .* frame 0"):
+        doctor_preset.check_dataset(trial("local/test", root))
 
 
 def test_damaged_datasets(dataset_root, tmp_path):

@@ -1,5 +1,6 @@
 """A dataset whose statistics can't normalize what the policy normalizes is refused, not passed through."""
 
+import json
 import math
 import re
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ import torch
 from lerobot.configs.types import NormalizationMode
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.config_checks import ConfigError
+from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.statistics_checks import unscaled_ranges
 from tests.conftest import IMAGE, STATE, dataset_stats, raw_batch, tiny_config
 
 
@@ -49,6 +51,76 @@ def test_numbers_that_are_not_finite_are_refused():
     stats[STATE]["std"] = torch.full((8,), math.nan)
     with pytest.raises(ConfigError, match=rf"{re.escape(STATE)} have values in std that are not finite"):
         build(stats)
+
+
+@pytest.mark.parametrize(
+    ("mode", "wrong", "needle"),
+    [
+        (NormalizationMode.MEAN_STD, {"mean": 0.0, "std": math.inf}, "values in std that are not finite"),
+        (NormalizationMode.MEAN_STD, {"mean": 1e300, "std": 1.0}, "values in mean that are not finite"),
+        (NormalizationMode.MEAN_STD, {"mean": 0.0, "std": -1.0}, "values in std that are negative"),
+        (NormalizationMode.MIN_MAX, {"min": math.nan, "max": 1.0}, "values in min that are not finite"),
+        (NormalizationMode.MIN_MAX, {"min": 1.0, "max": -1.0}, "values in max that are below min"),
+        (NormalizationMode.QUANTILES, {"q01": -1.0, "q99": math.nan}, "values in q99 that are not finite"),
+        (NormalizationMode.QUANTILE10, {"q10": 2.0, "q90": 1.0}, "values in q90 that are below q10"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "key", "size"), [("STATE", STATE, 8), ("ACTION", "action", 7)])
+def test_statistics_that_can_not_be_are_named(mode, wrong, needle, kind, key, size):
+    good = {"mean": 0.0, "std": 1.0, "min": -1.0, "max": 1.0, "q01": -1.0, "q99": 1.0, "q10": -1.0, "q90": 1.0}
+    known = {name: torch.full((size,), good[name], dtype=torch.float64) for name in wrong}
+    for name, value in wrong.items():
+        known[name][3] = value
+    with pytest.raises(ConfigError, match=rf"{re.escape(key)} have {needle}.*recompute_stats"):
+        build(dataset_stats() | {key: known}, **{kind: mode})
+
+
+def test_statistics_of_another_robot_are_named():
+    stats = dataset_stats() | {"action": {"mean": torch.zeros(6), "std": torch.ones(6)}}
+    with pytest.raises(ConfigError, match=r"of action are for \[6\] numbers, but the data have 7"):
+        build(stats, ACTION=NormalizationMode.MEAN_STD)
+
+
+def ranges(low: list[float], high: list[float], key: str = "action") -> dict:
+    return {key: {"min": torch.tensor(low), "max": torch.tensor(high)}}
+
+
+DEGREES = ranges([-90.0] + [-1.0] * 6, [90.0] + [1.0] * 6)
+TICKS = ranges([0.0] * 7, [4095.0] * 7)
+GRIPPER = ranges([-1.0] * 6 + [0.0], [1.0] * 7)
+AS_IN_LIBERO = ranges([-0.9, -1.0, -1.0, -0.2, -0.4, -1.0, -1.0], [1.0, 1.0, 1.0, 0.15, 0.3, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("stats", "needles"),
+    [
+        (DEGREES, ["dimensions 0 (-90 .. 90) lie far outside [-1, 1]"]),
+        (TICKS, ["0 (0 .. 4095), 1 (0 .. 4095)", "far outside"]),
+        (GRIPPER, ["dimensions 6 (0 .. 1) use only the half"]),
+        (ranges([0.0] * 8, [4095.0] * 8, STATE), ["observation.state is not normalized", "far outside"]),
+    ],
+)
+def test_numbers_that_need_scaling_and_get_none_are_warned_about(stats, needles, caplog):
+    identity = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": NormalizationMode.IDENTITY}
+    AtlasVLAPolicy(tiny_config(normalization_mapping=identity), dataset_meta=SimpleNamespace(stats=dict(stats)))
+    kind = "ACTION" if "action" in stats else "STATE"
+    better = json.dumps({name: "MEAN_STD" if name == kind else "IDENTITY" for name in identity})
+    for needle in [*needles, f"--policy.normalization_mapping='{better}'"]:
+        assert needle in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stats", "mode"),
+    [
+        (AS_IN_LIBERO, NormalizationMode.IDENTITY),
+        (DEGREES, NormalizationMode.MIN_MAX),
+        (GRIPPER, NormalizationMode.MEAN_STD),
+        ({"action": {"mean": torch.zeros(7)}}, NormalizationMode.IDENTITY),
+    ],
+)
+def test_what_needs_no_scaling_or_gets_it_gives_no_warning(stats, mode):
+    identity = dict.fromkeys(("VISUAL", "STATE"), NormalizationMode.IDENTITY)
+    assert unscaled_ranges(tiny_config(normalization_mapping=identity | {"ACTION": mode}), stats) is None
 
 
 MODES = [

@@ -1,0 +1,170 @@
+"""How large a network becomes, known from its configuration before anything is built. Light: imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
+# name -> (width, layers, heads); all have patch size 14, four registers and a 37 x 37 position table.
+DINOV2_SIZES = {
+    "dinov2_vits14_reg": (384, 12, 6),
+    "dinov2_vitb14_reg": (768, 12, 12),
+    "dinov2_vitl14_reg": (1024, 24, 16),
+    "dinov2_vitg2_reg": (1536, 40, 24),
+}
+PATCH_EMBEDDERS = ("conv_stem", "conv", *DINOV2_SIZES)
+
+_FLOAT32_BYTES = 4
+# Memory limits of a container, cgroup version 2 and 1.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_BYTE_TOKENS = 257
+
+
+# Lowest and highest of what a checkpoint's config.json may say of a backbone from transformers.
+_ARCHITECTURE = dict.fromkeys(
+    ("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings", "head_dim", "image_size"),
+    (1, 1_000_000),
+) | {
+    "num_hidden_layers": (1, 256),
+    "num_attention_heads": (1, 1024),
+    "num_key_value_heads": (1, 1024),
+    "patch_size": (1, 256),
+    "num_channels": (1, 4),
+    "num_register_tokens": (0, 256),
+    "mlp_ratio": (1, 64),
+}
+
+
+def check_architectures(architectures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check the sizes of backbones from transformers, which builds whatever it is told to.
+
+    Args:
+        architectures: Part -> transformers' configuration.
+
+    Raises:
+        ValueError: Naming the first size that can't be.
+    """
+    for part, sizes in architectures.items():
+        for name, (least, most) in _ARCHITECTURE.items():
+            value = sizes.get(name, least)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(
+                    f"backbone_architectures.{part}.{name} must be a whole number from {least} to {most}, got "
+                    f"{str(value)[:100]} (config.json)."
+                )
+        heads = sizes.get("num_attention_heads", 1)
+        if sizes.get("hidden_size", heads) % heads or heads % sizes.get("num_key_value_heads", 1):
+            raise ValueError(
+                f"backbone_architectures.{part}.num_attention_heads must divide hidden_size {sizes.get('hidden_size')} "
+                f"and be a multiple of num_key_value_heads {sizes.get('num_key_value_heads')}, got {heads} "
+                "(config.json)."
+            )
+
+
+def check_fits_memory(config: AtlasVLAConfig, *, without: Collection[str] = ()) -> None:
+    """Refuse a network whose fresh weights are larger than the available memory, before they fill it.
+
+    Args:
+        config: The configuration, features filled in.
+        without: Backbones that are built without memory.
+
+    Raises:
+        ValueError: Naming the largest part, both sizes and the flags that size the part.
+    """
+    parts = parameter_counts(config, without=without)
+    needed, there = sum(parts.values()) * _FLOAT32_BYTES, available_memory()
+    if needed > there:
+        part = max(parts, key=lambda name: parts[name])
+        raise ValueError(
+            f"The network's weights would take {needed / 1e9:,.1f} GB, and {there / 1e9:,.1f} GB of memory "
+            f"are available; the largest part is the {part.replace('_', ' ')}, {parts[part] / 1e9:,.2f} billion "
+            f"parameters ({_FLAGS[part]})."
+        )
+
+
+_FLAGS = {
+    "geometry_backbone": "--policy.vggt_embed_dim, --policy.vggt_depth, --policy.vggt_patch_size",
+    "vision_tower": "--policy.vision_patch_dim, --policy.vision_patch_size",
+    "language_model": "--policy.language_hidden_size, --policy.language_num_layers",
+    "fusion": "--policy.decoder_hidden_size, --policy.vggt_embed_dim, --policy.vggt_output_layers",
+    "condition": (
+        "--policy.condition_hidden_size, --policy.summary_keypoints, --policy.summary_map_channels, "
+        "--policy.image_size, --policy.chunk_size, --policy.num_action_queries"
+    ),
+    "decoder": "--policy.decoder_hidden_size, --policy.decoder_num_layers",
+    "action_head": "--policy.decoder_hidden_size, --policy.flow_num_layers",
+}
+
+
+def parameter_counts(config: AtlasVLAConfig, *, without: Collection[str] = ()) -> dict[str, int]:
+    """Return the number of parameters by part, within a few percent: matrices and tables, no biases and norms.
+
+    Args:
+        config: The configuration, features filled in.
+        without: Backbones that are not counted.
+    """
+    views, dim, width = len(config.view_keys), config.decoder_hidden_size, config.vggt_embed_dim
+    patches = config.image_size[0] // config.patch_size * (config.image_size[1] // config.patch_size)
+    early = config.fusion == "early"
+    counts = dict.fromkeys(_FLAGS, 0)
+    if views:
+        counts["fusion"] = views * dim + (
+            8 * width**2 + 2 * width * dim if early else 2 * width * dim * len(config.vggt_output_layers)
+        )
+        if "vggt" not in without:
+            blocks = 0 if config.vggt_blocks == "removed" else 2 * config.vggt_depth
+            counts["geometry_backbone"] = blocks * 12 * width**2
+            if config.vision == "vggt":
+                counts["geometry_backbone"] += _patch_embed(config, patches)
+        if config.vision == "patch":
+            counts["vision_tower"] = config.vision_patch_dim * (3 * config.patch_size**2 + patches)
+            counts["fusion"] += config.vision_patch_dim * width
+        elif config.vision == "dinov2" and "vision_tower" not in without:
+            tower = config.backbone_architectures["vision_tower"]
+            size = tower.get("hidden_size", 768)
+            counts["vision_tower"] = 12 * tower.get("num_hidden_layers", 12) * size**2
+    hidden = config.language_hidden_size
+    if config.language_init == "random" and "language" not in without:
+        counts["language_model"] = hidden * _BYTE_TOKENS + 12 * config.language_num_layers * hidden**2
+    counts["fusion"] += hidden * dim if config.language_init == "random" else 0
+    queries = config.num_action_queries or config.chunk_size
+    if config.condition_queries:
+        channels = config.summary_keypoints + config.summary_map_channels
+        summary = views * (2 * config.summary_keypoints + patches * config.summary_map_channels)
+        condition = config.state_dim + dim + summary
+        counts["condition"] = dim * channels + config.condition_hidden_size * (condition + queries * dim)
+    counts["decoder"] = 20 * config.decoder_num_layers * dim**2 + queries * dim + config.state_dim * dim
+    counts["action_head"] = config.action_dim * dim
+    if config.head == "flow":
+        counts["action_head"] += (18 * config.flow_num_layers + 2) * dim**2
+    return counts
+
+
+def _patch_embed(config: AtlasVLAConfig, patches: int) -> int:
+    """Return the parameters of VGGT's patch embedder."""
+    width, name = config.vggt_embed_dim, config.vggt_patch_embed
+    if name in DINOV2_SIZES:
+        layers = DINOV2_SIZES[name][1]
+        return 12 * layers * width**2 + width * (3 * config.vggt_patch_size**2 + 37**2)
+    if name == "conv":
+        return width * 3 * config.vggt_patch_size**2
+    # The last of the stem's convolutions, each half as wide as the next, and the positions.
+    return 7 * width**2 + width * patches
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that are available: of the computer, or of its container, which may have fewer."""
+    # Only now: configurations are read where nothing is built. It comes with accelerate.
+    import psutil
+
+    available = psutil.virtual_memory().available
+    for file in _LIMITS:
+        try:
+            available = min(available, int(file.read_text()))
+        except (OSError, ValueError):
+            continue  # not there, or "max"
+    return available

@@ -1,0 +1,49 @@
+"""Real-time chunking: LeRobot's processor from the policy's settings, and what is said where it can't work."""
+
+from typing import Any
+
+import draccus
+from draccus.utils import ParsingError
+
+NEEDS_FLOW = (
+    "Real-time chunking needs the flow head, which can be guided while it denoises; this policy has head=l1. Train one "
+    "with --policy.head=flow, or roll this one out with --inference.type=sync."
+)
+NOT_STEP_BY_STEP = (
+    "select_action executes one chunk after the other; real-time chunking merges them and calls predict_action_chunk "
+    "itself (lerobot-rollout --inference.type=rtc). Unset --policy.rtc_config."
+)
+_MOST_GUIDANCE = 1e4
+_LONGEST_HORIZON = 100_000
+
+
+def make_processor(settings: Any) -> Any:
+    """Build LeRobot's RTCProcessor, or None without settings.
+
+    Args:
+        settings: The policy's ``rtc_config``: an RTCConfig, which lerobot-rollout sets, or what JSON holds of one.
+
+    Raises:
+        ValueError: If ``rtc_config`` names or holds what LeRobot's RTCConfig does not.
+    """
+    if settings is None:
+        return None
+    # Not at import: LeRobot's policies take seconds to import, and a configuration must not need them.
+    from lerobot.policies.rtc.configuration_rtc import RTCConfig
+    from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+
+    if isinstance(settings, dict):
+        try:
+            settings = draccus.decode(RTCConfig, settings)
+        except ParsingError as error:
+            raise ValueError(
+                f"rtc_config {settings} can't be read: {error} {error.__cause__ or ''} "
+                f"It may hold {list(RTCConfig.__dataclass_fields__)} (--policy.rtc_config)."
+            ) from error
+    if not (0 < settings.max_guidance_weight <= _MOST_GUIDANCE and 1 <= settings.execution_horizon <= _LONGEST_HORIZON):
+        raise ValueError(
+            f"rtc_config must have max_guidance_weight in (0, {_MOST_GUIDANCE:g}] and execution_horizon from 1 to "
+            f"{_LONGEST_HORIZON}, got {settings.max_guidance_weight} and {settings.execution_horizon} "
+            "(--policy.rtc_config)."
+        )
+    return RTCProcessor(settings)
