@@ -17,7 +17,8 @@ from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 SCHEMA_VERSION = 1
 REPORT_FILE = "report.json"
-_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in ("instruction", "displacement_cm"))
+_LEFT_OUT = ("instruction", "displacement_cm", "task_name", "undisturbed", "path_m", "jerk_m_s3")
+_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in _LEFT_OUT)
 _DISPLACEMENT_COLUMNS = ("displaced_x_cm", "displaced_y_cm")
 _RUN_PARTS = ("name", "command", "policy", "training", "settings", "versions", "simulator")
 
@@ -122,6 +123,11 @@ def labeled(label: str, run: Run) -> LabeledRun:
     if not run.rollouts:
         raise EvalError(
             f"{run.path if run.path != Path() else run.name} has no finished rollouts, so there is nothing to report."
+        )
+    if "benchmark" in run.settings:
+        raise EvalError(
+            f"{run.path if run.path != Path() else run.name} is a run on {run.settings['benchmark']}, whose report its "
+            "own command writes into the run folder."
         )
     keys = [rollout.key for rollout in run.rollouts]
     if len(set(keys)) < len(keys):

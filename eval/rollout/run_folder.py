@@ -20,7 +20,7 @@ RUN_FILE = "run.json"
 ROLLOUTS_FILE = "rollouts.jsonl"
 VIDEOS_FOLDER = "videos"
 
-SETTINGS_ADDED_LATER = {"displace_cm": 0.0}
+SETTINGS_ADDED_LATER = {"displace_cm": 0.0, "retreat_steps": 0}
 """Settings that older runs do not record, and what was in force there."""
 
 RolloutKey = tuple[str, int, int, int]
@@ -42,6 +42,10 @@ class Rollout:
         wall_s: Seconds, the making of a video not counted.
         video: File relative to the run folder, if this rollout was filmed.
         displacement_cm: By how much the objects were displaced along x and y of the world; None if they were not.
+        task_name: Name of the task in its benchmark; None for LIBERO's own.
+        undisturbed: Whether nothing moved that the task does not name; None if it was not measured.
+        path_m: Length of the gripper's path until the success or the end, m.
+        jerk_m_s3: Root mean square of the third derivative of its position, m/s^3; None for under four positions.
     """
 
     suite: str
@@ -54,6 +58,10 @@ class Rollout:
     wall_s: float
     video: str | None = None
     displacement_cm: tuple[float, float] | None = None
+    task_name: str | None = None
+    undisturbed: bool | None = None
+    path_m: float | None = None
+    jerk_m_s3: float | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Rollout":

@@ -76,7 +76,14 @@ def test_what_is_no_size_of_a_released_model_is_refused_by_name(name, value):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("embed_dim", "384"), ("embed_dim", 386), ("embed_dim", 10**9), ("depth", None), ("depth", 0), ("num_heads", True)],
+    [
+        ("embed_dim", "384"),
+        ("embed_dim", 386),
+        ("embed_dim", 10**9),
+        ("depth", None),
+        ("depth", 0),
+        ("num_heads", True),
+    ],
 )
 def test_what_is_no_size_of_da3_is_refused_by_name(name, value):
     whole = {"embed_dim": 384, "depth": 12, "num_heads": 6}
