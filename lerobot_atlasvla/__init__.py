@@ -7,8 +7,9 @@ prepares LIBERO's first import; the network is imported only when a public name 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _plugin, tokenizer_step  # noqa: F401
 from .configuration_atlasvla import AtlasVLAConfig
+from .policy import tokenizer_step  # noqa: F401
+from .utils import libero_hook  # noqa: F401
 
 if TYPE_CHECKING:
     from .modeling_atlasvla import AtlasVLAPolicy

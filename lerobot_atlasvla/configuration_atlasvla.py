@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types, shown
+from .policy.columns import select_columns, state_keys
+from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types, shown
 from .policy.setting_types import Count, Number
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
@@ -60,7 +61,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Training only: change brightness, contrast and saturation by up to this factor, hue by a tenth of it, the same way
     # for all views of a sample. 0 is off.
     color_jitter: Number = 0.0
-    # Whether the policy reads observation.state.
+    # Whether the policy reads observation.state, or its parts observation.state.*, put together in the data's order.
     use_state: bool = True
     # Compute dtype of training and inference: float32 or bfloat16 (autocast).
     dtype: str = "float32"
@@ -185,7 +186,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # No settings, so no flags: what a saved policy was built from. LeRobot saves nothing else beside an adapter.
     # Source, revision and digest of each pretrained part (weights/backbones.py, BackboneRecord).
     backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
-    # transformers' configuration of the language model and the vision tower.
+    # Sizes of the language model and the vision tower, under transformers' names.
     backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     # AdamW: peak learning rate.
@@ -233,51 +234,18 @@ class AtlasVLAConfig(PreTrainedConfig):
         asked: bool | None = getattr(self, f"freeze_{part}")
         return getattr(self, f"{part}_init") == "pretrained" if asked is None else asked
 
-    def validate_features(self) -> None:
+    def validate_features(self, dataset: Any | None = None) -> None:
         """Check that the data can be read: the named views (or at least one camera), a flat state, a flat action.
 
-        Cameras that ``views`` leaves out are dropped from ``input_features``, so that nobody has to provide them.
+        Features that the policy does not read are dropped, so that nobody has to provide them.
+
+        Args:
+            dataset: LeRobot's metadata of the dataset that the policy is made for, if there is one.
 
         Raises:
-            ValueError: Naming the feature that is missing or has another shape.
+            ValueError: Naming the feature that is missing or has another shape, and all columns of the data.
         """
-        found = sorted(self.input_features or {})
-        cameras = self.image_features
-        if not cameras and not self.is_blind:
-            raise ValueError(f"AtlasVLA needs at least one camera (observation.images.*); the data have {found}.")
-        for key in self.empty_camera_keys:
-            if self.input_features is not None and key not in self.input_features:
-                self.input_features[key] = PolicyFeature(FeatureType.VISUAL, (3, *self.image_size))
-        cameras = self.image_features
-        missing = [key for key in self.view_keys if key not in cameras]
-        if missing:
-            raise ValueError(
-                f"views names {missing}, but the data have the cameras {sorted(cameras)} (--policy.views)."
-            )
-        if self.views:
-            self.input_features = {
-                key: feature
-                for key, feature in (self.input_features or {}).items()
-                if key in self.view_keys or key not in cameras
-            }
-        for key in self.view_keys:
-            shape = tuple(cameras[key].shape)
-            if len(shape) != 3 or shape[0] != 3:
-                raise ValueError(f"{key} must be an RGB image of shape (3, H, W), got {shape}.")
-        state = self.robot_state_feature
-        if self.use_state and (state is None or len(state.shape) != 1):
-            shape = None if state is None else tuple(state.shape)
-            raise ValueError(
-                f"AtlasVLA needs {OBS_STATE!r} of shape (N,), got {shape}; the data have {found}. For LIBERO "
-                "environments use --env.obs_type=pixels_agent_pos; to do without a state, --policy.use_state=false."
-            )
-        action = self.action_feature
-        if action is None or len(action.shape) != 1:
-            shape = None if action is None else tuple(action.shape)
-            raise ValueError(
-                f"AtlasVLA needs {ACTION!r} of shape (A,), got {shape}; "
-                f"the data have {sorted(self.output_features or {})}."
-            )
+        select_columns(self, dataset)
 
     @property
     def empty_camera_keys(self) -> tuple[str, ...]:
@@ -299,9 +267,14 @@ class AtlasVLAConfig(PreTrainedConfig):
         """Return the size N of the state, 0 if it is not used; only after the features are known."""
         if not self.use_state:
             return 0
-        if self.robot_state_feature is None:
+        if not self.state_keys:
             raise ValueError(f"{OBS_STATE!r} is not among the input features.")
-        return self.robot_state_feature.shape[0]
+        return sum((self.input_features or {})[key].shape[0] for key in self.state_keys)
+
+    @property
+    def state_keys(self) -> tuple[str, ...]:
+        """Return the key of the state, or those of its parts in the order in which they make one state."""
+        return state_keys(self)
 
     @property
     def action_dim(self) -> int:

@@ -95,10 +95,24 @@ def _camera(batch: dict[str, Tensor], key: str) -> Tensor:
 
 
 def _state(config: AtlasVLAConfig, batch: dict[str, Tensor]) -> Tensor:
-    state_BN = entry(batch, OBS_STATE)
-    expected = config.state_dim
+    """Return the state (B, N), put together from its parts where the data keep several."""
+    parts = [_state_part(batch, key, (config.input_features or {})[key].shape[0]) for key in config.state_keys]
+    if len({len(part) for part in parts}) > 1:
+        sizes = {key: len(part) for key, part in zip(config.state_keys, parts, strict=True)}
+        raise ValueError(f"The parts of the state have different batch sizes: {sizes}.")
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _state_part(batch: dict[str, Tensor], key: str, expected: int) -> Tensor:
+    state_BN = entry(batch, key)
+    # LeRobot stores a list of one number as a number: (B,), which its batching step then takes for one sample, (1, B).
+    if expected == 1 and state_BN.ndim <= 2:
+        return state_BN.reshape(-1, 1)
+    # That step gives an axis to observation.state only, not to its parts.
+    if state_BN.ndim == 1 and len(state_BN) == expected and key != OBS_STATE:
+        return state_BN[None]
     if state_BN.ndim != 2 or state_BN.shape[1] != expected:
-        raise ValueError(f"{OBS_STATE} must have shape (B, {expected}) as in training, got {tuple(state_BN.shape)}.")
+        raise ValueError(f"{key} must have shape (B, {expected}) as in training, got {tuple(state_BN.shape)}.")
     return state_BN.float()
 
 

@@ -13,16 +13,16 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from . import rtc
 from .configuration_atlasvla import AtlasVLAConfig
 from .inputs import prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
 from .model.sizes import check_architectures, check_fits_memory
-from .pipeline_files import check_pipelines
+from .policy import rtc
+from .policy.pipeline_files import check_pipelines
 from .policy.saved_pipelines import check_saved_pipelines
+from .policy.statistics_checks import unscaled_ranges, usable_statistics
 from .policy.value_checks import check_finite_actions, check_finite_loss, check_image_range
-from .statistics_checks import unscaled_ranges, usable_statistics
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
 from .training.dataset_checks import check_numbers
@@ -81,13 +81,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         "Qwen3DecoderLayer",
     ]
     _fsdp_forward_methods: ClassVar[list[str]] = ["predict_action_chunk", "select_action"]
-    supports_gradient_checkpointing: ClassVar[bool] = True
 
     def __init__(
         self, config: AtlasVLAConfig, *, from_checkpoint: bool = False, dataset_meta: Any = None, **kwargs: Any
     ):
         super().__init__(config)
-        config.validate_features()
+        config.validate_features(dataset_meta)
         if dataset_meta is not None:
             check_numbers(config, dataset_meta)
         if stats := getattr(dataset_meta, "stats", None):
@@ -160,6 +159,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             ValueError: If the checkpoint is damaged or does not fit its configuration, a backbone it refers to is
                 missing or another one, or one of its pipelines names code to run or can't work.
         """
+        config = kwargs.get("config")
+        if config is not None and config.use_peft and config.pretrained_path:
+            # An adapter's folder has the pipelines; what is loaded here is its base.
+            check_pipelines(config.pretrained_path, revision=config.pretrained_revision)
         if str(pretrained_name_or_path) == peft.FROM_CONFIG:
             policy = cls._from_sources(kwargs.get("config"), kwargs.get("dataset_meta"))
         else:

@@ -11,10 +11,10 @@ from lerobot.processor import (
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .byte_tokenizer import make_byte_tokenizer
 from .configuration_atlasvla import AtlasVLAConfig
-from .statistics_checks import usable_statistics
-from .tokenizer_step import SelfContainedTokenizerStep
+from .policy.byte_tokenizer import make_byte_tokenizer
+from .policy.statistics_checks import usable_statistics
+from .policy.tokenizer_step import SelfContainedTokenizerStep
 from .weights import backbones
 from .weights.download import WeightsError
 
@@ -35,10 +35,13 @@ def make_tokenizer(config: AtlasVLAConfig) -> PreTrainedTokenizerBase:
             "(--policy.language_model)."
         )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(resolved.folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(resolved.folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        # transformers' own message recommends running that code.
+        needs_code = "trust_remote_code" in str(error)
+        reason = "it needs Python code of that folder, which is never run" if needs_code else error
         raise WeightsError(
-            f"{resolved.name} has no usable tokenizer in {resolved.folder}: {error} (--policy.language_model)."
+            f"{resolved.name} has no usable tokenizer in {resolved.folder}: {reason} (--policy.language_model)."
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

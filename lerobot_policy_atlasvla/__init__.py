@@ -1,3 +1,3 @@
 """Discovery shim: LeRobot imports the module that is named like the distribution."""
 
-import lerobot_atlasvla._plugin  # noqa: F401
+import lerobot_atlasvla  # noqa: F401

@@ -107,6 +107,23 @@ def batch():
     return preprocessor(raw_batch())
 
 
+@pytest.fixture
+def nothing_downloaded():
+    """A process that has not looked at the Hub yet, and leaves none of its answers behind."""
+    from lerobot_atlasvla.weights.download import forget
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def in_repository_root(monkeypatch):
+    from tests.helpers import ROOT
+
+    monkeypatch.chdir(ROOT)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Workers of ``pytest -n auto``: one per core, as far as the free memory goes."""
@@ -117,8 +134,8 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
     """Tiny weights in the released formats (``vggt``, ``qwen3``, ``dinov2``), made once per run; for reading only."""
+    from tests.helpers.released import write_all
     from tests.helpers.shared import made_once
-    from tests.released import write_all
 
     return made_once(tmp_path_factory, "released", write_all)
 
@@ -126,8 +143,8 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dataset_root(tmp_path_factory):
     """Two episodes of twelve frames with the published schema, made once per run; for reading only."""
+    from tests.helpers.random_dataset import write_dataset
     from tests.helpers.shared import made_once
-    from tests.random_dataset import write_dataset
 
     return made_once(tmp_path_factory, "dataset", write_dataset)
 
@@ -135,7 +152,7 @@ def dataset_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A tiny untrained policy as ``lerobot-train`` saves it, made once per run; for reading only."""
+    from tests.helpers.released import save_checkpoint
     from tests.helpers.shared import made_once
-    from tests.released import save_checkpoint
 
     return made_once(tmp_path_factory, "checkpoint", save_checkpoint)

@@ -115,7 +115,7 @@ class BenchmarkConfig(Measurement):
         if missing := [name for name in RELEASED.values() if not (self.weights / name).is_dir()]:
             raise EvalError(
                 f"--weights={self.weights} has no folder {missing[0]}; "
-                f"python -m eval.benchmark.full_size.weights --root={self.weights} writes all."
+                f"python -m eval.benchmark.full_size.weights {shlex.quote(f'--root={self.weights}')} writes all."
             )
 
     def named(self) -> list[str]:

@@ -7,6 +7,7 @@ a report.
 
 import json
 import re
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class SpeedConfig:
             if not (self.weights / name / WEIGHTS_NAME).is_file():
                 raise EvalError(
                     f"{self.weights / name} has no {WEIGHTS_NAME}; write the weights with "
-                    f"python -m eval.benchmark.full_size.weights --root={self.weights} (--weights)."
+                    f"python -m eval.benchmark.full_size.weights {shlex.quote(f'--root={self.weights}')} (--weights)."
                 )
         check_at_least(self, steps=2, batch_size=1)
 

@@ -14,11 +14,12 @@ from unittest.mock import patch
 import numpy as np
 
 from eval.benchmark.settings import VARIANTS, presets, settings, split
+from lerobot_atlasvla.libero.tasks import IMAGE_KEY, WRIST_IMAGE_KEY
 
 if TYPE_CHECKING:
     import torch
 
-CAMERAS = ("observation.images.image", "observation.images.wrist_image")
+CAMERAS = (IMAGE_KEY, WRIST_IMAGE_KEY)
 PIXELS = 256
 STATE_DIM = 8
 ACTION_DIM = 7

@@ -1,6 +1,5 @@
 """The command line that the evaluation tools share."""
 
-import os
 import shlex
 import signal
 import sys
@@ -8,11 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import draccus
-from draccus.utils import DecodingError
-
 from eval.common.errors import EvalError
 from eval.common.former_flags import with_present_names
+from lerobot_atlasvla.utils import cli
 
 
 def run_command(
@@ -21,9 +18,9 @@ def run_command(
     body: Callable[[Any, str], int | None],
     argv: Sequence[str] | None = None,
     *,
-    again: str = "",
+    again: str | None = None,
 ) -> int:
-    """Parse flags, do the work, and turn what a user can put right into one line and an exit status.
+    """Run a command of the evaluation: former flags still work, and the body gets the command that repeats it.
 
     Args:
         name: Module, such as ``eval.run``.
@@ -37,23 +34,17 @@ def run_command(
         130 when interrupted and ``again`` is given.
     """
     arguments = with_present_names(config, sys.argv[1:] if argv is None else argv)
-    try:
-        settings = draccus.parse(config, args=arguments, prog=f"python -m {name}")
-    except DecodingError as error:
-        sys.stderr.write(f"{name}: {error} (see --help)\n")
-        return 2
-    try:
-        return body(settings, shlex.join(["python", "-m", name, *arguments])) or os.EX_OK
-    except EvalError as error:
-        sys.stderr.write(f"{name}: {error}\n")
-    except OSError as error:
-        sys.stderr.write(f"{name}: {error}{again and f'. {again}'}\n")
-    except KeyboardInterrupt:
-        if not again:
-            raise
-        sys.stderr.write(f"{name}: interrupted. {again}\n")
-        return 130
-    return 1
+    words = ["python", "-m", name]
+    command = shlex.join([*words, *arguments])
+    return cli.run_command(
+        name,
+        config,
+        lambda settings: body(settings, command),
+        arguments,
+        errors=(EvalError, OSError),
+        again=again,
+        program=" ".join(words),
+    )
 
 
 @contextmanager

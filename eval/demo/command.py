@@ -19,16 +19,19 @@ from pathlib import Path
 
 from eval.common.cli import run_command
 from eval.common.commands import measure, tool
-from eval.common.errors import EvalError
+from eval.common.errors import EvalError, check_at_least
 from eval.common.files import set_aside
 from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
-from lerobot_atlasvla.extras import MissingExtraError
+from eval.rollout.settings import FIXED_STATES
+from lerobot_atlasvla.libero.experts.scripted import SUITES
+from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, check_displace_cm
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
-from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
-from lerobot_atlasvla.libero.setup import prepare_libero, require_libero
-from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, check_render_quality
+from lerobot_atlasvla.libero.setup import prepare_libero
+from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL, SUITE_TASKS
+from lerobot_atlasvla.utils.extras import MissingExtraError
 
 
 @dataclass
@@ -66,6 +69,29 @@ class DemoConfig:
     steps: int = 900
     # Seed of the demonstrations, the training and the rollouts.
     seed: int = 1000
+
+    def validate(self) -> None:
+        """Raise :class:`EvalError` for the first setting that cannot work; starts nothing."""
+        if not self.output_dir.name:
+            raise EvalError(f"--output_dir={str(self.output_dir)!r} must name a folder.")
+        if self.suite not in SUITES:
+            raise EvalError(f"--suite={self.suite} is not known to the scripted expert; allowed: {', '.join(SUITES)}.")
+        # One demonstration is held out, and one to learn from must be left.
+        check_at_least(self, episodes=2, rollouts=1, image_size=1, render_size=1, workers=1, steps=1)
+        for name, highest in {
+            "task_id": SUITE_TASKS[self.suite] - 1,
+            "recovery_share": 1,
+            "rollouts": FIXED_STATES,
+            # LIBERO seeds NumPy's generator, which takes 32 bits.
+            "seed": 2**32 - self.rollouts,
+        }.items():
+            if not 0 <= getattr(self, name) <= highest:
+                raise EvalError(f"--{name}={getattr(self, name)} must lie in 0 .. {highest}.")
+        try:
+            check_displace_cm(self.displace_cm, "--displace_cm")
+            check_render_quality(self.render_quality, "--render_quality")
+        except ValueError as error:
+            raise EvalError(f"{error}.") from error
 
 
 HELD_OUT = 0.1
@@ -229,15 +255,14 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
 def run(cfg: DemoConfig, _: str) -> None:
     """Run the demo; its last lines of output are the result."""
     started = time.monotonic()
-    try:
-        check_displace_cm(cfg.displace_cm, "--displace_cm")
-        require_libero()
-    except (ValueError, MissingExtraError) as error:
-        raise EvalError(str(error)) from error
+    cfg.validate()
     os.environ[ENV_RENDER_QUALITY] = cfg.render_quality
     os.environ[ENV_CULL] = "1"  # the same images, sooner
-    # Settles assets, render quality and OpenGL for all stages, and fails here rather than minutes later.
-    prepare_libero()
+    try:
+        # Settles assets, render quality and OpenGL for all stages, and fails here rather than minutes later.
+        prepare_libero()
+    except (ValueError, MissingExtraError, GlUnavailableError) as error:
+        raise EvalError(str(error)) from error
     if kept := set_aside(cfg.output_dir):
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
     cfg.output_dir.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -146,15 +147,21 @@ def next_steps(
         lines.append(f'The loss was still falling at the end: `make demo ARGS="--steps={steps}"` trains longer.')
     if counts[0] < counts[1]:
         lines.append("The failures, in the videos below: a missed grasp asks for more demonstrations with mishaps.")
+    policy, more = f"--checkpoint={checkpoint}", out / "more"
+    looks = _command("eval.geometry_view", policy, f"--dataset_root={out / 'data'}", "--frames=[0, 50]")
+    rolls_out = _command("eval.run", policy, f"--output_dir={more}", f"--suites=[{settings['suite']}]")
     lines += [
-        f"Where the policy looks: `python -m eval.geometry_view --checkpoint={checkpoint} "
-        f"--dataset_root={out / 'data'} --frames='[0, 50]' --output_dir={out / 'views'}`.",
-        f"All 50 initial states, with a report: `python -m eval.run --checkpoint={checkpoint} "
-        f"--output_dir={out / 'more'} --suites='[{settings['suite']}]' --task_ids='[{settings['task_id']}]' "
-        f"--episodes=50 --displace_cm={settings['displace_cm']:g}`, then `python -m eval.report --run={out / 'more'}`.",
-        f"The training's curves: `tensorboard --logdir={out / 'train'}`.",
+        f"Where the policy looks: `{looks} {shlex.quote(f'--output_dir={out / "views"}')}`.",
+        f"All 50 initial states, with a report: `{rolls_out} --task_ids='[{settings['task_id']}]' "
+        f"--episodes=50 --displace_cm={settings['displace_cm']:g}`, then "
+        f"`{_command('eval.report', f'--run={more}')}`.",
+        f"The training's curves: `{shlex.join(['tensorboard', f'--logdir={out / "train"}'])}`.",
     ]
     return lines
+
+
+def _command(module: str, *flags: str) -> str:
+    return shlex.join(["python", "-m", module, *flags])
 
 
 def _mean(curve: Sequence[tuple[int, float]]) -> float:

@@ -13,7 +13,7 @@ DATA=(--dataset.repo_id=local/libero_spatial_displaced --dataset.root="$OUT/data
 
 # ACT as LeRobot ships it has no augmentation: 5 of 64 pixels are 4 of 48. It is limited by its network, which gets both cores.
 SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
-OMP_NUM_THREADS=2 train "$OUT/act" --config_path=eval/baselines/act.yaml "${DATA[@]}" --job_name=act --steps="$STEPS" \
+OMP_NUM_THREADS=2 train "$OUT/act" --config_path=eval/experiments/baselines/act.yaml "${DATA[@]}" --job_name=act --steps="$STEPS" \
   --num_workers=1 --save_freq="$((STEPS / 4))" --dataset.image_transforms.enable=true --dataset.image_transforms.tfs="$SHIFT"
 train "$OUT/scene_only" --config_path=configs/policy/atlasvla_tiny.yaml --policy.views='[observation.images.image]' \
   "${DATA[@]}" --job_name=scene_only --steps="${OUR_STEPS:-7000}" --policy.scheduler_warmup_steps=100 --num_workers=2 \

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lerobot.utils.constants import OBS_IMAGES
+from lerobot.utils.constants import ACTION, OBS_IMAGES
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from eval.common.errors import EvalError
@@ -90,10 +90,16 @@ def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:
     """Load the policy onto its device, in eval mode.
 
     Raises:
+        EvalError: If the dataset's actions have another size: LeRobot would load it as for fine-tuning to that size.
         OSError, RuntimeError, ValueError: ``LOADING_ERRORS`` of :mod:`eval.rollout.checkpoint`, if it can't be loaded.
     """
     from lerobot.policies import make_policy
 
+    known = (checkpoint.config.output_features or {}).get(ACTION)
+    shape = tuple(meta.features[ACTION]["shape"]) if ACTION in meta.features else None
+    if known is not None and shape != tuple(known.shape):
+        has = "has none" if shape is None else f"has {shape}"
+        raise EvalError(f"{checkpoint.folder} predicts {ACTION} of shape {tuple(known.shape)}; the dataset {has}.")
     return make_policy(checkpoint.config, ds_meta=meta).eval()
 
 

@@ -15,6 +15,7 @@ from eval.common.former_flags import flag_of
 from eval.common.statistics import format_difference, mcnemar_exact, newcombe_difference
 from eval.report.data import LabeledRun, Task, read_runs
 from eval.rollout.run_folder import Rollout, Run
+from lerobot_atlasvla.utils.cli import exit_status
 
 SETTINGS = ("image_size", "settle_steps", "init_states", "episode_length", "look", "camera_shift", "displace_cm")
 SIMULATOR = ("assets", "assets_note", "mujoco", "robosuite", "hf-libero")
@@ -98,7 +99,8 @@ def obstacles(a: Run, b: Run) -> list[str]:
     """Say what makes a difference of two runs meaningless, in words; nothing if they can be compared.
 
     Their tasks, everything else that changes the task or the image, and the versions of the simulator. How a policy
-    acts (checkpoint, ``n_action_steps``) is what is compared.
+    acts (checkpoint, ``n_action_steps``) is what is compared. The images of a policy that gets none are those of its
+    videos, so their size is no obstacle.
     """
     tasks_a, tasks_b = ({(rollout.suite, rollout.task_id) for rollout in run.rollouts} for run in (a, b))
     found = [
@@ -106,7 +108,9 @@ def obstacles(a: Run, b: Run) -> list[str]:
         for which, tasks in (("the first", tasks_a - tasks_b), ("the second", tasks_b - tasks_a))
         if tasks
     ]
-    for names, of_a, of_b in ((SETTINGS, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
+    blind = any(run.settings.get("cameras") == {} for run in (a, b))
+    settings = [name for name in SETTINGS if not (blind and name == "image_size")]
+    for names, of_a, of_b in ((settings, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
         found += [
             f"{flag_of(name)}: {of_a.get(name)!r} and {of_b.get(name)!r}"
             for name in names
@@ -181,24 +185,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("b", type=Path, help="what to compare it with")
     parser.add_argument("--force", action="store_true", help="compare although tasks, settings or simulator differ")
     arguments = parser.parse_args(argv)
-    try:
-        a, b = _one(arguments.a), _one(arguments.b)
-    except (OSError, EvalError) as error:
-        sys.stderr.write(f"compare: {error}\n")
-        return 1
-    differing = obstacles(a.run, b.run)
-    if differing and not arguments.force:
+    return exit_status("compare", lambda: run(**vars(arguments)), errors=(EvalError, OSError))
+
+
+def run(a: Path, b: Path, *, force: bool) -> int:
+    """Print the comparison; return the exit status of the command."""
+    one, other = _one(a), _one(b)
+    differing = obstacles(one.run, other.run)
+    if differing and not force:
         sys.stderr.write(
             "compare: the two can't be compared, they differ in\n"
             + "".join(f"  {line}\n" for line in differing)
             + "--force compares them all the same.\n"
         )
         return 1
-    label_a, label_b = (a.label, b.label) if a.label != b.label else ("A", "B")
-    result = compare(a.run.rollouts, b.run.rollouts)
+    label_a, label_b = (one.label, other.label) if one.label != other.label else ("A", "B")
+    result = compare(one.run.rollouts, other.run.rollouts)
     lines = [f"forced, although they differ in {line}" for line in differing]
-    lines += [f"{label}: {entry.total}" for label, entry in ((label_a, a), (label_b, b))]
-    lines += [f"{label} is {entry.incomplete}" for label, entry in ((label_a, a), (label_b, b)) if entry.incomplete]
+    both = ((label_a, one), (label_b, other))
+    lines += [f"{label}: {entry.total}" for label, entry in both]
+    lines += [f"{label} is {entry.incomplete}" for label, entry in both if entry.incomplete]
     lines += [*paired_lines(label_a, label_b, result), verdict(label_a, label_b, result)]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -18,6 +18,7 @@ from eval.common.files import write_text
 from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate
 from eval.report.data import REPORT_FILE, read_report
+from lerobot_atlasvla.utils.cli import exit_status
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 REPORTS = Path("eval/results")
@@ -159,17 +160,18 @@ def main(argv: list[str] | None = None, root: Path = Path()) -> int:
         "--check", action="store_true", help="change nothing; exit status 1 if a table is not up to date"
     )
     arguments = parser.parse_args(argv)
-    try:
-        pages = {root / page: updated(root / page, root / REPORTS) for page in PAGES}
-        stale = {page: after for page, (before, after) in pages.items() if before != after}
-        if arguments.check:
-            for page in stale:
-                sys.stderr.write(f"results_table: {page} is not up to date; run python -m eval.results_table\n")
-            return 1 if stale else 0
-        for page, after in stale.items():
-            write_text(page, after)
-            sys.stdout.write(f"{page} is up to date now\n")
-    except (OSError, EvalError) as error:
-        sys.stderr.write(f"results_table: {error}\n")
-        return 1
+    return exit_status("results_table", lambda: update(root, check=arguments.check), errors=(EvalError, OSError))
+
+
+def update(root: Path, *, check: bool) -> int:
+    """Bring the tables up to date, or only say which are not; return the exit status of the command."""
+    pages = {root / page: updated(root / page, root / REPORTS) for page in PAGES}
+    stale = {page: after for page, (before, after) in pages.items() if before != after}
+    if check:
+        for page in stale:
+            sys.stderr.write(f"results_table: {page} is not up to date; run python -m eval.results_table\n")
+        return 1 if stale else 0
+    for page, after in stale.items():
+        write_text(page, after)
+        sys.stdout.write(f"{page} is up to date now\n")
     return 0

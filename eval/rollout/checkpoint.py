@@ -189,7 +189,7 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
     from draccus.utils import DecodingError
     from lerobot.configs.policies import PreTrainedConfig
 
-    from lerobot_atlasvla.pipeline_files import PipelineError, check_pipelines
+    from lerobot_atlasvla.policy.pipeline_files import PipelineError, check_pipelines
 
     folder = find_checkpoint(path)
     weights = [folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()]

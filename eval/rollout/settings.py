@@ -10,7 +10,7 @@ from eval.common.errors import EvalError, check_at_least
 from lerobot_atlasvla.libero.environment import read_variable
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
-from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, RENDER_QUALITIES
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, check_render_quality
 from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
 
 FIXED_STATES = 50
@@ -105,16 +105,12 @@ class RunConfig(RolloutSettings):
         highest = 2**32 - self.episodes
         if not all(0 <= seed <= highest for seed in self.seeds):
             raise EvalError(f"--seeds={self.seeds} must all lie in 0 .. {highest}.")
-        if self.render_quality not in RENDER_QUALITIES:
-            raise EvalError(
-                f"--render_quality={self.render_quality} is not a render quality; allowed: "
-                f"{', '.join(RENDER_QUALITIES)}."
-            )
         try:
             self.camera_shift()
         except ValueError as error:
             raise EvalError(f"The camera cannot be shifted: --{error}.") from error
         try:
+            check_render_quality(self.render_quality, "--render_quality")
             check_displace_cm(self.displace_cm, "--displace_cm")
         except ValueError as error:
             raise EvalError(f"{error}.") from error

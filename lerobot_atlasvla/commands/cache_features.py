@@ -6,6 +6,7 @@ them. A killed run is continued by running it again.
 
 import copy
 import logging
+import shlex
 import shutil
 import sys
 import time
@@ -32,6 +33,7 @@ from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, pixel_bytes
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
+from lerobot_atlasvla.utils.cli import AGAIN, exit_status
 from lerobot_atlasvla.weights import backbones
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         seconds = time.perf_counter() - start
     if len(places):
         logger.info("%d frames in %.0f s, %.1f a second.", len(places), seconds, len(places) / seconds)
-    logger.info("The cache is ready: lerobot-train %s=%s", FLAG, folder)
+    logger.info("The cache is ready: lerobot-train %s", shlex.quote(f"{FLAG}={folder}"))
     return folder
 
 
@@ -194,16 +196,9 @@ def main() -> int:
         Exit status: 0 when the cache is ready, 1 when it can't be built, 130 when interrupted.
     """
     init_logging()
-    try:
-        # The wrapper reads the command line.
-        _from_command_line()  # pyrefly: ignore[missing-argument]
-    except FeatureCacheError as error:
-        sys.stderr.write(f"atlasvla-cache: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("atlasvla-cache: interrupted; run the same command again to go on.\n")
-        return 130
-    return 0
+    # The wrapper reads the command line.
+    work: Any = _from_command_line
+    return exit_status("atlasvla-cache", work, errors=FeatureCacheError, again=AGAIN)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lerobot_atlasvla.utils.cli import UsageError, exit_status
+
 from . import doctor_machine, doctor_preset
 from .doctor_machine import CheckFailedError
 from .doctor_preset import Trial
@@ -29,10 +31,6 @@ Exit status: 0 ready, 1 not ready, 2 a flag or value that can't work.
 The flags of lerobot-train:
 """
 PART_TITLES = {"vggt": "VGGT weights", "language": "language weights", "vision_tower": "vision tower weights"}
-
-
-class UsageError(Exception):
-    """A flag or value can't work; the message is one line."""
 
 
 @dataclass
@@ -113,7 +111,7 @@ def read_settings(arguments: Sequence[str]) -> Trial:
     if path and not device:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         device = (content.get("policy") or {}).get("device")
-    return Trial(config.policy, config.dataset, device)
+    return Trial(config.policy, config.dataset, device, tolerance_s=config.tolerance_s)
 
 
 def _settings_class() -> "type[TrainPipelineConfig]":
@@ -207,17 +205,14 @@ def main(argv: list[str] | None = None) -> int:
         print_scoped_help(_settings_class(), ["--policy.type=atlasvla"])
         return 0
     checklist = Checklist(_write)
-    try:
+
+    def work() -> int:
         with _silence():
             check_all(checklist, arguments)
-    except UsageError as error:
-        sys.stderr.write(f"atlasvla-check: {error} (see --help)\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("atlasvla-check: interrupted.\n")
-        return 130
-    _write(checklist.verdict)
-    return int(checklist.verdict != "ready")
+        _write(checklist.verdict)
+        return int(checklist.verdict != "ready")
+
+    return exit_status("atlasvla-check", work, errors=(), again="")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from lerobot_atlasvla.extras import MissingExtraError
+from lerobot_atlasvla.utils.extras import MissingExtraError
 
 DISTRIBUTION = "lerobot_policy_atlasvla"
 # Packages of which ours decides, through others, what must be installed; in this order, then what it asks for itself.

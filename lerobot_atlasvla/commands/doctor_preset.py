@@ -7,14 +7,18 @@ transformers and datasets take seconds to import.
 from __future__ import annotations
 
 import copy
+import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
+from lerobot_atlasvla.policy.columns import squeezed_views
 
 from .doctor_machine import CheckFailedError, brief, failing_on, gib
 
@@ -39,7 +43,9 @@ class Trial:
         dataset: LeRobot's dataset settings; an empty ``repo_id`` is none.
         asked_device: The device asked for, if one was.
         features: What the policy reads and predicts, as a LeRobotDataset describes it.
-        stats: The dataset's statistics, if there is one.
+        meta: LeRobot's metadata of the dataset, if there is one.
+        has_frames: Whether the dataset's frames are on this machine.
+        tolerance_s: By how much time stamps of the dataset may be off, s.
         policy: Set by :func:`check_policy`, as are the two pipelines.
     """
 
@@ -47,7 +53,9 @@ class Trial:
     dataset: DatasetConfig
     asked_device: str | None = None
     features: Mapping[str, Any] = field(default_factory=lambda: libero_features(_LIBERO_PIXELS))
-    stats: Any = None
+    meta: Any = None
+    has_frames: bool = False
+    tolerance_s: float = 1e-4
     policy: Any = None
     preprocess: Any = None
     postprocess: Any = None
@@ -114,16 +122,16 @@ def check_dataset(trial: Trial) -> str:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.utils.constants import HF_LEROBOT_HOME
 
-    from lerobot_atlasvla.statistics_checks import unscaled_ranges
+    from lerobot_atlasvla.policy.statistics_checks import unscaled_ranges
     from lerobot_atlasvla.training.dataset_checks import check_numbers
 
-    name, place = wanted.repo_id, wanted.root or "FOLDER"
+    name, place = wanted.repo_id, str(wanted.root or "FOLDER")
     folder = Path(wanted.root) if wanted.root else HF_LEROBOT_HOME / name
     local = (folder / "meta/info.json").is_file()
     fix = (
         "name its folder with --dataset.root=FOLDER; or, where the Hub can be reached, "
-        f"`hf download --repo-type dataset {name} --local-dir {place}`; or make one with "
-        f"`atlasvla-collect --root={place}`"
+        f"`{shlex.join(['hf', 'download', '--repo-type', 'dataset', name, '--local-dir', place])}`; or make one with "
+        f"`{shlex.join(['atlasvla-collect', f'--root={place}'])}`"
     )
     if wanted.root and not local:
         raise CheckFailedError(f"--dataset.root={folder} holds no dataset (no meta/info.json there)", fix)
@@ -147,18 +155,19 @@ def check_dataset(trial: Trial) -> str:
         raise CheckFailedError(f"{meta.root} describes a dataset but has no data/*/*.parquet", fix)
     try:
         config = _with_features(trial.config, meta.features)
-        config.validate_features()
+        config.validate_features(meta)
         if local:
             check_numbers(config, meta)
         warning = unscaled_ranges(config, meta.stats or {})
     except ValueError as error:
         raise CheckFailedError(f"{name} does not fit: {error}") from error
-    trial.features, trial.stats = meta.features, meta.stats
+    trial.features, trial.meta, trial.has_frames = meta.features, meta, local and not wanted.streaming
     state = f"state {config.state_dim}, " if config.use_state else ""
     return (
         f"{name} ({meta.info.codebase_version}) in {meta.root}: {meta.total_episodes} episodes, "
         f"{meta.total_frames} frames; {', '.join(config.view_keys)}; {state}action {config.action_dim}"
         + (f"; WARNING: {warning}" if warning else "")
+        + (f". {squeezed}" if (squeezed := squeezed_views(config)) else "")
     )
 
 
@@ -181,8 +190,9 @@ def check_policy(trial: Trial) -> str:
     config = _with_features(trial.config, trial.features)
     started = time.perf_counter()
     with failing_on(ValueError):  # weights and features that do not fit; the message says what to change
-        trial.policy = AtlasVLAPolicy(config).to(config.device)
-        trial.preprocess, trial.postprocess = make_atlasvla_pre_post_processors(config, trial.stats)
+        trial.policy = AtlasVLAPolicy(config, dataset_meta=trial.meta).to(config.device)
+        stats = None if trial.meta is None else trial.meta.stats
+        trial.preprocess, trial.postprocess = make_atlasvla_pre_post_processors(config, stats)
     seconds = time.perf_counter() - started
     parameters = list(trial.policy.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -191,15 +201,11 @@ def check_policy(trial: Trial) -> str:
 
 
 def check_forward(trial: Trial) -> str:
-    """Check that made-up samples give a finite loss, computed as in training."""
+    """Check that a batch gives a finite loss, computed as in training: of the dataset, or made up without one."""
     import torch
 
     config = trial.policy.config
-    sample = _observation(config, _SAMPLES) | {
-        "action": torch.rand(_SAMPLES, config.chunk_size, config.action_dim) * 2 - 1,
-        "action_is_pad": torch.zeros(_SAMPLES, config.chunk_size, dtype=torch.bool),
-        "task": [_TASK] * _SAMPLES,
-    }
+    sample, what = _batch(trial)
     trial.policy.train()
     dtype = getattr(torch, config.dtype)
 
@@ -208,11 +214,50 @@ def check_forward(trial: Trial) -> str:
         with torch.autocast(torch.device(config.device).type, dtype=dtype, enabled=config.dtype != "float32"):
             return trial.policy.forward(trial.preprocess(dict(sample)))[0].item()
 
-    try:
+    with failing_on(ValueError):  # a batch that the policy can't read; the message says what to change
         value, times = _twice(loss)
-    except ValueError as error:
-        raise CheckFailedError(str(error), _EXACT) from error
-    return f"{_SAMPLES} made-up samples, loss {value:.3f}; {times}"
+    if not math.isfinite(value):
+        raise CheckFailedError(f"the loss of {what} is {value}", _EXACT)
+    return f"{what}, loss {value:.3f}; {times}"
+
+
+def _batch(trial: Trial) -> tuple[dict[str, Any], str]:
+    """Return a batch as training gets it, and what it is: frames of the dataset where they are here, else made up."""
+    import torch
+
+    config = trial.policy.config
+    if not trial.has_frames:
+        sample = _observation(config, _SAMPLES) | {
+            "action": torch.rand(_SAMPLES, config.chunk_size, config.action_dim) * 2 - 1,
+            "action_is_pad": torch.zeros(_SAMPLES, config.chunk_size, dtype=torch.bool),
+            "task": [_TASK] * _SAMPLES,
+            "index": torch.arange(_SAMPLES),
+        }
+        unread = "" if trial.meta is None else " (the dataset's own frames are not on this machine, so none was read)"
+        return sample, f"{_SAMPLES} made-up samples{unread}"
+    from lerobot.datasets.factory import make_dataset
+    from lerobot.utils.collate import lerobot_collate_fn
+
+    # LeRobot's maker of datasets asks its train settings for no more than this.
+    settings: Any = SimpleNamespace(dataset=trial.dataset, trainable_config=config, tolerance_s=trial.tolerance_s)
+    try:
+        dataset: Any = make_dataset(settings)
+        places = sorted({0, len(dataset) - 1})
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.Subset(dataset, places),
+            batch_size=len(places),
+            collate_fn=lerobot_collate_fn if dataset.meta.has_language_columns else None,
+        )
+        batch = next(iter(loader))
+    except Exception as error:  # LeRobot's reader raises whatever the files make it stumble over
+        raise CheckFailedError(
+            f"the first and the last frame of {trial.dataset.repo_id} can't be read: {brief(error)}",
+            "make or download the dataset again",
+        ) from error
+    for key in dataset.meta.camera_keys:
+        if batch[key].dtype == torch.uint8:  # as LeRobot's training does
+            batch[key] = batch[key].float() / 255
+    return batch, f"the first and the last frame of {trial.dataset.repo_id}"
 
 
 def check_select_action(trial: Trial) -> str:

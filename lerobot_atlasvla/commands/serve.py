@@ -1,9 +1,9 @@
 """``python -m lerobot_atlasvla.policy_server --checkpoint=...``: serve a policy to robots (see ``serving``)."""
 
 import logging
-import sys
 
 from lerobot_atlasvla.serving.settings import ServerConfig, ServingError
+from lerobot_atlasvla.utils.cli import run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,28 +15,13 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit status: 1 for an error that the message explains, 2 for a flag that does not parse, 130 when interrupted.
     """
-    import draccus
-    from draccus.utils import ParsingError
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
-    try:
-        config = draccus.parse(ServerConfig, args=argv)
-    except ParsingError as error:
-        sys.stderr.write(f"policy_server: {error} (see --help)\n")
-        return 2
-    try:
-        config.validate()
-        _serve(config)
-    except ServingError as error:
-        sys.stderr.write(f"policy_server: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_command("policy_server", ServerConfig, _serve, argv, errors=ServingError, again="")
 
 
 def _serve(config: ServerConfig) -> None:
+    config.validate()
     try:
         import grpc  # noqa: F401 - only to say what is missing
     except ImportError as error:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
 
-from lerobot_atlasvla.extras import require
 from lerobot_atlasvla.model.layers import CrossAttention
 from lerobot_atlasvla.model.types import TokenGroup
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.utils.extras import require
 from lerobot_atlasvla.weights.peft import without_adapter
 
 COLORMAP = "turbo"

@@ -1,7 +1,7 @@
 """LIBERO without questions, patches or downloads that hang: config file, OpenGL backend, and assets (assets.py).
 
-Everything here acts through the import hook that :mod:`lerobot_atlasvla._plugin` registers, so that LeRobot's own
-commands get it too.
+Everything here acts through the import hook that :mod:`lerobot_atlasvla.utils.libero_hook` registers, so that LeRobot's
+own commands get it too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lerobot_atlasvla.extras import require
 from lerobot_atlasvla.libero.assets import (
     ENV_ASSETS,
     INSTALL,
@@ -43,6 +42,7 @@ from lerobot_atlasvla.libero.patches.deterministic_reset import ENV_DETERMINISTI
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.patches.render_quality import chosen_render_quality
 from lerobot_atlasvla.libero.standin.scene import SUITES
+from lerobot_atlasvla.utils.extras import require
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
+from .architecture_sizes import architecture_sizes
 from .frozen import is_frozen, parameters_of
 from .types import TokenGroup
 
@@ -57,15 +58,15 @@ class LanguageEncoder(nn.Module):
     the same. All is forgotten when a weight or the device changes.
 
     Args:
-        architecture: transformers' configuration of the model as a dictionary; ``model_type`` is one of
-            :data:`QWEN_MODELS`.
+        architecture: Sizes of the model under transformers' names; ``model_type`` is one of :data:`QWEN_MODELS`. Other
+            entries are left out (:mod:`.architecture_sizes`).
         cache_size: Most instructions to remember.
         on_cpu: Keep the language model in host memory, wherever the rest of the network is moved, and compute there:
             for a frozen one, whose features are remembered, it saves the GPU its weights. Tokens and features stay
             with the rest.
 
     Raises:
-        ValueError: For another model type.
+        ValueError: For another model type, or a size that is no number.
     """
 
     def __init__(self, architecture: Mapping[str, Any], *, cache_size: int, on_cpu: bool = False):
@@ -78,7 +79,8 @@ class LanguageEncoder(nn.Module):
                 "(--policy.language_model)."
             )
         make_config, make_model = QWEN_MODELS[kind]
-        sizes = {name: value for name, value in architecture.items() if name != "model_type"}
+        sizes = architecture_sizes(architecture)
+        del sizes["model_type"]
         self.backbone: Qwen2Model | Qwen3Model = make_model(make_config(**sizes | {"use_cache": False}))
         self.hidden_size: int = self.backbone.config.hidden_size
         self._cache = InstructionCache(cache_size)

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
+from .architecture_sizes import architecture_sizes
 from .sizes import DINOV2_SIZES, PATCH_EMBEDDERS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -240,29 +241,30 @@ class Dinov2Tower(nn.Module):
     """A DINOv2 from transformers, read at its final norm; class and register tokens dropped.
 
     Args:
-        architecture: transformers' configuration of the model as a dictionary; ``model_type`` is ``dinov2`` or
-            ``dinov2_with_registers``.
+        architecture: Sizes of the model under transformers' names; ``model_type`` is ``dinov2`` or
+            ``dinov2_with_registers``. Other entries are left out (:mod:`.architecture_sizes`).
 
     Raises:
-        ValueError: For another model type.
+        ValueError: For another model type, or a size that is no number.
     """
 
     def __init__(self, architecture: Mapping[str, Any]):
         super().__init__()
-        sizes = {name: value for name, value in architecture.items() if name != "model_type"}
         kind = architecture.get("model_type")
-        if kind == "dinov2":
-            self.backbone: Dinov2Model | Dinov2WithRegistersModel = Dinov2Model(Dinov2Config(**sizes))
-            registers = 0
-        elif kind == "dinov2_with_registers":
-            config = Dinov2WithRegistersConfig(**sizes)
-            self.backbone = Dinov2WithRegistersModel(config)
-            registers = config.num_register_tokens
-        else:
+        if kind not in ("dinov2", "dinov2_with_registers"):
             raise ValueError(
                 f"The vision tower's model type must be dinov2 or dinov2_with_registers, got {kind!r} "
                 "(--policy.vision_tower)."
             )
+        sizes = architecture_sizes(architecture)
+        del sizes["model_type"]
+        if kind == "dinov2":
+            self.backbone: Dinov2Model | Dinov2WithRegistersModel = Dinov2Model(Dinov2Config(**sizes))
+            registers = 0
+        else:
+            config = Dinov2WithRegistersConfig(**sizes)
+            self.backbone = Dinov2WithRegistersModel(config)
+            registers = config.num_register_tokens
         self.backbone.embeddings = with_remembered_positions(self.backbone.embeddings)
         # In most checkpoints, but only masked pretraining uses it.
         mask_token = getattr(self.backbone.embeddings, "mask_token", None)

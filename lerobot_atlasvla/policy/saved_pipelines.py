@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lerobot_atlasvla.config_checks import COUNTS, ConfigError
-from lerobot_atlasvla.pipeline_files import FILES, PipelineError, find_file
-from lerobot_atlasvla.statistics_checks import NEEDED, check_feature
-from lerobot_atlasvla.tokenizer_step import STEP_NAME, SelfContainedTokenizerStep
+from lerobot_atlasvla.policy.config_checks import COUNTS, ConfigError
+from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError, find_file
+from lerobot_atlasvla.policy.statistics_checks import NEEDED, check_feature
+from lerobot_atlasvla.policy.tokenizer_step import STEP_NAME, SelfContainedTokenizerStep
 
 _NORMALIZERS = ("normalizer_processor", "unnormalizer_processor")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -99,6 +99,11 @@ def check_saved_pipelines(checkpoint: str | Path, **hub: Any) -> None:
                     _check_tokenizer(file, state, saved)
 
 
+def _is_vector(key: str) -> bool:
+    """Return whether a feature is the action, the state or a part of a split state."""
+    return key == ACTION or key == OBS_STATE or key.startswith(f"{OBS_STATE}.")
+
+
 def _name(step: Mapping[str, Any]) -> str:
     # Checkpoints from before 26 November 2026 name our step by its import path, the only one allowed.
     return step.get("registry_name") or STEP_NAME
@@ -143,7 +148,7 @@ def _check_normalizer(file: Path, step: Mapping[str, Any], state: Mapping[str, T
             f"{file} has a step {_name(step)!r} whose features or norm_map can't be read ({error}). {_REMEDY}"
         ) from error
     _check_against(file, features, modes, saved)
-    checked = {key: features[key] for key in (OBS_STATE, ACTION) if key in features}
+    checked = {key: feature for key, feature in features.items() if _is_vector(key)}
     stats: dict[str, dict[str, Tensor]] = {}
     for name, tensor in (state or {}).items():
         key, _, statistic = name.rpartition(".")
@@ -199,7 +204,7 @@ def _read_config(file: Path | None) -> _Saved:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         features = {**(config.get("input_features") or {}), **(config.get("output_features") or {})}
-        shapes = {key: list(features[key]["shape"]) for key in (OBS_STATE, ACTION) if key in features}
+        shapes = {key: list(feature["shape"]) for key, feature in features.items() if _is_vector(key)}
         language = (config.get("backbone_architectures") or {}).get("language", {})
         return _Saved(shapes, dict(config.get("normalization_mapping") or {}), language.get("vocab_size"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -210,8 +215,8 @@ def _check_against(
     file: Path, features: Mapping[str, PolicyFeature], modes: Mapping[str, NormalizationMode], saved: _Saved
 ) -> None:
     """Check that a pipeline normalizes what the checkpoint's own config.json says, as it says."""
-    for key in (OBS_STATE, ACTION) if file.name == FILES[0] else (ACTION,):
-        if key in saved.shapes and (key not in features or list(features[key].shape) != saved.shapes[key]):
+    for key in saved.shapes if file.name == FILES[0] else saved.shapes.keys() & {ACTION}:
+        if key not in features or list(features[key].shape) != saved.shapes[key]:
             found = list(features[key].shape) if key in features else "nothing"
             raise PipelineError(
                 f"{file} is for {key} of shape {found}, but config.json says {saved.shapes[key]}. {_REMEDY}"

@@ -13,6 +13,7 @@ import torch
 from draccus.utils import DraccusException
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
+from lerobot.utils.constants import OBS_STATE
 from safetensors import SafetensorError
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
@@ -63,6 +64,11 @@ class ServedPolicy:
                 raise ServingError(f"--checkpoint={checkpoint} is a policy of type {config.type}, not atlasvla.")
             if device and config.device != device:
                 raise ServingError(f"--device={device} is not available on this machine; {config.device} is.")
+            if len(config.state_keys) > 1:
+                raise ServingError(
+                    f"--checkpoint={checkpoint} reads its state from {', '.join(config.state_keys)}; the server knows "
+                    f"{OBS_STATE} only. Run it without a server, or train on a dataset with the parts in one column."
+                )
             policy = AtlasVLAPolicy.from_pretrained(name, config=config)
             here = {"device_processor": {"device": config.device}}
             preprocess, postprocess = make_pre_post_processors(config, name, preprocessor_overrides=here)

@@ -56,7 +56,13 @@ class ActionChunks:
                 read those from.
         """
         actions_BTA = entry(batch, ACTION)
-        if self._config.actions_in_memory and self.meta is not None and actions_BTA.ndim == 2:
+        in_memory = self._config.actions_in_memory and self.meta is not None
+        if self._config.action_dim == 1 and actions_BTA.ndim <= 2:
+            # LeRobot stores a list of one number as a number; its batching step takes (B,) for one sample, (1, B).
+            single = in_memory and actions_BTA.numel() == entry(batch, INDEX).numel()
+            actions_BTA = actions_BTA.reshape(-1, 1) if single else actions_BTA[..., None]
+            batch = batch | {ACTION: actions_BTA}
+        if in_memory and actions_BTA.ndim == 2:
             if self._table is None:
                 # Only now: whoever gives a policy an empty dataset, to record into, reads no batches.
                 self._table = InMemoryActions.read(self._config, self.meta)
@@ -153,6 +159,8 @@ class InMemoryActions:
 
 
 def _to_tensor(values: pa.Array | pa.ChunkedArray, width: int) -> Tensor:
-    """A column of lists, (rows, width), float32."""
+    """A column of lists, or of numbers where the lists would have one each, (rows, width), float32."""
     flat = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return torch.from_numpy(np.array(flat.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)).view(-1, width)
+    if not pa.types.is_primitive(flat.type):
+        flat = flat.flatten()
+    return torch.from_numpy(np.array(flat.to_numpy(zero_copy_only=False), dtype=np.float32)).view(-1, width)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lerobot.utils.logging_utils import MetricsTracker
 
-from lerobot_atlasvla.extras import MissingExtraError, require
+from lerobot_atlasvla.utils.extras import MissingExtraError, require
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lerobot_atlasvla.byte_tokenizer import VOCAB_SIZE
-from lerobot_atlasvla.config_checks import DINOV2_PATCH_SIZE
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.architecture_sizes import architecture_sizes
 from lerobot_atlasvla.model.language import small_qwen3
+from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE
+from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE
 
 from . import download
 from .download import ResolvedWeights, WeightsError, listing
@@ -120,14 +121,14 @@ def resolve(config: AtlasVLAConfig, name: str) -> ResolvedWeights:
 
 
 def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
-    """Return transformers' configuration of the language model and, where there is one, of the vision tower.
+    """Return the sizes of the language model and, where there is one, of the vision tower, under transformers' names.
 
     Args:
         config: The configuration; architectures it has recorded are used for parts that are not in ``resolved``.
         resolved: The weights of parts that are about to be read; their ``config.json`` is read.
 
     Raises:
-        WeightsError: If a ``config.json`` is missing or unreadable.
+        WeightsError: If a ``config.json`` is missing, unreadable, or has a size that is no number.
     """
     found = dict(config.backbone_architectures)
     if config.language_init == "random":
@@ -148,6 +149,7 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
             f"config.json has no entry backbone_architectures.{lacking[0]}, without which the checkpoint's network "
             "can't be built. Use the config.json it was saved with."
         )
+    found = {name: _sizes(name, found[name]) for name in found if name in used_parts(config)}
     if "vision_tower" in used_parts(config) and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
         raise WeightsError(
             f"The vision tower must cut images into patches of {DINOV2_PATCH_SIZE} pixels, as DINOv2 does; "
@@ -164,8 +166,19 @@ def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
         raise WeightsError(
             f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
         ) from error
-    # How the weights are stored and who wrote the file is not architecture.
-    return {key: value for key, value in content.items() if key not in ("torch_dtype", "dtype", "transformers_version")}
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} must hold an object, got {type(content).__name__} ({flag}).")
+    return content
+
+
+def _sizes(name: str, architecture: Any) -> dict[str, Any]:
+    """Return what may reach transformers of an architecture that a file names."""
+    try:
+        return architecture_sizes(architecture)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"The config.json of the {name.replace('_', ' ')} can't be built: {error} ({PARTS[name].flag})."
+        ) from error
 
 
 def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:

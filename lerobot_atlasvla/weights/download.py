@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ _INDEX = ".safetensors.index.json"
 _SUFFIXES = (".safetensors", _INDEX, ".pt", ".bin")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# Both become paths below a folder: a branch such as refs/pr/1 has parts, the file of a shard has none.
+_REVISION = re.compile(r"\w[\w.+@-]*(?:/\w[\w.+@-]*)*")
+_SHARD = re.compile(r"\w[\w.+-]*\.safetensors")
 _HUB_SECONDS = 5.0
 _LISTED = 5
 
@@ -89,6 +93,11 @@ def resolve(
     """
     local = not _HUB_ID.fullmatch(name) or name.endswith(_SUFFIXES) or os.path.exists(name)
     try:
+        if revision is not None and not _REVISION.fullmatch(revision):
+            raise _UnavailableError(
+                f"revision {revision!r} is no branch, tag or commit: parts of letters, digits and . + @ - _, each "
+                "beginning with a letter or digit, joined by /"
+            )
         if not local:
             return _on_hub(name, revision, tuple(companions))
         if revision is not None:
@@ -132,7 +141,7 @@ def forget() -> None:
 
 
 def _ways_out(repository: str, revision: str | None, flag: str, advice: str) -> str:
-    command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
+    command = shlex.join(["hf", "download", repository, *(["--revision", revision] if revision else [])])
     options = [f"download the weights with `{command}`"] if repository else []
     options.append(f"name other weights with {flag}")
     if advice:
@@ -184,6 +193,11 @@ def _with_shards(weights: Path) -> tuple[Path, ...]:
     if not weights.name.endswith(_INDEX):
         return (weights,)
     shards = [weights.parent / name for name in _shard_names(weights)]
+    # Links are followed: in the Hub's cache, index and shards are links to files that lie side by side.
+    allowed = {weights.parent.resolve(), weights.resolve().parent}
+    outside = [shard.name for shard in shards if shard.exists() and shard.resolve().parent not in allowed]
+    if outside:
+        raise _UnavailableError(f"{weights} names shards that are links to another folder: {listing(outside)}")
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise _UnavailableError(
@@ -199,6 +213,8 @@ def _shard_names(index: Path) -> list[str]:
         raise _UnavailableError(f"{index} is not an index of shards ({_brief(error)}); download it again") from error
     if not names:
         raise _UnavailableError(f"{index} names no shards; download it again")
+    if foreign := [repr(name) for name in names if not _SHARD.fullmatch(name)]:
+        raise _UnavailableError(f"{index} names shards that are not *.safetensors files beside it: {listing(foreign)}")
     return names
 
 

@@ -6,6 +6,7 @@ LeRobot's own card knows no policy of a plugin, names no backbone and takes ever
 import json
 import logging
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from lerobot.utils.constants import OBS_IMAGES
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.extras import require
+from lerobot_atlasvla.utils.extras import require
 
 from . import backbones
 
@@ -114,6 +115,7 @@ def make(
     parts = [_row(config, part, sources.get(part, {}), referred) for part in backbones.used_parts(config)]
     license, license_name = _license(parts, license)
     local = [part for part in parts if part.source and not part.inside and not part.revision]
+    repo = config.repo_id or "user/repo"
     if local:
         logger.warning(
             "The pushed checkpoint refers to weights in local folders (%s), which others don't have: they need "
@@ -152,7 +154,10 @@ def make(
         adapts_local=adapts_local,
         dataset=dataset,
         suite=suite[0] if suite else "libero_spatial",
-        repo=config.repo_id or "user/repo",
+        repo=repo,
+        # As they can be pasted into a shell, whatever characters are in them.
+        policy_flag=shlex.quote(f"--policy.path={repo}"),
+        rename_flag=_rename_flag(config),
         views=[key.removeprefix(f"{OBS_IMAGES}.") for key in config.view_keys],
         # A blind policy takes images of any size.
         pixels=config.image_features[config.view_keys[0]].shape[1:] if config.view_keys else config.image_size,
@@ -166,6 +171,11 @@ def make(
     # Assigning parses the front matter again: what is no YAML is found out before weights travel.
     card.content = re.sub(r"\n{3,}", "\n\n", card.content)
     return card
+
+
+def _rename_flag(config: AtlasVLAConfig) -> str:
+    names = {f"{OBS_IMAGES}.<its name>": key for key in config.view_keys[:1]}
+    return f"--rename_map={shlex.quote(json.dumps(names, ensure_ascii=False))}"
 
 
 def _own_version() -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import ROOT, run_command
+from tests.helpers import ROOT
+from tests.helpers.commands import run_command
 
 STAND_IN = {"ATLASVLA_LIBERO_ASSETS": "stand-in"}
 

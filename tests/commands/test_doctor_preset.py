@@ -97,7 +97,7 @@ def test_a_dataset_that_fits(dataset_root):
     line = doctor_preset.check_dataset(subject)
     assert f"in {dataset_root}: 1 episodes, 3 frames; {IMAGE}, {WRIST}; state 8, action 7" in line
     assert "v3" in line
-    assert "action" in subject.stats
+    assert "action" in subject.meta.stats
 
 
 def test_a_dataset_without_a_camera_that_is_asked_for(dataset_root):

@@ -14,11 +14,9 @@ from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_featu
 
 from lerobot_atlasvla.serving.client import PolicyClient
 from tests.conftest import CHUNK, IMAGE, STATE, TASK, WRIST
+from tests.helpers.released import save_checkpoint
 from tests.integration.test_rollout import Arm, ArmConfig
-from tests.released import save_checkpoint
-from tests.serving.helpers import Local
-
-PATIENCE_S = 240
+from tests.serving.helpers import PATIENCE_S, Local
 
 
 @pytest.fixture(scope="module")

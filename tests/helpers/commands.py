@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+
 # Not the simulator: its OpenGL backend is chosen by a variable that is read while it is imported.
 _WARM = (
     "lerobot.scripts.lerobot_train",

@@ -8,8 +8,8 @@ from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.inspection.attention import AttentionRecorder, attention_weights, draw_attention
 from lerobot_atlasvla.model.layers import CrossAttention
 from lerobot_atlasvla.model.types import TokenGroup
-from tests import released
-from tests.conftest import IMAGE, WRIST, tiny_config
+from tests.conftest import IMAGE, WRIST
+from tests.helpers import released
 
 # Not square, so that swapped rows and columns show.
 ROWS, COLUMNS = 4, 6
@@ -18,9 +18,7 @@ WIDE = {"image_size": (8 * ROWS, 8 * COLUMNS)}
 
 def make_policy(**overrides) -> AtlasVLAPolicy:
     """Two decoder layers with sharp attention: at its initial size it is nearly the same for all patches."""
-    torch.manual_seed(0)
-    policy = AtlasVLAPolicy(tiny_config(**(WIDE | {"decoder_num_layers": 2} | overrides)))
-    released.open_gates(policy)
+    policy = released.tiny_policy(**(WIDE | {"decoder_num_layers": 2} | overrides))
     with torch.no_grad():
         for block in policy.model.decoder.blocks:
             block.geometry_attention.query.weight *= 20

@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lerobot_atlasvla.inspection.depth import GeometryReader
-from tests import released
+from tests.helpers import released
 
 SIZES = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4, 8, 8, 8)}
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.inspection.geometry_blocks import blocks_as_noise, blocks_removed
-from tests import released
 from tests.conftest import tiny_config
+from tests.helpers import released
 
 CHANGES = {"noise": lambda policy: blocks_as_noise(policy, seed=3), "removed": blocks_removed}
 
@@ -19,13 +19,6 @@ class Through(nn.Module):
 
     def forward(self, x, rope=None, mask=None):
         return x
-
-
-def make_policy(**overrides):
-    torch.manual_seed(0)
-    policy = AtlasVLAPolicy(tiny_config(**overrides))
-    released.open_gates(policy)
-    return policy
 
 
 def blocks_of(policy):
@@ -43,7 +36,7 @@ def assert_same(policy, before):
 
 @pytest.mark.parametrize("fusion", ["late", "early"])
 def test_removed_blocks_hand_on_their_input(fusion):
-    policy = make_policy(fusion=fusion)
+    policy = released.tiny_policy(fusion=fusion)
     without = copy.deepcopy(policy)
     for blocks in blocks_of(without):
         for index in range(len(blocks)):
@@ -60,7 +53,7 @@ def test_removed_blocks_hand_on_their_input(fusion):
 
 
 def test_noise_has_the_spread_of_the_weights_and_nothing_else_changes():
-    policy = make_policy()
+    policy = released.tiny_policy()
     before = weights_of(policy)
     with torch.random.fork_rng():
         state = torch.get_rng_state()
@@ -87,7 +80,7 @@ def test_noise_has_the_spread_of_the_weights_and_nothing_else_changes():
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_error_leaves_the_weights_as_they_were(change):
-    policy = make_policy()
+    policy = released.tiny_policy()
     before = weights_of(policy)
 
     def fail():
@@ -117,7 +110,7 @@ def test_frozen_blocks_in_half_precision(change, tmp_path):
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_compiled_policy_obeys(change):
     """The graphs are compiled before the change and are not compiled again."""
-    plain, compiled = make_policy(), make_policy()
+    plain, compiled = released.tiny_policy(), released.tiny_policy()
     graphs = []
     torch._dynamo.reset()
     compiled.model.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
@@ -135,7 +128,7 @@ def test_a_compiled_policy_obeys(change):
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_policy_compiled_by_inductor_obeys(change):
-    plain, compiled = make_policy(), make_policy()
+    plain, compiled = released.tiny_policy(), released.tiny_policy()
     compiled.model.compile()
     batch = released.preprocessed(plain.config)
     compiled.predict_action_chunk(batch)
@@ -173,7 +166,7 @@ def test_what_cannot_be_changed_is_refused():
     for change in CHANGES.values():
         with pytest.raises(ValueError, match=r"type atlasvla has geometry blocks; this one is of type act\."):
             change(Other())
-    policy = make_policy()
+    policy = released.tiny_policy()
     policy.model.aggregator.frame_blocks[1] = Through()
     with pytest.raises(ValueError, match="two layer scales to zero; Through has 0"):
         blocks_removed(policy)

@@ -13,6 +13,7 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.inspection import reliance
 from lerobot_atlasvla.inspection.reliance import measure
 from tests.conftest import IMAGE, PIXELS, STATE, WRIST, tiny_config
+from tests.helpers.small_checkpoints import SMALL_ACT
 
 CHUNK, ACTIONS, STATES = 2, 3, 4
 IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
@@ -185,13 +186,7 @@ def make_act(steps):
     views = {key: PolicyFeature(FeatureType.VISUAL, (3, PIXELS, PIXELS)) for key in (IMAGE, WRIST)}
     config = ACTConfig(
         **FEATURES | {"input_features": FEATURES["input_features"] | views},
-        device="cpu",
-        pretrained_backbone_weights=None,
-        dim_model=32,
-        dim_feedforward=32,
-        n_heads=2,
-        n_encoder_layers=1,
-        n_vae_encoder_layers=1,
+        **SMALL_ACT,
         chunk_size=CHUNK,
         n_action_steps=steps,
     )

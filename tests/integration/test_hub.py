@@ -19,14 +19,14 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load, load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.pipeline_files import PipelineError
+from lerobot_atlasvla.policy.pipeline_files import PipelineError
 from lerobot_atlasvla.weights import checkpoint
 from lerobot_atlasvla.weights.download import forget
 from tests.conftest import ACTION_DIM, TASK, dataset_stats, raw_batch
-from tests.helpers.commands import ROOT
-from tests.hub_upload_server import HubUploadServer
+from tests.helpers import ROOT
+from tests.helpers.hub_upload_server import HubUploadServer
+from tests.helpers.released import WEIGHTS, files_of, preprocessed, released_policy, write_all
 from tests.integration.test_train_and_eval import TINY
-from tests.released import WEIGHTS, files_of, preprocessed, released_policy, write_all
 
 REPO = "user/repo"
 EYES = "facebook/VGGT-1B"
@@ -67,11 +67,7 @@ class Pushed(NamedTuple):
     log: str
 
 
-@pytest.fixture(autouse=True)
-def _forgetful():
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("nothing_downloaded")
 
 
 def publish(hub: HubUploadServer, root: Path) -> Published:

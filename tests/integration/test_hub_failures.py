@@ -1,7 +1,5 @@
 """A push that fails says why, and the local checkpoint is whole whatever the Hub does."""
 
-import contextlib
-import socket
 from pathlib import Path
 
 import httpx
@@ -16,10 +14,10 @@ from lerobot.processor.pipeline import ProcessorMigrationError
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.weights.download import forget
 from tests.conftest import dataset_stats
-from tests.hub_server import Fault, point_client_to
-from tests.hub_upload_server import HubUploadServer
+from tests.helpers.hub_server import Fault, closed_port, point_client_to
+from tests.helpers.hub_upload_server import HubUploadServer
+from tests.helpers.released import WEIGHTS
 from tests.integration.test_hub import (
     POLICY_FILES,
     PROCESSOR_FILES,
@@ -31,21 +29,11 @@ from tests.integration.test_hub import (
     push,
     train,
 )
-from tests.released import WEIGHTS
 
 __all__ = ["published"]
 
 
-@pytest.fixture(autouse=True)
-def _forgetful():
-    forget()
-    yield
-    forget()
-
-
-def closed_port() -> str:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+pytestmark = pytest.mark.usefixtures("nothing_downloaded")
 
 
 def assert_whole(folder: Path, state: dict[str, torch.Tensor]) -> None:

@@ -14,11 +14,11 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.scripts.lerobot_record import RecordConfig
 
-from tests.six_joint_arm import CAMERAS, FPS, JOINTS, record
+from tests.helpers import ROOT
+from tests.helpers.six_joint_arm import CAMERAS, FPS, JOINTS, record
 
-ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "examples/own_robot.md"
-ARM = ["--robot.discover_packages_path=tests.six_joint_arm", "--robot.type=six_joint_arm"]
+ARM = ["--robot.discover_packages_path=tests.helpers.six_joint_arm", "--robot.type=six_joint_arm"]
 
 
 def commands(program: str) -> list[list[str]]:
@@ -126,7 +126,8 @@ def test_from_a_recording_to_the_arm(tmp_path):
     succeed(
         sys.executable,
         "-c",
-        "import runpy, sys, tests.six_joint_arm; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')",
+        "import runpy, sys, tests.helpers.six_joint_arm; sys.argv.pop(0);"
+        "runpy.run_path(sys.argv[0], run_name='__main__')",
         str(ROOT / "examples/robot_loop.py"),
         *loop,
         f"--robot.log={loop_file}",

@@ -16,7 +16,7 @@ import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.utils import prepare_observation_for_inference
-from lerobot.robots import Robot, RobotConfig
+from lerobot.robots import RobotConfig
 from lerobot.rollout import RolloutConfig, RolloutContext, build_rollout_context, create_strategy
 from lerobot.rollout import context as rollout_context
 from lerobot.rollout.inference import InferenceEngineConfig, RTCInferenceConfig, SyncInferenceConfig, rtc
@@ -24,8 +24,10 @@ from lerobot.utils.feature_utils import build_dataset_frame
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, CHUNK, PIXELS, STATE_DIM, TASK
-from tests.helpers.commands import ROOT, run_command
-from tests.released import save_checkpoint
+from tests.helpers import ROOT
+from tests.helpers.commands import run_command
+from tests.helpers.released import save_checkpoint
+from tests.helpers.robot import PretendedRobot
 
 HORIZON = 6
 # A rollout ends after this many actions, not after some time: how long they take depends on the machine's load.
@@ -50,7 +52,7 @@ class ArmConfig(RobotConfig):
     log: Path
 
 
-class Arm(Robot):
+class Arm(PretendedRobot):
     """Sees the same all the time, remembers what it is told to do, and after enough of it presses Ctrl-C."""
 
     config_class = ArmConfig
@@ -58,9 +60,6 @@ class Arm(Robot):
 
     def __init__(self, config: ArmConfig):
         super().__init__(config)
-        self.log = config.log
-        self.received: list[list[float]] = []
-        self._connected = False
         random = np.random.default_rng(0)
         self._sight = {
             name: float(random.normal()) if kind is float else random.integers(0, 255, kind, np.uint8)
@@ -76,23 +75,6 @@ class Arm(Robot):
     def action_features(self) -> dict:
         return {f"joint_{index}.pos": float for index in range(ACTION_DIM)}
 
-    @property
-    def is_connected(self) -> bool:
-        return self._connected
-
-    @property
-    def is_calibrated(self) -> bool:
-        return True
-
-    def connect(self, calibrate: bool = True) -> None:
-        self._connected = True
-
-    def calibrate(self) -> None:
-        pass
-
-    def configure(self) -> None:
-        pass
-
     def get_observation(self) -> dict:
         return dict(self._sight)
 
@@ -101,10 +83,6 @@ class Arm(Robot):
         if len(self.received) == ACTIONS:
             signal.raise_signal(signal.SIGINT)
         return action
-
-    def disconnect(self) -> None:
-        self._connected = False
-        self.log.write_text(json.dumps(self.received))
 
 
 @contextmanager

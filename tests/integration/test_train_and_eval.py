@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
-from tests.helpers.commands import ROOT, run_command, succeed
-from tests.random_dataset import PIXELS, REPO_ID
+from tests.helpers import ROOT
+from tests.helpers.commands import run_command, succeed
+from tests.helpers.random_dataset import PIXELS, REPO_ID
 
 TINY = [
     "--config_path=configs/policy/atlasvla_tiny.yaml",
@@ -66,6 +67,7 @@ def test_resume_continues_and_the_result_reloads(trained, dataset_root):
     assert after.keys() <= policy.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_a_rollout_of_a_few_steps_in_libero(trained, tmp_path):
     output, _ = trained
     succeed(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+
 OURS = ("lerobot_policy_atlasvla", "lerobot_atlasvla", "_lerobot_policy_atlasvla", "_editable", "__editable__")
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from lerobot_atlasvla.libero import asset_digests, assets, setup
-from tests.asset_folders import write_manifest
+from tests.libero.asset_folders import write_manifest
 
 
 @pytest.fixture(scope="module")

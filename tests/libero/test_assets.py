@@ -12,9 +12,9 @@ import pytest
 from lerobot_atlasvla.libero import asset_digests, assets, hub
 from lerobot_atlasvla.libero.assets import LiberoAssets, assets_kind, libero_assets, same_files
 from lerobot_atlasvla.libero.standin import scene
-from tests.asset_folders import FILES, FOLDERS, make_assets, make_packages
+from tests.helpers import ROOT
+from tests.libero.asset_folders import FILES, FOLDERS, make_assets, make_packages
 
-ROOT = Path(__file__).parents[2]
 N = len(FILES)
 A_FILE = "textures/textures.xml"
 

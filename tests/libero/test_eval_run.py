@@ -16,9 +16,10 @@ from eval.rollout.simulator import exported
 from eval.rollout.worker import RolloutJob, Task, WorkerSettings
 from eval.rollout.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.libero.assets import _ENV_RESOLVED, ENV_ASSETS
-from tests.released import save_checkpoint
+from tests.helpers import ROOT
+from tests.helpers.released import save_checkpoint
+from tests.helpers.small_checkpoints import SMALL_ACT
 
-ROOT = Path(__file__).parents[2]
 PIXELS = 32
 STEPS = 12
 # LIBERO draws the pose of this task's cabinet at every reset.
@@ -50,6 +51,7 @@ def frames_of(video: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_by_the_same_command(tmp_path):
     checkpoint = save_checkpoint(tmp_path / "checkpoint", n_action_steps=5)
     out = tmp_path / "out"
@@ -148,16 +150,10 @@ def test_any_policy_of_lerobot(tmp_path):
             "observation.state": PolicyFeature(FeatureType.STATE, (8,)),
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))},
-        pretrained_backbone_weights=None,
-        dim_model=32,
-        n_heads=2,
-        dim_feedforward=32,
-        n_encoder_layers=1,
-        n_vae_encoder_layers=1,
+        **SMALL_ACT,
         chunk_size=6,
         n_action_steps=6,
         push_to_hub=False,
-        device="cpu",
     )
     torch.manual_seed(0)
     checkpoint = tmp_path / "checkpoint"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fresh_home import files_in, run_command
-from tests.random_dataset import PIXELS, REPO_ID, write_dataset
-from tests.small_checkpoints import save_atlasvla
+from tests.helpers.fresh_home import files_in, run_command
+from tests.helpers.random_dataset import PIXELS, REPO_ID, write_dataset
+from tests.helpers.small_checkpoints import save_atlasvla
 
 IMPORTS = """
 import json, multiprocessing.forkserver as forkserver, os, sys

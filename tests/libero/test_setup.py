@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lerobot_atlasvla.libero import assets, gl, hub, setup
-from tests.asset_folders import make_assets
-from tests.fresh_home import run_python
+from tests.helpers.fresh_home import run_python
+from tests.libero.asset_folders import make_assets
 
 # --- the first import -------------------------------------------------------------------------------------------------
 

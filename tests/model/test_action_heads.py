@@ -1,13 +1,14 @@
 """The action heads: what they learn, how a chunk is drawn, and that padding never counts."""
 
+from functools import partial
+
 import pytest
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
 
-from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.model.action_heads import FlowHead
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, tiny_config
-from tests.released import open_gates, prefix_of, preprocessed
+from tests.helpers.released import prefix_of, preprocessed, tiny_policy
 
 
 @pytest.fixture
@@ -20,11 +21,7 @@ def batch():
     return preprocessed(tiny_config(), "open the drawer", "stop", "go")
 
 
-def make_policy(**overrides) -> AtlasVLAPolicy:
-    torch.manual_seed(0)
-    policy = AtlasVLAPolicy(tiny_config(**({"head": "flow"} | overrides)))
-    open_gates(policy)
-    return policy
+make_policy = partial(tiny_policy, head="flow")
 
 
 def make_head() -> FlowHead:

@@ -12,7 +12,7 @@ from lerobot_atlasvla.model import vggt
 from lerobot_atlasvla.model.frozen import freeze, frozen_forward, is_frozen, parameters_of
 from lerobot_atlasvla.model.layers import apply_rope, rope_2d_tables
 from tests.conftest import tiny_config
-from tests.released import open_gates, preprocessed, released_policy, write_vggt
+from tests.helpers.released import open_gates, preprocessed, released_policy, write_vggt
 
 
 class Operations(TorchDispatchMode):

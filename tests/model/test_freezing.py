@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lerobot_atlasvla.weights import backbones
-from tests.released import (
+from tests.helpers.released import (
     SMALL_DINOV2,
     open_gates,
     prefix_of,

@@ -9,7 +9,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.model.vision import PatchTower
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, STATE, WRIST
-from tests.released import (
+from tests.helpers.released import (
     SPECIAL,
     inputs_of,
     open_gates,

@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2Model, Qwen3Model
 
 from lerobot_atlasvla.model.language import LanguageEncoder, small_qwen3
-from tests.released import open_gates, preprocessed, released_policy, write_qwen2
+from tests.helpers.released import open_gates, preprocessed, released_policy, write_qwen2
 
 MASK = "observation.language.attention_mask"
 ROWS = ([5, 6, 7, 8], [9, 10], [11], [])

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from lerobot_atlasvla.config_checks import ConfigError
 from lerobot_atlasvla.model.language import LanguageEncoder, small_qwen3
+from lerobot_atlasvla.policy.config_checks import ConfigError
 from tests.conftest import tiny_config
-from tests.released import preprocessed, released_config, released_policy
+from tests.helpers.released import preprocessed, released_config, released_policy
 
 ON_CPU = {"language_on_cpu": True}
 

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from lerobot_atlasvla.inputs import random_crop_and_jitter
 from tests.conftest import tiny_config
-from tests.released import open_gates, preprocessed
+from tests.helpers.released import preprocessed, tiny_policy
 
 SIZE = 40
 BOTH = [(0.3, 0.0), (0.0, 0.4), (0.3, 0.4)]
@@ -116,21 +115,15 @@ def test_the_hue_changes_by_a_tenth_of_the_strength():
 # --- in the policy ---
 
 
-def make_policy(**overrides) -> AtlasVLAPolicy:
-    policy = AtlasVLAPolicy(tiny_config(**overrides))
-    open_gates(policy)
-    return policy
-
-
 @pytest.mark.parametrize("strength", [{"random_crop": 0.3}, {"color_jitter": 0.4}])
 def test_images_are_changed_in_training_only(strength):
-    policy, batch = make_policy(**strength), preprocessed(tiny_config())
+    policy, batch = tiny_policy(**strength), preprocessed(tiny_config())
     policy.eval()
     assert policy(batch)[0] == policy(batch)[0]
     assert torch.equal(policy.predict_action_chunk(batch), policy.predict_action_chunk(batch))
     policy.train()
     assert len({policy(batch)[0].item() for _ in range(4)}) == 4
-    plain = make_policy()
+    plain = tiny_policy()
     plain.load_state_dict(policy.state_dict())
     # Also a policy in training mode predicts from the images as they are.
     policy.train()
@@ -138,7 +131,7 @@ def test_images_are_changed_in_training_only(strength):
 
 
 def test_without_strengths_training_draws_nothing():
-    policy, batch = make_policy().train(), preprocessed(tiny_config())
+    policy, batch = tiny_policy().train(), preprocessed(tiny_config())
     assert policy(batch)[0] == policy(batch)[0]
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from tests import released
 from tests.conftest import tiny_config
+from tests.helpers import released
 
 
 def compiled_and_plain(**overrides) -> tuple[AtlasVLAPolicy, AtlasVLAPolicy]:

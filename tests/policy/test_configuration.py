@@ -12,10 +12,10 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
-from lerobot_atlasvla.config_checks import COUNTS, NUMBERS
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from lerobot_atlasvla.model.sizes import parameter_counts
+from lerobot_atlasvla.policy.config_checks import COUNTS, NUMBERS
 from lerobot_atlasvla.policy.setting_types import Count, Number
 from tests.conftest import IMAGE, STATE, WRIST, tiny_config
 from tests.golden.kept_actions import CHECKPOINTS, NAMES

@@ -10,17 +10,10 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, PIXELS, STATE, WRIST, raw_batch, tiny_config
-from tests.released import open_gates, preprocessed, released_policy
+from tests.helpers.released import preprocessed, released_policy, tiny_policy
 
 STEPS = 4
 WORDS = "observation.language.tokens"
-
-
-def make_policy(**overrides) -> AtlasVLAPolicy:
-    torch.manual_seed(0)
-    policy = AtlasVLAPolicy(tiny_config(**overrides))
-    open_gates(policy)
-    return policy
 
 
 def noise(size: int = 3) -> torch.Tensor:
@@ -36,7 +29,7 @@ def tensors_of(batch: dict) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def policy():
-    return make_policy(n_action_steps=STEPS)
+    return tiny_policy(n_action_steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +95,7 @@ def test_clearing_the_queues_drops_what_was_planned(policy, scenes):
 @pytest.mark.parametrize("head", ["l1", "flow"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_action_is_float32_and_ready_for_numpy(scenes, head, dtype):
-    policy = make_policy(head=head, dtype=dtype)
+    policy = tiny_policy(head=head, dtype=dtype)
     with torch.inference_mode():
         action = policy.select_action(scenes[0])
     assert action.dtype == torch.float32
@@ -114,7 +107,7 @@ def test_an_action_is_float32_and_ready_for_numpy(scenes, head, dtype):
 
 @pytest.mark.parametrize("head", ["l1", "flow"])
 def test_a_chunk_is_predicted_without_a_graph_and_by_the_noise_alone(scenes, head):
-    policy = make_policy(head=head).train()
+    policy = tiny_policy(head=head).train()
     assert torch.is_grad_enabled()
     chunk = policy.predict_action_chunk(scenes[0], noise=noise())
     assert chunk.shape == (3, CHUNK, ACTION_DIM)
@@ -125,7 +118,7 @@ def test_a_chunk_is_predicted_without_a_graph_and_by_the_noise_alone(scenes, hea
 
 @pytest.mark.parametrize("head", ["l1", "flow"])
 def test_a_chunk_depends_neither_on_the_batch_nor_on_the_padding_of_the_prompt(head):
-    policy = make_policy(head=head)
+    policy = tiny_policy(head=head)
     together = preprocessed(policy.config, "stop", "put the bowl on the plate and then close the drawer", "go")
     chunk = policy.predict_action_chunk(together, noise=noise())
     for index in range(3):
@@ -139,7 +132,7 @@ def test_a_chunk_depends_neither_on_the_batch_nor_on_the_padding_of_the_prompt(h
 
 @pytest.mark.parametrize("head", ["l1", "flow"])
 def test_no_call_changes_the_batch(scenes, head):
-    policy = make_policy(head=head, random_crop=0.2, color_jitter=0.3, random_shift=2)
+    policy = tiny_policy(head=head, random_crop=0.2, color_jitter=0.3, random_shift=2)
     batch = copy.deepcopy(scenes[0])
     names, before = list(batch), {key: value.clone() for key, value in tensors_of(batch).items()}
     policy.train()
@@ -152,7 +145,7 @@ def test_no_call_changes_the_batch(scenes, head):
 
 @pytest.mark.parametrize("head", ["l1", "flow"])
 def test_training_goes_on_after_inference(scenes, head):
-    policy = make_policy(head=head, freeze_language=True)
+    policy = tiny_policy(head=head, freeze_language=True)
     with torch.inference_mode():
         policy.select_action(scenes[0])
     policy.train()
@@ -172,7 +165,7 @@ def with_camera(batch: dict) -> dict:
 
 @pytest.mark.parametrize("call", ["forward", "predict_action_chunk", "select_action"])
 def test_a_camera_that_the_policy_does_not_know_is_refused(scenes, call):
-    policy = make_policy()
+    policy = tiny_policy()
     with pytest.raises(ValueError, match="does not know") as error:
         getattr(policy, call)(with_camera(scenes[0]))
     for needle in (f"['{EXTRA}']", f"['{IMAGE}', '{WRIST}']", "--policy.views"):
@@ -180,7 +173,7 @@ def test_a_camera_that_the_policy_does_not_know_is_refused(scenes, call):
 
 
 def test_cameras_that_views_leaves_out_are_ignored(scenes):
-    policy = make_policy(views=(WRIST,))
+    policy = tiny_policy(views=(WRIST,))
     batch = {key: value for key, value in scenes[0].items() if key != IMAGE}
     torch.testing.assert_close(
         policy.predict_action_chunk(with_camera(scenes[0])), policy.predict_action_chunk(batch), rtol=0, atol=0
@@ -188,7 +181,7 @@ def test_cameras_that_views_leaves_out_are_ignored(scenes):
 
 
 def test_padding_flags_are_no_cameras(scenes):
-    policy = make_policy()
+    policy = tiny_policy()
     flags = {f"{key}_is_pad": torch.zeros(3, 1, dtype=torch.bool) for key in (IMAGE, WRIST, EXTRA, STATE)}
     chunk = policy.predict_action_chunk(scenes[0] | flags)
     torch.testing.assert_close(chunk, policy.predict_action_chunk(scenes[0]), rtol=0, atol=0)
@@ -196,7 +189,7 @@ def test_padding_flags_are_no_cameras(scenes):
 
 @pytest.mark.parametrize("call", ["forward", "predict_action_chunk", "select_action"])
 def test_a_state_of_another_size_is_refused(scenes, call):
-    policy = make_policy()
+    policy = tiny_policy()
     with pytest.raises(ValueError, match=r"\(B, 8\) as in training, got \(3, 9\)"):
         getattr(policy, call)(scenes[0] | {STATE: torch.zeros(3, 9)})
 
@@ -205,11 +198,11 @@ def test_a_state_of_another_size_is_refused(scenes, call):
 @pytest.mark.parametrize("head", ["l1", "flow"])
 def test_actions_of_another_size_are_refused(scenes, head, shape):
     with pytest.raises(ValueError, match=r"action must have shape \(B, 10, 7\)"):
-        make_policy(head=head)(scenes[0] | {"action": torch.zeros(shape)})
+        tiny_policy(head=head)(scenes[0] | {"action": torch.zeros(shape)})
 
 
 def test_without_a_state_none_is_asked_for(scenes):
-    policy = make_policy(use_state=False)
+    policy = tiny_policy(use_state=False)
     batch = {key: value for key, value in scenes[0].items() if key != STATE}
     assert policy.predict_action_chunk(batch).isfinite().all()
 
@@ -253,7 +246,7 @@ def test_pretrained_backbones_that_learn_have_their_own_learning_rate(root):
 
 
 def test_backbones_from_scratch_learn_as_fast_as_the_rest():
-    assert all("lr" not in group for group in make_policy().get_optim_params())
+    assert all("lr" not in group for group in tiny_policy().get_optim_params())
 
 
 @pytest.mark.parametrize("frozen", [{}, {"freeze_vggt": True}, {"freeze_vggt": True, "freeze_language": True}])

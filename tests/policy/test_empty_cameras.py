@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from tests import released
 from tests.conftest import IMAGE, PIXELS, WRIST, tiny_config
+from tests.helpers import released
 
 EMPTY = "observation.images.empty_camera_0"
 

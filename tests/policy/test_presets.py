@@ -14,6 +14,7 @@ from tests.conftest import IMAGE, WRIST, tiny_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "policy"
 FULL = ["atlasvla_libero", "atlasvla_base", "atlasvla_dinov2"]
+FROM_SCRATCH = ["atlasvla_tiny", "atlasvla_small"]
 MILLION = 1e6
 
 
@@ -38,12 +39,12 @@ def full_size(name: str):
 
 def test_there_are_these_presets_and_a_page_about_them():
     names = {file.stem for file in FOLDER.glob("*.yaml")}
-    assert names == {*FULL, "atlasvla_tiny"}
+    assert names == {*FULL, *FROM_SCRATCH}
     page = (FOLDER / "README.md").read_text()
     assert all(f"`{name}`" in page for name in names)
 
 
-@pytest.mark.parametrize("name", [*FULL, "atlasvla_tiny"])
+@pytest.mark.parametrize("name", [*FULL, *FROM_SCRATCH])
 def test_every_value_of_a_preset_is_a_field_and_reaches_the_configuration(name):
     written = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["policy"]
     config = preset(name).policy

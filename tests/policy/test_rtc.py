@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import draccus
 import pytest
@@ -14,16 +15,12 @@ from lerobot.rollout.inference.rtc import supports_rtc_inference
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import ACTION_DIM, CHUNK, tiny_config
-from tests.released import open_gates, preprocessed, released_policy, write_all
+from tests.helpers.released import open_gates, preprocessed, released_policy, tiny_policy, write_all
 
 DELAY, HORIZON = 3, 6
 
 
-def make_policy(**overrides) -> AtlasVLAPolicy:
-    torch.manual_seed(0)
-    policy = AtlasVLAPolicy(tiny_config(**({"head": "flow"} | overrides)))
-    open_gates(policy)
-    return policy
+make_policy = partial(tiny_policy, head="flow")
 
 
 def rolled_out(policy: AtlasVLAPolicy, **settings) -> AtlasVLAPolicy:

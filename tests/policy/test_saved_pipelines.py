@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.pipeline_files import FILES, PipelineError
+from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError
 from lerobot_atlasvla.policy.saved_pipelines import check_saved_pipelines
 from tests.conftest import STATE
-from tests.released import change_file, save_checkpoint
+from tests.helpers.released import change_file, save_checkpoint
 
 PRE, POST = FILES
 

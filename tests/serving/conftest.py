@@ -1,7 +1,7 @@
 import pytest
 
 from lerobot_atlasvla.serving.served_policy import ServedPolicy
-from tests.released import save_checkpoint
+from tests.helpers.released import save_checkpoint
 from tests.serving.helpers import Local, serving
 
 

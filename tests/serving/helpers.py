@@ -19,6 +19,9 @@ from lerobot_atlasvla.serving.settings import ServerConfig, ServingError
 from lerobot_atlasvla.serving.wire import SERVICE, SESSION_KEY, TOKEN_KEY, pack, unpack_json
 from tests.conftest import IMAGE, PIXELS, STATE, STATE_DIM, TASK, WRIST, dataset_stats
 
+#: For what happens at once on a quiet machine, seconds.
+PATIENCE_S = 240
+
 
 @contextmanager
 def serving(served: ServedPolicy, **settings: Any) -> Iterator[str]:
@@ -112,7 +115,9 @@ class RawClient:
         return session
 
     def __call__(self, method: str, message: bytes = b"", **call: Any) -> bytes:
-        return self.channel.unary_unary(f"/{SERVICE}/{method}")(message, metadata=self.metadata, timeout=20, **call)
+        return self.channel.unary_unary(f"/{SERVICE}/{method}")(
+            message, metadata=self.metadata, timeout=PATIENCE_S, **call
+        )
 
     def error(self, method: str, message: bytes = b"", **call: Any) -> tuple[str, str]:
         """Code and text of a refusal."""

@@ -13,7 +13,7 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, libero_features
 from lerobot_atlasvla.training.action_chunks import InMemoryActions
 from tests.conftest import CHUNK, tiny_config
-from tests.random_dataset import REPO_ID, write_dataset
+from tests.helpers.random_dataset import REPO_ID, write_dataset
 
 EPISODES, FRAMES = 3, 12
 MODES = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD"}

@@ -14,7 +14,7 @@ from lerobot.policies.factory import make_policy
 
 from lerobot_atlasvla.training.dataset_checks import check_numbers
 from tests.conftest import STATE, tiny_config
-from tests.random_dataset import REPO_ID
+from tests.helpers.random_dataset import REPO_ID
 
 
 def changed(root, key, dimension, value, row=16):

@@ -18,15 +18,15 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.commands import cache_features as build_module
 from lerobot_atlasvla.commands.cache_features import build
-from lerobot_atlasvla.config_checks import ConfigError
 from lerobot_atlasvla.inputs import prepare_views
 from lerobot_atlasvla.libero.demonstrations.schema import FPS
 from lerobot_atlasvla.model.types import GeometryTokens
+from lerobot_atlasvla.policy.config_checks import ConfigError
 from lerobot_atlasvla.training.feature_cache import files
 from lerobot_atlasvla.training.feature_cache.key import FeatureCacheError
 from tests.conftest import CHUNK, IMAGE, WRIST, dataset_stats, tiny_config
-from tests.random_dataset import REPO_ID, write_dataset
-from tests.released import open_gates, released_config, write_vggt
+from tests.helpers.random_dataset import REPO_ID, write_dataset
+from tests.helpers.released import open_gates, released_config, write_vggt
 
 EPISODES, FRAMES = 2, 12
 TOTAL = EPISODES * FRAMES

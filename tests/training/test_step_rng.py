@@ -5,8 +5,8 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.training.step_rng import StepRng
-from tests import released
 from tests.conftest import tiny_config
+from tests.helpers import released
 
 CPU = torch.device("cpu")
 

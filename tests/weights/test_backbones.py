@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.model.architecture_sizes import SIZES
+from lerobot_atlasvla.processor_atlasvla import make_tokenizer
 from lerobot_atlasvla.weights import backbones
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import tiny_config
-from tests.released import (
+from tests.helpers.released import (
     FOREIGN,
     SMALL_DINOV2,
     SPECIAL,
@@ -245,3 +247,37 @@ def test_a_dinov2_without_a_mask_token_is_read(root):
     change_file(root / "dinov2" / WEIGHTS, lambda tensors: tensors.pop("embeddings.mask_token"))
     policy = released_policy(root, vision="dinov2")
     assert policy.predict_action_chunk(preprocessed(policy.config)).isfinite().all()
+
+
+# --- files that ask for more than to be read ---
+
+
+def edit_json(file, **entries):
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def test_a_language_models_config_chooses_no_code(root):
+    edit_json(root / "qwen3/config.json", attn_implementation="someone/kernel", auto_map={"AutoModel": "evil.M"})
+    policy = released_policy(root)
+    assert set(policy.config.backbone_architectures["language"]) <= {"model_type", *SIZES["qwen3"]}
+    assert policy.model.language.backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_size_that_is_no_number_names_the_flag(root):
+    edit_json(root / "qwen3/config.json", hidden_size="16")
+    with pytest.raises(WeightsError, match=r"hidden_size must be a whole number, got '16' \(--policy.language_model\)"):
+        released_policy(root)
+
+
+def test_the_python_of_a_tokenizer_is_not_run_even_if_someone_says_yes(root, monkeypatch, tmp_path):
+    """transformers asks on the terminal whether to run it, unless it is told never to."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (root / "qwen3/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass T: pass\n")
+    edit_json(
+        root / "qwen3/tokenizer_config.json", tokenizer_class="T", auto_map={"AutoTokenizer": ["evil.T", "evil.T"]}
+    )
+    edit_json(root / "qwen3/config.json", model_type="evil", auto_map={"AutoConfig": "evil.T"})
+    (root / "qwen3/tokenizer.json").rename(root / "qwen3/vocab.json")
+    with pytest.raises(WeightsError, match="needs Python code of that folder, which is never run"):
+        make_tokenizer(released_config(root))
+    assert not (tmp_path / "ran").exists()

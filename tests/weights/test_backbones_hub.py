@@ -1,8 +1,6 @@
 """Pretrained parts from the Hub: what is downloaded and recorded, and what happens when it can't be."""
 
-import contextlib
 import json
-import socket
 
 import pytest
 
@@ -10,8 +8,8 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.weights import backbones, download
 from lerobot_atlasvla.weights.download import WeightsError, forget
 from tests.conftest import TASK
-from tests.hub_server import HubServer, point_client_to
-from tests.released import (
+from tests.helpers.hub_server import HubServer, closed_port, point_client_to
+from tests.helpers.released import (
     WEIGHTS,
     files_of,
     preprocessed,
@@ -26,11 +24,7 @@ from tests.released import (
 VGGT_ID = "someone/eyes"
 
 
-@pytest.fixture(autouse=True)
-def _forgetful():
-    forget()
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("nothing_downloaded")
 
 
 @pytest.fixture
@@ -38,17 +32,8 @@ def root(tmp_path):
     return write_all(tmp_path / "released")
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with HubServer() as server:
-        server.use(monkeypatch, tmp_path / "cache")
-        yield server
-
-
 def go_away(monkeypatch) -> None:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    point_client_to(f"http://127.0.0.1:{port}", monkeypatch)
+    point_client_to(closed_port(), monkeypatch)
     forget()
 
 

@@ -3,15 +3,19 @@
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.weights import backbones, checkpoint
 from lerobot_atlasvla.weights.download import WeightsError
-from tests.released import (
+from tests.conftest import tiny_config
+from tests.helpers.released import (
     SMALL_DINOV2,
     WEIGHTS,
     change_file,
@@ -20,7 +24,6 @@ from tests.released import (
     released_config,
     released_policy,
     write_all,
-    write_vggt,
 )
 
 PREFIXES = {
@@ -223,65 +226,6 @@ def test_loading_and_saving_leave_the_settings_as_they_are(root, folder, tmp_pat
     assert config == before
 
 
-# --- sources that are gone, moved or others ---
-
-
-@pytest.mark.parametrize("part", sorted(PREFIXES))
-def test_a_source_that_is_gone_is_named_with_its_flag(root, folder, part):
-    released_policy(root, **DINOV2).save_pretrained(folder)
-    shutil.rmtree(root / FOLDERS[part])
-    with pytest.raises(WeightsError) as error:
-        AtlasVLAPolicy.from_pretrained(folder)
-    for needle in (str(root / FOLDERS[part]), f"--policy.{FLAGS[part]}"):
-        assert needle in str(error.value)
-    # The checkpoint can't be loaded with a part at random: to offer that would mislead.
-    assert "random" not in str(error.value)
-
-
-def test_a_source_on_the_hub_that_is_gone_comes_with_the_command_that_fetches_it(root, folder):
-    released_policy(root).save_pretrained(folder)
-    commit = "0123456789" * 4
-
-    def onto_hub(content):
-        content["vggt_model"] = content["backbone_sources"]["vggt"]["source"] = "someone/eyes"
-        content["backbone_sources"]["vggt"]["revision"] = commit
-
-    edit_config(folder, onto_hub)
-    with pytest.raises(WeightsError) as error:
-        AtlasVLAPolicy.from_pretrained(folder)
-    for needle in (f"hf download someone/eyes --revision {commit}", "--policy.vggt_model"):
-        assert needle in str(error.value)
-
-
-@pytest.mark.parametrize("part", sorted(PREFIXES))
-def test_a_source_that_moved_is_found_under_its_new_name(root, folder, part, tmp_path):
-    policy = released_policy(root, **DINOV2)
-    policy.save_pretrained(folder)
-    moved = shutil.move(root / FOLDERS[part], tmp_path / "moved")
-    config = AtlasVLAConfig.from_pretrained(folder)
-    setattr(config, FLAGS[part], str(moved))
-    loaded = AtlasVLAPolicy.from_pretrained(folder, config=config)
-    assert torch.equal(actions(loaded), actions(policy))
-    loaded.save_pretrained(tmp_path / "again")
-    assert written_parts(tmp_path / "again") == set()
-    assert torch.equal(actions(AtlasVLAPolicy.from_pretrained(tmp_path / "again")), actions(policy))
-
-
-@pytest.mark.parametrize("how", ["at the same place", "by the flag"])
-def test_other_weights_are_refused_with_both_digests(root, folder, how):
-    policy = released_policy(root)
-    policy.save_pretrained(folder)
-    config = AtlasVLAConfig.from_pretrained(folder)
-    if how == "by the flag":
-        config.vggt_model = str(root / "other")
-    write_vggt(root / ("other" if how == "by the flag" else "vggt"), seed=9)
-    found = released_policy(root, vggt_model=config.vggt_model).config.backbone_sources["vggt"]["digest"]
-    with pytest.raises(WeightsError) as error:
-        AtlasVLAPolicy.from_pretrained(folder, config=config)
-    for needle in (found, policy.config.backbone_sources["vggt"]["digest"], "--policy.vggt_model", config.vggt_model):
-        assert needle in str(error.value)
-
-
 # --- damaged checkpoints ---
 
 
@@ -404,3 +348,42 @@ def test_the_saved_settings_are_the_ones_asked_for(root, folder):
     loaded, asked = AtlasVLAConfig.from_pretrained(folder), released_config(root)
     for name in ("freeze_vggt", "freeze_language", "vggt_model", "language_model", "vggt_revision", "backbone_dtype"):
         assert getattr(loaded, name) == getattr(asked, name), name
+
+
+# --- fine-tuning to another action size ---
+
+
+def resized(checkpoint, size, meta):
+    config = PreTrainedConfig.from_pretrained(checkpoint)
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (size,))}
+    return AtlasVLAPolicy.from_pretrained(checkpoint, config=config, dataset_meta=meta)
+
+
+@pytest.mark.parametrize("head", ["l1", "flow"])
+def test_another_action_size_starts_the_head_at_random_and_nothing_else(tmp_path, caplog, head):
+    before = AtlasVLAPolicy(tiny_config(head=head))
+    before.save_pretrained(tmp_path)
+    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=1, root=tmp_path)
+    after = resized(tmp_path, 3, meta)
+    assert after.config.action_dim == after.model.head.proj.out_features == 3
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    expected = {"proj.weight", "proj.bias"} | ({"action_in.weight"} if head == "flow" else set())
+    assert changed == {f"model.head.{name}" for name in expected}
+    assert "has actions of shape (7,) and the dataset has 3" in caplog.text
+    assert "start from RANDOM weights" in caplog.text
+
+
+def test_without_a_dataset_another_action_size_is_an_error(tmp_path):
+    """Nobody is about to train it."""
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"of another shape: model\.head\.proj"):
+        resized(tmp_path, 3, None)
+
+
+def test_a_damaged_head_is_no_other_action_size(tmp_path):
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    change_file(tmp_path / WEIGHTS, lambda tensors: tensors.update({"model.head.proj.bias": torch.zeros(4)}))
+    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=1, root=tmp_path)
+    with pytest.raises(WeightsError, match=r"of another shape: model\.head\.proj.bias"):
+        resized(tmp_path, 7, meta)

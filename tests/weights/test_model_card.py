@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -14,10 +13,10 @@ from huggingface_hub import ModelCard
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
-from tests.hub_server import HubServer
-from tests.released import files_of, released_policy, write_qwen2
+from tests.helpers import ROOT
+from tests.helpers.hub_server import HubServer
+from tests.helpers.released import files_of, released_policy, write_qwen2
 
-ROOT = Path(__file__).parents[2]
 DATASET = "lerobot/libero_spatial_image"
 EYES = "facebook/VGGT-1B"
 WORDS = "Qwen/Qwen3-0.6B-Base"

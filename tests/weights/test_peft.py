@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.weights.download import WeightsError
 from lerobot_atlasvla.weights.peft import FROM_CONFIG, default_targets
-from tests.released import (
+from tests.helpers.released import (
     WEIGHTS,
     change_file,
     open_gates,

@@ -8,7 +8,7 @@ import torch
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.model.sizes import check_architectures
 from lerobot_atlasvla.weights.download import WeightsError
-from tests.released import WEIGHTS, change_file, released_config, released_policy, save_checkpoint, write_all
+from tests.helpers.released import WEIGHTS, change_file, released_config, released_policy, save_checkpoint, write_all
 
 NAME = "model.decoder.norm.weight"
 CHANGES = [

@@ -23,9 +23,10 @@ from transformers import Dinov2Config, Dinov2Model, PretrainedConfig, Qwen3Confi
 
 from eval.common.cli import run_command
 from eval.common.files import replacing
-from lerobot_atlasvla.byte_tokenizer import make_byte_tokenizer
+from lerobot_atlasvla.policy.byte_tokenizer import make_byte_tokenizer
 
-VGGT_LIST = Path(__file__).parents[3] / "tests/golden/data/vggt_1b_tensors.txt"
+# Names and shapes of the 1,797 float32 tensors of the released facebook/VGGT-1B, runs of indices collapsed.
+VGGT_LIST = Path(__file__).with_name("vggt_1b_tensors.txt")
 VGGT_CONFIG = {"embed_dim": 1024, "img_size": 518, "patch_size": 14}
 WEIGHTS_NAME = "model.safetensors"
 

@@ -16,139 +16,31 @@ import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lerobot_atlasvla.extras import MissingExtraError
-from lerobot_atlasvla.folder_lock import FolderInUseError
-from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
-from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE, CollectConfig, CollectionError
+from lerobot_atlasvla.files.folder_lock import FolderInUseError
+from lerobot_atlasvla.libero.demonstrations.collect_record import (
+    RECORD_NAME,
+    Progress,
+    TaskProgress,
+    check_same_settings,
+    check_same_source,
+    describe_source,
+)
+from lerobot_atlasvla.libero.demonstrations.collect_settings import CollectConfig, CollectionError
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, run_job, start_worker
 from lerobot_atlasvla.libero.demonstrations.schema import (
     FPS,
     ROBOT_TYPE,
-    SCHEMA_VERSION,
     libero_features,
     trajectory_frames,
 )
-from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
-from lerobot_atlasvla.libero.setup import describe_simulator, require_libero
-
-RECORD_NAME = "atlasvla_collect.json"
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class TaskProgress:
-    """Attempts of one task so far, in order."""
-
-    name: str = ""
-    instruction: str = ""
-    attempts: int = 0
-    kept: int = 0
-    failures_in_a_row: int = 0
-    mean_displacement_cm: float | None = None
-    """Mean distance that the object to be moved really got, over all attempts; None if nothing is displaced."""
-    recovery_attempts: int = 0
-    """Those of ``attempts`` that started from a mishap."""
-    recovery_kept: int = 0
-    """Those of ``kept`` that started from a mishap."""
-
-    @property
-    def failures(self) -> int:
-        """Return the attempts that were dropped."""
-        return self.attempts - self.kept
-
-
-@dataclass
-class Progress:
-    """Contents of the dataset and the effort they took; committed together with the episodes."""
-
-    tasks: dict[int, TaskProgress] = field(default_factory=dict)
-    wall_s: float = 0.0
-    new_episodes: int = 0
-    """Kept by this run; not recorded."""
-
-    def record(self, config: CollectConfig, source: dict[str, Any]) -> dict[str, Any]:
-        """Return the JSON for ``meta/atlasvla_collect.json``."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "settings": config.fixed_settings(),
-            **source,
-            "wall_s": round(self.wall_s, 1),
-            "tasks": {
-                str(task_id): {**asdict(task), "failures": task.failures} for task_id, task in self.tasks.items()
-            },
-        }
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any] | None) -> Progress:
-        """Invert :meth:`record`; None gives a fresh start."""
-        if record is None:
-            return cls()
-        tasks = {
-            int(task_id): TaskProgress(**{key: value for key, value in task.items() if key != "failures"})
-            for task_id, task in record["tasks"].items()
-        }
-        return cls(tasks, record["wall_s"])
-
-
-def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
-    """Refuse to continue a dataset that was made differently.
-
-    Raises:
-        CollectionError: Naming the first differing setting, both values and the flag.
-    """
-    if record["schema_version"] != SCHEMA_VERSION:
-        raise CollectionError(
-            f"--root={config.root} was written with schema version {record['schema_version']}, this is version "
-            f"{SCHEMA_VERSION}; choose a new --root."
-        )
-    for name, value in config.fixed_settings().items():
-        recorded = record["settings"].get(name, SETTINGS_BEFORE.get(name))
-        if recorded != value:
-            raise CollectionError(
-                f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
-                f"Continue it with --{name}={recorded}, or choose a new --root."
-            )
-
-
-def check_same_source(record: dict[str, Any], source: dict[str, Any], config: CollectConfig) -> None:
-    """Refuse to mix assets in one dataset; warn about other simulator versions.
-
-    Raises:
-        CollectionError: If the dataset was made with other assets.
-    """
-    if assets_kind(record["assets"]) != assets_kind(source["assets"]):
-        raise CollectionError(
-            f"The simulator has {source['assets']} assets, but the dataset at --root={config.root} was made with "
-            f"{record['assets']} ones. Choose a new --root, or set ATLASVLA_LIBERO_ASSETS to the same assets as then."
-        )
-    for name, value in source["simulator"].items():
-        recorded = record["simulator"].get(name)
-        if name == "assets":
-            differs = not same_files(recorded or record["assets"], value)
-        else:
-            differs = recorded != value and not name.startswith("assets_")  # where they lie may differ
-        if differs:
-            logger.warning("The dataset was begun with %s %s; this run has %s.", name, recorded, value)
-
-
-def describe_source() -> dict[str, Any]:
-    """Return the assets and simulator that the workers will simulate with (JSON types); settles both for them.
-
-    Raises:
-        CollectionError: If nothing can render, or the assets asked for are not there.
-    """
-    try:
-        simulator = {name: value for name, value in describe_simulator().items() if name != "assets_path"}
-        return {"assets": libero_assets().kind, "simulator": simulator}  # no local paths in what may be published
-    except (GlUnavailableError, OSError, ValueError) as error:
-        raise CollectionError(str(error)) from error
+from lerobot_atlasvla.libero.setup import require_libero
+from lerobot_atlasvla.utils.cli import AGAIN, run_command
+from lerobot_atlasvla.utils.extras import MissingExtraError
 
 
 class Collector:
@@ -382,26 +274,14 @@ def main(argv: list[str] | None = None) -> int:
         2 for a flag that does not parse, 130 when interrupted. Errors inside a worker are raised with the worker's
         traceback.
     """
-    import draccus
-    from draccus.utils import DecodingError
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        config = draccus.parse(CollectConfig, args=argv)
-    except DecodingError as error:
-        sys.stderr.write(f"atlasvla-collect: {error} (see --help)\n")
-        return 2
     started = time.monotonic()
-    try:
+
+    def body(config: CollectConfig) -> None:
         progress = collect(config)
-    except CollectionError as error:
-        sys.stderr.write(f"atlasvla-collect: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("atlasvla-collect: interrupted; run the same command again to continue.\n")
-        return 130
-    sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
-    return 0
+        sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
+
+    return run_command("atlasvla-collect", CollectConfig, body, argv, errors=CollectionError, again=AGAIN)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lerobot_atlasvla.extras import MissingExtraError, require
-from lerobot_atlasvla.folder_lock import FolderInUseError
+from lerobot_atlasvla.files.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError, ConvertConfig, shown
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.hdf5 import (
@@ -40,6 +39,8 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     libero_features,
     rotate_image,
 )
+from lerobot_atlasvla.utils.cli import AGAIN, run_command
+from lerobot_atlasvla.utils.extras import MissingExtraError, require
 
 RECORD_NAME = "atlasvla_convert.json"
 
@@ -349,30 +350,19 @@ def main(argv: list[str] | None = None) -> int:
         when it holds none or for an error that the message explains, 2 for a flag that does not parse, 130 when
         interrupted.
     """
-    import draccus
-    from draccus.utils import DecodingError
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
-    try:
-        config = draccus.parse(ConvertConfig, args=argv)
-    except DecodingError as error:
-        sys.stderr.write(f"atlasvla-convert: {error} (see --help)\n")
-        return 2
-    try:
+
+    def body(config: ConvertConfig) -> int:
         outcome = convert(config)
-    except ConversionError as error:
-        sys.stderr.write(f"atlasvla-convert: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("atlasvla-convert: interrupted; run the same command again to continue.\n")
-        return 130
-    report = summary(config, outcome) + "\n"
-    if not outcome.converted:
-        sys.stderr.write(f"{report}atlasvla-convert: nothing could be converted.\n")
-        return 1
-    sys.stdout.write(report)
-    return 0
+        report = summary(config, outcome) + "\n"
+        if not outcome.converted:
+            sys.stderr.write(f"{report}atlasvla-convert: nothing could be converted.\n")
+            return 1
+        sys.stdout.write(report)
+        return 0
+
+    return run_command("atlasvla-convert", ConvertConfig, body, argv, errors=ConversionError, again=AGAIN)
 
 
 if __name__ == "__main__":

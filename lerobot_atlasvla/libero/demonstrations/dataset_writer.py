@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lerobot_atlasvla.folder_lock import FolderLock
+from lerobot_atlasvla.files.folder_lock import FolderLock
 
 STAGING = ".staging"
 READY = "READY"

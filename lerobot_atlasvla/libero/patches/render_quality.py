@@ -22,11 +22,22 @@ def chosen_render_quality() -> str:
         ValueError: For any other word than those in :data:`RENDER_QUALITIES`.
     """
     quality = read_variable(ENV_RENDER_QUALITY, "default")
-    if quality not in RENDER_QUALITIES:
-        raise ValueError(
-            f"{ENV_RENDER_QUALITY}={quality!r} is not a render quality; allowed: {', '.join(RENDER_QUALITIES)}"
-        )
+    check_render_quality(quality, ENV_RENDER_QUALITY)
     return quality
+
+
+def check_render_quality(quality: str, name: str) -> None:
+    """Refuse a word that is no render quality.
+
+    Args:
+        quality: What was asked for.
+        name: Flag or variable that asks for it, for the message.
+
+    Raises:
+        ValueError: For any other word than those in :data:`RENDER_QUALITIES`.
+    """
+    if quality not in RENDER_QUALITIES:
+        raise ValueError(f"{name}={quality} is not a render quality; allowed: {', '.join(RENDER_QUALITIES)}")
 
 
 def simplify(model: Any, quality: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_atlasvla.folder_lock import FolderInUseError, FolderLock
+from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
 from lerobot_atlasvla.model.types import GeometryTokens
 
 from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError

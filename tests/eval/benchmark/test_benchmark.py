@@ -13,13 +13,8 @@ from eval.common.errors import EvalError
 from eval.report.results_table import results_block
 from tests.eval.benchmark.test_benchmark_report import figures
 
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def repository_root(monkeypatch):
-    """Presets are found from there."""
-    monkeypatch.chdir(ROOT)
+# Presets are found from there.
+pytestmark = pytest.mark.usefixtures("in_repository_root")
 
 
 def config(**changes) -> BenchmarkConfig:

@@ -16,14 +16,11 @@ from eval.common.commands import GIB, Process, measure, offline
 from eval.common.environment_info import machine
 from eval.common.errors import EvalError
 
-ROOT = Path(__file__).parents[3]
 PRESETS = FullSizeConfig().presets
 
 
-@pytest.fixture(autouse=True)
-def repository_root(monkeypatch):
-    """Presets are found from there."""
-    monkeypatch.chdir(ROOT)
+# Presets are found from there.
+pytestmark = pytest.mark.usefixtures("in_repository_root")
 
 
 def preset_result(preset: str, **overrides) -> PresetResult:

@@ -6,12 +6,11 @@ In fresh processes: what earlier tests left behind may be freed at any moment.
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from eval.common.commands import GIB
+from tests.helpers import ROOT
 
 SIZE = 2**28
-ROOT = Path(__file__).parents[3]
 HEAD = f"""
 import json, sys
 import numpy as np

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval.benchmark import reading_speed
-from tests.random_dataset import REPO_ID, write_dataset
+from tests.helpers.random_dataset import REPO_ID, write_dataset
 
 
 def test_the_report_has_every_way_of_reading(tmp_path, capsys, monkeypatch):

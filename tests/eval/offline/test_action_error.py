@@ -10,7 +10,7 @@ from eval.offline import action_error
 from eval.offline.action_error_page import own_settings
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import IMAGE, STATE, WRIST
-from tests.small_checkpoints import save_act, save_atlasvla
+from tests.helpers.small_checkpoints import save_act, save_atlasvla
 
 LENGTH, STEPS = 12, 4
 

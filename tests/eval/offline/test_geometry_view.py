@@ -17,8 +17,8 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.inspection.attention import AttentionRecorder
 from lerobot_atlasvla.inspection.depth import GeometryReader
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
-from tests import released
 from tests.conftest import IMAGE, STATE, TASK, WRIST, dataset_stats
+from tests.helpers import released
 
 PIXELS = 48
 EPISODES, LENGTH = 2, 3

@@ -21,9 +21,9 @@ from eval.report.reliance_results import image_reliance, interval_text, last_lin
 from eval.rollout.checkpoint import read_checkpoint
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
 from tests.conftest import IMAGE, STATE, TASK, WRIST
-from tests.random_dataset import write_dataset
-from tests.run_folders import make_run, rollouts_of
-from tests.small_checkpoints import save_act, save_atlasvla
+from tests.eval.run_folders import make_run, rollouts_of
+from tests.helpers.random_dataset import write_dataset
+from tests.helpers.small_checkpoints import save_act, save_atlasvla
 
 LENGTH, EPISODES = 12, 5
 OTHER = "open the drawer"

@@ -7,7 +7,7 @@ import pytest
 
 from eval.report import ablations
 from eval.report.results_table import results_block
-from tests.run_folders import TRAINING, make_run, rollouts_of
+from tests.eval.run_folders import TRAINING, make_run, rollouts_of
 
 
 def run_of(path: Path, solved: int, seed: int, *, of: int = 20, **settings) -> Path:

@@ -5,7 +5,7 @@ import pytest
 from eval.report import command as report
 from eval.report.compare import compare, main, obstacles, verdict
 from eval.rollout.run_folder import read_run
-from tests.run_folders import make_run, rollouts_of
+from tests.eval.run_folders import make_run, rollouts_of
 
 GOOD, BAD = rollouts_of(0, [50] * 20), rollouts_of(0, [0] * 16 + [60] * 4)
 
@@ -24,6 +24,11 @@ def test_who_is_ahead(tmp_path, capsys):
     assert out.splitlines()[-1] == "good is ahead by 80.0 points [53.1, 91.9]."
     assert said(capsys, b, a).splitlines()[-1] == "good is ahead by 80.0 points [53.1, 91.9]."
     assert "Ignored" not in out
+
+
+def test_the_size_of_a_blind_policys_videos_is_no_obstacle(tmp_path):
+    a, b = make_run(tmp_path / "a", GOOD), make_run(tmp_path / "b", BAD, settings={"image_size": 64, "cameras": {}})
+    assert obstacles(read_run(a), read_run(b)) == []
 
 
 def test_noise(tmp_path, capsys):

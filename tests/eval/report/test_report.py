@@ -7,7 +7,7 @@ import pytest
 
 from eval.report.command import main
 from eval.report.data import enumeration, read_runs
-from tests.run_folders import TRAINING, make_run, rollouts_of
+from tests.eval.run_folders import TRAINING, make_run, rollouts_of
 
 # Task 0: 3 of 4, median of 50, 60 and 100 is 60; task 3: 1 of 4.
 MINE = [*rollouts_of(0, [60, 0, 50, 100]), *rollouts_of(3, [0, 70, 0, 0])]

@@ -7,9 +7,9 @@ import pytest
 
 from eval.report import command as report
 from eval.report.results_table import BEGIN, END, NONE_YET, main
-from tests.run_folders import TRAINING, make_run, rollouts_of
+from tests.eval.run_folders import TRAINING, make_run, rollouts_of
+from tests.helpers import ROOT
 
-REPOSITORY = Path(__file__).parents[3]
 SHIFT = {
     "kind": "camera_shift",
     "complete": True,
@@ -44,7 +44,7 @@ def block(page: Path) -> str:
 
 
 def test_repository_is_up_to_date():
-    assert main(["--check"], REPOSITORY) == 0
+    assert main(["--check"], ROOT) == 0
 
 
 def test_no_reports(root):

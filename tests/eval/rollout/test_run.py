@@ -110,8 +110,10 @@ def test_an_interrupt_keeps_what_is_finished(checkpoint, simulated, monkeypatch,
 
     def interrupted(job: RolloutJob) -> FinishedRollout:
         if job.key[1:] == (0, 1000, 2):
-            os.kill(os.getpid(), number)
-            released.wait(60)
+            # A signal that arrives just before Python's main thread falls asleep wakes nobody; the next one does.
+            signal.pthread_kill(threading.main_thread().ident, number)
+            while not released.wait(0.2):
+                signal.pthread_kill(threading.main_thread().ident, number)
         return real(job)
 
     def shutdown(pool, **options):

@@ -12,10 +12,11 @@ import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_module
-from lerobot_atlasvla.libero.demonstrations.collect import RECORD_NAME, CollectionError, collect, main
+from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect, main
+from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.demonstrations.schema import IMAGE_KEY
-from tests.full_disk import fill_up
+from tests.helpers.full_disk import fill_up
 from tests.libero.demonstrations.fake_simulator import EXPECTED, REPO_ID, config, contents, fake_attempt
 
 
@@ -77,6 +78,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_collection_loads_and_continues(tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -118,6 +120,7 @@ def test_a_killed_collection_loads_and_continues(tmp_path):
         assert [int(g) for g, before in zip(gripper, [0, *gripper], strict=False) if g != before] == [-1, 1, -1]
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

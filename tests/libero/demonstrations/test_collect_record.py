@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
-from lerobot_atlasvla.libero.demonstrations.collect import RECORD_NAME, CollectionError, collect
+from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect
+from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Displacement, Job
 from tests.libero.demonstrations.fake_simulator import EXPECTED, SOURCE, config, contents, fake_attempt
 

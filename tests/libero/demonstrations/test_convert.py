@@ -17,7 +17,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     WRIST_IMAGE_KEY,
     libero_features,
 )
-from tests.hdf5_files import (
+from tests.libero.demonstrations.hdf5_files import (
     INSTRUCTION,
     PIXELS,
     REPO_ID,

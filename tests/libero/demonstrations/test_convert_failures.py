@@ -11,8 +11,9 @@ from lerobot_atlasvla.libero.demonstrations import convert as convert_module
 from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_module
 from lerobot_atlasvla.libero.demonstrations.convert import RECORD_NAME, convert, main
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError
-from tests.full_disk import fill_up
-from tests.hdf5_files import (
+from tests.helpers.commands import run_command
+from tests.helpers.full_disk import fill_up
+from tests.libero.demonstrations.hdf5_files import (
     PIXELS,
     REPO_ID,
     STEM,
@@ -23,7 +24,6 @@ from tests.hdf5_files import (
     make_demo,
     write_file,
 )
-from tests.helpers.commands import run_command
 
 
 @pytest.fixture

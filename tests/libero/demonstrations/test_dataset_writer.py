@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from lerobot_atlasvla.folder_lock import FolderInUseError
+from lerobot_atlasvla.files.folder_lock import FolderInUseError
 from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_module
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import READY, STAGING, DatasetWriter, NotOurDatasetError
 

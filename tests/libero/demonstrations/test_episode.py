@@ -64,6 +64,7 @@ def test_a_placement_depends_on_its_seed_alone():
         demonstrator.close()
 
 
+@pytest.mark.slow
 def test_stored_observation_is_what_lerobot_shows_a_policy():
     from lerobot.envs.libero import LiberoEnv
     from lerobot.envs.utils import preprocess_observation
@@ -166,6 +167,7 @@ def test_a_recovery_shows_the_way_back_and_not_the_mishap(blind, monkeypatch):
     assert [int(g) for g, before in zip(actions[:, 6], [0, *actions[:, 6]], strict=False) if g != before] == [-1, 1, -1]
 
 
+@pytest.mark.slow
 def test_a_recovery_depends_on_its_number_alone(blind, monkeypatch):
     monkeypatch.setattr(blind._clumsy, "draw", lambda rng: Mishap.MISSED)
     first = blind.run(0, noise=0.0)
@@ -177,6 +179,7 @@ def test_a_recovery_depends_on_its_number_alone(blind, monkeypatch):
     assert_same(first.trajectory, again.trajectory)
 
 
+@pytest.mark.slow
 def test_the_other_attempts_do_not_depend_on_the_share(blind):
     without = [blind.run(attempt, share=0.0) for attempt in (0, 1)]
     assert [attempt.recovery for attempt in without] == [False, False]

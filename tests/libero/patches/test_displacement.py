@@ -76,7 +76,9 @@ def placed(environment, state: int, seed: int, monkeypatch, limit_cm: float) -> 
     return positions(environment)
 
 
-@pytest.mark.parametrize("task_id", CARRIERS)
+@pytest.mark.parametrize(
+    "task_id", [TABLE_TASK, *(pytest.param(task, marks=pytest.mark.slow) for task in CARRIERS if task != TABLE_TASK)]
+)
 def test_everything_loose_and_what_carries_it_moves_by_the_vector(build, monkeypatch, task_id):
     environment = build(task_id)
     # Twice: a reset must not add to the displacement of the one before. Without the switch that makes rollouts
@@ -107,6 +109,7 @@ def test_soft_resets_do_not_add_up(build, monkeypatch):
         np.testing.assert_allclose(position, first[name], atol=0.005, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_vector_depends_on_state_and_seed_only(build, monkeypatch):
     def vector(environment, state: int, seed: int) -> tuple[float, float] | None:
         placed(environment, state, seed, monkeypatch, LIMIT_CM)
@@ -170,6 +173,7 @@ def test_nothing_that_stays_is_run_into_and_nothing_leaves_the_table(build, monk
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_valid_placement_is_said_in_a_sentence(build, monkeypatch):
     environment = build(TABLE_TASK)
     placed(environment, 0, 5, monkeypatch, 0)
@@ -231,6 +235,7 @@ def test_streams_differ_by_seed_and_by_state():
 # -- demonstrations ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_demonstrations_displacement_depends_on_its_seed_alone():
     from lerobot_atlasvla.libero.demonstrations.episode import Demonstrator
 

@@ -75,6 +75,7 @@ def same_frames(one: dict, other: dict) -> bool:
     return all(np.array_equal(one["pixels"][name], other["pixels"][name]) for name in one["pixels"])
 
 
+@pytest.mark.slow
 def test_skipping_changes_no_frame_that_is_used_and_no_state(build):
     """The check behind fast evaluation: what the policy sees is equal, pixel for pixel, and the rest isn't rendered."""
     stock = episode(build(), 3, 9)
@@ -97,6 +98,7 @@ def test_skipping_saves_renderings(build, monkeypatch):
     assert len(rendered) == 2 * 3, "two cameras at steps 0, 4 and 8; none while building and settling"
 
 
+@pytest.mark.slow
 def test_cameras_that_nobody_looks_through_are_black_and_not_rendered(build, monkeypatch):
     environment = build()
     stock = episode(environment, 0, 1)
@@ -127,6 +129,7 @@ def test_a_fresh_image_is_of_this_moment(build):
     assert np.abs(fresh_image(environment, "agentview", PIXELS).astype(int) - upright).mean() > 1
 
 
+@pytest.mark.slow
 def test_a_rollout_depends_on_earlier_ones_in_stock_libero_only(build):
     """If the first half fails LIBERO was mended upstream, and repeatable.py can go."""
     same = {}
@@ -186,6 +189,7 @@ def test_roll_turns_the_image_and_not_the_line_of_sight():
     np.testing.assert_allclose(right, [0, 0, -1], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_camera_shift_changes_the_scene_view_only(build):
     stock = episode(build(), 0, 0)[0]
     shifted = episode(build(**{ENV_CAMERA_SHIFT: CameraShift(right_cm=10).to_env()}), 0, 0)[0]

@@ -27,5 +27,5 @@ def test_an_unknown_quality_is_refused(monkeypatch):
     from lerobot_atlasvla.libero.setup import prepare_libero
 
     monkeypatch.setenv(ENV_RENDER_QUALITY, "pretty")
-    with pytest.raises(ValueError, match=r"ATLASVLA_LIBERO_RENDER_QUALITY='pretty'.*default, fast, plain"):
+    with pytest.raises(ValueError, match=r"ATLASVLA_LIBERO_RENDER_QUALITY=pretty is.*default, fast, plain"):
         prepare_libero()

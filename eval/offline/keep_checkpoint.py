@@ -1,0 +1,114 @@
+"""``python -m eval.keep_checkpoint``: a checkpoint in half precision with digests and a card, small enough to be kept.
+
+The weights are rounded to float16, with which a policy computes in float32 again: judge the kept checkpoint, not the
+one it was made from.
+"""
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from eval.common.cli import run_command
+from eval.common.errors import EvalError
+from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
+
+DIGESTS = "SHA256SUMS"
+CARD = "README.md"
+
+
+@dataclass
+class KeepConfig:
+    """Copy a checkpoint of AtlasVLA in half precision."""
+
+    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
+    checkpoint: Path
+    # Folder of the copy; it must not exist yet.
+    output_dir: Path
+    # File with remarks for the card, Markdown: recipe, results, limits.
+    note: Path | None = None
+
+
+def half(file: Path, copy: Path) -> None:
+    """Write a safetensors file with float32 tensors rounded to float16; others and the header stay as they are.
+
+    Raises:
+        EvalError: If a value does not fit float16.
+    """
+    with safe_open(file, framework="pt") as handle:
+        metadata = handle.metadata()
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float32:
+            tensors[name] = tensor.half()
+            if not tensors[name].isfinite().all():
+                raise EvalError(f"{file}: {name} holds values that float16 can't; keep this checkpoint as it is.")
+    save_file(tensors, copy, metadata=metadata)
+
+
+def card(folder: Path, note: str) -> str:
+    """Return the README.md of a checkpoint: the policy's own card, then the remarks."""
+    from lerobot.configs.train import TrainPipelineConfig
+
+    from lerobot_atlasvla import AtlasVLAPolicy
+
+    policy = AtlasVLAPolicy.from_pretrained(folder)
+    training: Any = TrainPipelineConfig.from_pretrained(folder) if (folder / TRAIN_CONFIG_FILE).is_file() else None
+    dataset = "unknown" if training is None else training.dataset.repo_id
+    text = str(policy.generate_model_card(dataset, policy.config.type, "apache-2.0", None, cfg=training))
+    return f"{text.rstrip()}\n\n## Notes\n\n{note.strip()}\n" if note else text
+
+
+def keep(cfg: KeepConfig) -> None:
+    """Make the copy.
+
+    Raises:
+        EvalError: If the checkpoint is none of AtlasVLA's, or the copy's folder exists.
+    """
+    folder = find_checkpoint(cfg.checkpoint)
+    if cfg.output_dir.exists():
+        raise EvalError(f"--output_dir={cfg.output_dir} exists; choose a new folder, or remove it.")
+    note = "" if cfg.note is None else cfg.note.read_text(encoding="utf-8")
+    partial = cfg.output_dir.with_name(f".{cfg.output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for file in sorted(folder.iterdir()):
+            if file.name == SAFETENSORS_SINGLE_FILE:
+                half(file, partial / file.name)
+            elif file.suffix in (".json", ".safetensors"):
+                shutil.copy(file, partial / file.name)
+        (partial / CARD).write_text(card(partial, note), encoding="utf-8")
+        lines = [
+            f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(partial.iterdir())
+        ]
+        (partial / DIGESTS).write_text("".join(lines))
+        partial.rename(cfg.output_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def run(cfg: KeepConfig, _: str) -> None:
+    """Make the copy and say where it is."""
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
+    try:
+        keep(cfg)
+    except ValueError as error:
+        raise EvalError(str(error)) from error
+    size = sum(file.stat().st_size for file in cfg.output_dir.iterdir())
+    sys.stdout.write(f"kept: {cfg.output_dir}, {size / 1e6:.1f} MB\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for what can't be kept, 2 for a flag that does not parse."""
+    return run_command("eval.keep_checkpoint", KeepConfig, run, argv)

@@ -1,0 +1,369 @@
+"""Every check of a configuration that needs no data, no files and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from draccus.utils import DecodingError
+from lerobot.configs.types import FeatureType, NormalizationMode
+
+from lerobot_atlasvla.model.sizes import DINOV2_SIZES, PATCH_EMBEDDERS
+
+if TYPE_CHECKING:
+    from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
+CHOICES = {
+    "vision": ("vggt", "patch", "dinov2"),
+    "fusion": ("late", "early"),
+    "head": ("l1", "flow"),
+    "dtype": ("float32", "bfloat16"),
+    "backbone_dtype": ("auto", "float32", "bfloat16"),
+    "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    "vggt_init": ("pretrained", "random"),
+    "vggt_blocks": ("normal", "frozen", "removed"),
+    "vggt_patch_embed": PATCH_EMBEDDERS,
+    "language_init": ("pretrained", "random"),
+    "vision_tower_init": ("pretrained", "random"),
+}
+
+
+class Interval(NamedTuple):
+    """Numbers from ``low`` to ``high``; an open end does not belong to it. NaN is in none."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        assert isinstance(value, int | float)
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+# Lowest and highest count. What is beyond the highest is a slip or an attack: far from any policy ever trained,
+# and refused before memory fills (what several large numbers come to: model/sizes.py).
+COUNTS = {
+    "n_obs_steps": (1, 1),
+    "chunk_size": (1, 1000),
+    "n_action_steps": (1, 1000),
+    "empty_cameras": (0, 32),
+    "random_shift": (0, 2047),
+    "vision_patch_size": (1, 256),
+    "vision_patch_dim": (1, 16_384),
+    "vggt_patch_size": (1, 256),
+    "vggt_embed_dim": (1, 16_384),
+    "vggt_depth": (1, 256),
+    "vggt_num_heads": (1, 1024),
+    "vggt_num_register_tokens": (1, 256),
+    "language_cache_size": (1, 1_000_000),
+    "tokenizer_max_length": (1, 32_768),
+    "language_hidden_size": (1, 16_384),
+    "language_num_layers": (1, 256),
+    "language_num_heads": (1, 1024),
+    "decoder_hidden_size": (1, 16_384),
+    "decoder_num_layers": (1, 256),
+    "decoder_num_heads": (1, 1024),
+    "num_action_queries": (0, 1000),
+    "condition_hidden_size": (1, 65_536),
+    "summary_keypoints": (1, 4096),
+    "summary_map_channels": (1, 4096),
+    "flow_num_steps": (1, 1000),
+    "flow_num_layers": (1, 256),
+    "feature_cache_copies": (1, 1000),
+    "scheduler_warmup_steps": (0, 1_000_000_000),
+}
+NUMBERS = {
+    "random_crop": Interval(0, 1, open_high=True),
+    "color_jitter": Interval(0, 1, open_high=True),
+    "vggt_layer_scale_init": Interval(0, 10, open_low=True),
+    "optimizer_lr": Interval(0, 1, open_low=True, open_high=True),
+    "optimizer_backbone_lr": Interval(0, 1, open_high=True),
+    "optimizer_weight_decay": Interval(0, 10),
+    # 0 clips nothing.
+    "optimizer_grad_clip_norm": Interval(0, 1e6),
+}
+BETAS = Interval(0, 1, open_high=True)
+LARGEST_SIDE = 2048
+MOST_PATCHES = 16_384
+# Numbers of a feature: a longer state or action is no robot's.
+LARGEST_FEATURE = 16_384
+# What ``views`` holds for a policy without images.
+BLIND = ("none",)
+# DINOv2's own, in every released size.
+DINOV2_PATCH_SIZE = 14
+
+
+class ConfigError(DecodingError):
+    """A setting can't work; the message names it, its value, what is allowed and the flag.
+
+    Not a ValueError: draccus answers those with "Couldn't instantiate class AtlasVLAConfig" and drops their message;
+    its own errors it lets through to LeRobot's command line.
+    """
+
+    def __init__(self, message: str):
+        super().__init__((), message)
+
+
+def check_types(config: AtlasVLAConfig) -> None:
+    """Check that every value is of its setting's type, before anything is computed with it.
+
+    Raises:
+        ConfigError: For the first one that is not.
+    """
+    for name, kind in _types(type(config)).items():
+        if not _is_of(getattr(config, name, None), kind):
+            raise ConfigError(
+                f"{name} must be {_described(kind)}, got {shown(getattr(config, name))} (--policy.{name})."
+            )
+
+
+@lru_cache
+def _types(settings: type) -> dict[str, Any]:
+    hints = get_type_hints(settings)
+    # rtc_config is LeRobot's to check (rtc.py), once it is imported.
+    return {name: hints[name] for name in settings.__dataclass_fields__ if name != "rtc_config"}
+
+
+_DESCRIPTIONS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_described(one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        count = "any number of" if Ellipsis in get_args(kind) else len(get_args(kind))
+        return f"{count} values, each {_described(get_args(kind)[0])}"
+    words = (words for known, words in _DESCRIPTIONS.items() if isinstance(kind, type) and issubclass(kind, known))
+    return next(words, str(kind).replace("typing.", ""))
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is_of(value, one) for one in args)
+    if origin in (tuple, list):
+        if not isinstance(value, tuple | list):
+            return False
+        kinds = args if origin is tuple and Ellipsis not in args else args[:1] * len(value)
+        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_is_of(k, args[0]) and _is_of(v, args[1]) for k, v in value.items())
+    for number, numbers in ((int, Integral), (float, Real)):
+        if issubclass(kind, number) and kind is not bool:
+            return isinstance(value, numbers) and not isinstance(value, bool)
+    if kind is NormalizationMode:  # its values too, as in JSON
+        return isinstance(value, str)
+    return isinstance(value, str | Path if kind is Path else kind)
+
+
+def check(config: AtlasVLAConfig) -> None:
+    """Check every value of a configuration.
+
+    Raises:
+        ConfigError: For the first one that can't work.
+    """
+    for name, allowed in CHOICES.items():
+        _one_of(name, getattr(config, name), allowed)
+    _check_chunk(config)
+    _check_widths(config)
+    for name, (least, most) in COUNTS.items():
+        if not least <= getattr(config, name) <= most:
+            raise ConfigError(
+                f"{name} must be at least {least} and at most {most}, got {getattr(config, name)} (--policy.{name})."
+            )
+    for name, interval in NUMBERS.items():
+        if getattr(config, name) not in interval:
+            raise ConfigError(f"{name} must lie in {interval}, got {getattr(config, name)} (--policy.{name}).")
+    if any(beta not in BETAS for beta in config.optimizer_betas):
+        raise ConfigError(
+            f"optimizer_betas must both lie in {BETAS}, got {config.optimizer_betas} (--policy.optimizer_betas)."
+        )
+    _check_normalization(config)
+    _check_features(config)
+    _check_images(config)
+    _check_output_layers(config)
+    _check_backbones(config)
+    _check_feature_cache(config)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, which no value may make endless."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)} (--policy.{name}).")
+
+
+def _check_chunk(config: AtlasVLAConfig) -> None:
+    if config.chunk_size >= 1 and not 1 <= config.n_action_steps <= config.chunk_size:
+        raise ConfigError(
+            f"n_action_steps must lie in 1 .. chunk_size = {config.chunk_size}, got {config.n_action_steps} "
+            "(--policy.n_action_steps, --policy.chunk_size)."
+        )
+    if config.n_obs_steps != 1:
+        raise ConfigError(
+            f"AtlasVLA reads one observation; got n_obs_steps {config.n_obs_steps} (--policy.n_obs_steps)."
+        )
+
+
+def _check_normalization(config: AtlasVLAConfig) -> None:
+    kinds, modes = [kind.value for kind in FeatureType], [mode.value for mode in NormalizationMode]
+    for kind, mode in config.normalization_mapping.items():
+        # A misspelled kind would go without normalization.
+        if kind not in kinds or mode not in modes:
+            raise ConfigError(
+                f"normalization_mapping maps {', '.join(kinds)} to {', '.join(modes)}, got {shown(kind)}: "
+                f"{shown(mode)} (--policy.normalization_mapping)."
+            )
+
+
+def _check_features(config: AtlasVLAConfig) -> None:
+    for field in ("input_features", "output_features"):
+        for key, feature in (getattr(config, field) or {}).items():
+            if any(type(size) is not int or not 1 <= size <= LARGEST_FEATURE for size in feature.shape):
+                raise ConfigError(
+                    f"{field} has {shown(key)} of shape {shown(feature.shape)}; every size must be a whole number "
+                    f"from 1 to {LARGEST_FEATURE} (config.json, or the dataset's meta/info.json)."
+                )
+
+
+def _check_images(config: AtlasVLAConfig) -> None:
+    patch = config.patch_size
+    flag = {"vggt": ", --policy.vggt_patch_size", "patch": ", --policy.vision_patch_size"}.get(config.vision, "")
+    size = config.image_size
+    if len(size) != 2 or any(side < patch or side % patch for side in size):
+        nearest = [max(patch, round(side / patch) * patch) for side in size[:2]]
+        raise ConfigError(
+            f"image_size must be (height, width), both multiples of the patch size {patch}, got {size}; nearest "
+            f"allowed: {nearest} (--policy.image_size{flag})."
+        )
+    if max(size) > LARGEST_SIDE or size[0] // patch * (size[1] // patch) > MOST_PATCHES:
+        raise ConfigError(
+            f"image_size must be at most {LARGEST_SIDE} pixels a side and {MOST_PATCHES} patches of {patch} pixels, "
+            f"got {size} (--policy.image_size{flag})."
+        )
+    if not 0 <= config.random_shift < min(size):
+        raise ConfigError(
+            f"random_shift must lie in 0 .. {min(size) - 1} pixels, got {config.random_shift} (--policy.random_shift)."
+        )
+    if len(set(config.views)) != len(config.views):
+        raise ConfigError(f"views names a camera twice: {shown(list(config.views))} (--policy.views).")
+    if BLIND[0] in config.views and not config.is_blind:
+        raise ConfigError(
+            f"views asks a blind policy for cameras: {shown(list(config.views))}. Either {BLIND[0]} alone, for "
+            "state and instruction only, or the cameras' names (--policy.views)."
+        )
+    if config.is_blind and config.empty_cameras:
+        raise ConfigError(
+            f"A blind policy has no cameras, got empty_cameras {config.empty_cameras} (--policy.empty_cameras=0, or "
+            "other --policy.views)."
+        )
+
+
+def _check_widths(config: AtlasVLAConfig) -> None:
+    units = {"vggt_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
+    if config.head == "flow":
+        units["decoder_hidden_size"] = 2
+    for width_name, unit in units.items():
+        heads_name = width_name.rsplit("_", 2)[0] + "_num_heads"
+        width, heads = getattr(config, width_name), getattr(config, heads_name)
+        if heads < 1 or width < 1 or width % (heads * unit):
+            raise ConfigError(
+                f"{width_name} must be a multiple of {unit} x {heads_name} = {unit * heads}, got {width} "
+                f"(--policy.{width_name}, --policy.{heads_name})."
+            )
+
+
+def _check_output_layers(config: AtlasVLAConfig) -> None:
+    layers = config.vggt_output_layers
+    if not layers or any(not 0 <= layer < config.vggt_depth for layer in layers) or list(layers) != sorted(set(layers)):
+        raise ConfigError(
+            f"vggt_output_layers must be ascending layers in 0 .. {config.vggt_depth - 1}, got {shown(layers)} "
+            "(--policy.vggt_output_layers, --policy.vggt_depth)."
+        )
+
+
+def _check_backbones(config: AtlasVLAConfig) -> None:
+    for part in ("vggt", "language", "vision_tower"):
+        model_flag = "vision_tower" if part == "vision_tower" else f"{part}_model"
+        if not getattr(config, model_flag):
+            raise ConfigError(
+                f"{model_flag} is empty; give a Hub id, a folder or a file (--policy.{model_flag}), or ask for random "
+                f"weights by name (--policy.{part}_init=random)."
+            )
+    if config.vggt_init == "pretrained" and config.vggt_blocks == "removed":
+        raise ConfigError(
+            "vggt_blocks='removed' leaves nothing of a pretrained VGGT to use; got vggt_init='pretrained' "
+            "(--policy.vggt_blocks=normal, or --policy.vggt_init=random)."
+        )
+    if config.vision == "vggt" and not config.is_blind:
+        _check_patch_embed(config)
+    if config.vggt_init == "pretrained" and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
+        raise ConfigError(
+            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "
+            "--policy.vggt_patch_embed=dinov2_vitl14_reg."
+        )
+    if config.language_on_cpu and (not config.is_frozen("language") or config.peft_language):
+        raise ConfigError(
+            "language_on_cpu needs a language model that does not learn, whose features can be remembered; got "
+            f"freeze_language {config.freeze_language} with language_init {config.language_init!r}, and peft_language "
+            f"{config.peft_language} (--policy.language_on_cpu=false, or --policy.freeze_language=true "
+            "--policy.peft_language=false)."
+        )
+
+
+def _check_patch_embed(config: AtlasVLAConfig) -> None:
+    name, size = config.vggt_patch_embed, config.vggt_patch_size
+    if name in DINOV2_SIZES and DINOV2_SIZES[name][0] != config.vggt_embed_dim:
+        raise ConfigError(
+            f"vggt_patch_embed {name} is {DINOV2_SIZES[name][0]} wide, got vggt_embed_dim {config.vggt_embed_dim} "
+            "(--policy.vggt_patch_embed, --policy.vggt_embed_dim)."
+        )
+    if name == "conv_stem" and (size < 4 or size & (size - 1)):
+        raise ConfigError(
+            f"vggt_patch_size must be a power of two and at least 4 for vggt_patch_embed conv_stem, got {size} "
+            "(--policy.vggt_patch_size, --policy.vggt_patch_embed)."
+        )
+
+
+def _check_feature_cache(config: AtlasVLAConfig) -> None:
+    if not config.feature_cache:
+        return
+    if config.is_blind:
+        raise ConfigError(
+            f"A blind policy has no VGGT whose features could be cached: views {list(config.views)}, feature_cache "
+            f"{config.feature_cache!r} (--policy.views, --policy.feature_cache)."
+        )
+    if not config.is_frozen("vggt") or config.fusion != "late" or config.vision != "vggt":
+        raise ConfigError(
+            "A feature cache needs VGGT's output to depend on the images alone: freeze_vggt=true, fusion='late' and "
+            f"vision='vggt', got {config.is_frozen('vggt')}, {config.fusion!r} and {config.vision!r}; or leave out "
+            "--policy.feature_cache."
+        )
+    if config.empty_cameras:
+        raise ConfigError(
+            f"A feature cache has the same views for every frame; got empty_cameras {config.empty_cameras} "
+            "(--policy.empty_cameras=0, or leave out --policy.feature_cache)."
+        )
+    names = [name for name in ("random_shift", "random_crop", "color_jitter") if getattr(config, name)]
+    if bool(names) != (config.feature_cache_copies > 1):
+        have = f"{', '.join(names)} set" if names else "no augmentation"
+        raise ConfigError(
+            f"With augmentation, a feature cache needs several copies of each frame to choose from, and without it "
+            f"one; got {have} and feature_cache_copies {config.feature_cache_copies} (--policy.feature_cache_copies, "
+            "--policy.random_shift, --policy.random_crop, --policy.color_jitter)."
+        )

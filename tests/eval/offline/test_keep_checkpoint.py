@@ -1,0 +1,80 @@
+"""A checkpoint kept in half precision is the same policy up to rounding, with digests that hold and a card."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from lerobot.policies.factory import make_pre_post_processors
+from safetensors.torch import load_file, save_file
+
+from eval.offline.keep_checkpoint import main
+from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    policy = AtlasVLAPolicy(tiny_config())
+    folder = tmp_path / "trained/pretrained_model"
+    policy.save_pretrained(folder)
+    for processor in make_atlasvla_pre_post_processors(policy.config, dataset_stats()):
+        processor.save_pretrained(folder)
+    return folder
+
+
+def test_the_copy_is_half_as_large_and_acts_the_same_up_to_rounding(checkpoint, tmp_path, capsys):
+    note = tmp_path / "note.md"
+    note.write_text("Trained with a recipe.")
+    copy = tmp_path / "kept"
+    assert main([f"--checkpoint={checkpoint.parent}", f"--output_dir={copy}", f"--note={note}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"kept: {copy}")
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (checkpoint, copy)]
+    assert sizes[1] < 0.7 * sizes[0]
+    one, other = AtlasVLAPolicy.from_pretrained(checkpoint), AtlasVLAPolicy.from_pretrained(copy)
+    assert {p.dtype for p in other.parameters()} == {torch.float32}
+    preprocess, _ = make_atlasvla_pre_post_processors(one.config, dataset_stats())
+    batch = preprocess(raw_batch())
+    difference = (one.predict_action_chunk(batch) - other.predict_action_chunk(batch)).abs().max()
+    assert 0 < difference < 1e-2
+    for line in (copy / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((copy / name).read_bytes()).hexdigest() == digest
+    text = (copy / "README.md").read_text()
+    assert text.endswith("## Notes\n\nTrained with a recipe.\n")
+    assert "AtlasVLA" in text
+
+
+def test_what_can_not_be_kept_leaves_nothing_behind(checkpoint, tmp_path, capsys):
+    file = checkpoint / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name, tensor in tensors.items() if tensor.dtype == torch.float32)
+    tensors[name].flatten()[0] = 1e6
+    save_file(tensors, file, metadata={"format": "pt"})
+    copy = tmp_path / "kept"
+    assert main([f"--checkpoint={checkpoint}", f"--output_dir={copy}"]) == 1
+    assert f"{name} holds values that float16 can't" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trained"]
+    copy.mkdir()
+    assert main([f"--checkpoint={checkpoint}", f"--output_dir={copy}"]) == 1
+    assert f"--output_dir={copy} exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["atlasvla_tiny_spatial", "atlasvla_tiny_spatial_blind"])
+def test_the_checkpoints_of_the_repository_are_whole_and_act(name):
+    folder = Path(__file__).parents[3] / "checkpoints" / name
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, file = line.split("  ")
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest
+    policy = AtlasVLAPolicy.from_pretrained(folder)
+    preprocess, postprocess = make_pre_post_processors(policy.config, str(folder))
+    batch = raw_batch()
+    observation = {key: value for key, value in batch.items() if not key.startswith("action")}
+    action_BA = postprocess(policy.select_action(preprocess(observation)))
+    assert action_BA.shape == (3, 7)
+    assert policy.config.is_blind == name.endswith("blind")
+    other = observation | {IMAGE: 1 - observation[IMAGE], WRIST: 1 - observation[WRIST]}
+    policy.reset()
+    changed_BA = postprocess(policy.select_action(preprocess(other)))
+    assert torch.equal(changed_BA, action_BA) == policy.config.is_blind
