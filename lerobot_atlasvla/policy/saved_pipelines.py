@@ -101,7 +101,7 @@ def check_saved_pipelines(checkpoint: str | Path, **hub: Any) -> None:
 
 def _is_vector(key: str) -> bool:
     """Return whether a feature is the action, the state or a part of a split state."""
-    return key == ACTION or key == OBS_STATE or key.startswith(f"{OBS_STATE}.")
+    return key in (ACTION, OBS_STATE) or key.startswith(f"{OBS_STATE}.")
 
 
 def _name(step: Mapping[str, Any]) -> str:
