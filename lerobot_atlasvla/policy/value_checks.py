@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from lerobot.configs.types import FeatureType, NormalizationMode
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 # A resized image may overshoot by a rounding error.
 TOLERANCE = 1e-3
+# Beyond this, an action would not stay finite when its normalization is undone.
+LARGEST = 1e12
 _FRAME_KEYS = ("index", "episode_index")
 
 
@@ -64,7 +66,7 @@ def check_finite_loss(loss: float, config: AtlasVLAConfig, batch: Mapping[str, T
 def check_finite_actions(
     actions_BTA: Tensor, config: AtlasVLAConfig, batch: Mapping[str, Tensor], policy: nn.Module
 ) -> None:
-    """Refuse predicted actions that are not finite: no motor may get them.
+    """Refuse predicted actions that are not finite, or so large that they soon would not be: no motor may get them.
 
     Args:
         actions_BTA: The prediction.
@@ -75,18 +77,19 @@ def check_finite_actions(
     Raises:
         ValueError: Naming the observation or the weight that is the reason.
     """
-    if actions_BTA.isfinite().all():
+    if (actions_BTA.abs() <= LARGEST).all():  # of NaN, nothing is true
         return
     reason = _culprit(config, {key: value for key, value in batch.items() if key != ACTION}, policy)
-    if reason is None and OBS_STATE in batch:
-        largest = batch[OBS_STATE].abs().max().item()
-        reason = f"though observation and weights are; the largest normalized value of {OBS_STATE} is {largest:.3g}"
+    states = {key: batch[key].abs().max().item() for key in config.state_keys if key in batch}
+    if reason is None and states:
+        key = max(states, key=states.__getitem__)
+        reason = f"though observation and weights are; the largest normalized value of {key} is {states[key]:.3g}"
     raise ValueError(f"The predicted actions are not finite, {reason or 'though weights are'}. None was returned.")
 
 
 def _culprit(config: AtlasVLAConfig, batch: Mapping[str, Tensor], policy: nn.Module) -> str | None:
     """Return what is not finite, as the end of a sentence; ``None`` if everything is."""
-    for key in (ACTION, OBS_STATE, *config.view_keys):
+    for key in (ACTION, *config.state_keys, *config.view_keys):
         value = batch.get(key)
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             return f"because {key} is not finite in {_place(value, batch)}"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
@@ -31,7 +31,8 @@ def check_numbers(config: AtlasVLAConfig, meta: Any) -> None:
     if not files:
         return
     data = arrow_dataset.dataset(files)
-    keys = [key for key in ((OBS_STATE, ACTION) if config.use_state else (ACTION,)) if key in data.schema.names]
+    read = (*config.state_keys, ACTION) if config.use_state else (ACTION,)
+    keys = [key for key in read if key in data.schema.names]
     columns = keys + [name for name in _FRAME if name in data.schema.names]
     for rows in data.to_batches(columns=columns):
         for key in keys:

@@ -90,7 +90,15 @@ def read_config(checkpoint: str | Path, **arguments: Any) -> AtlasVLAConfig:
         config = PreTrainedConfig.from_pretrained(checkpoint, **arguments)
     except HFValidationError:  # no folder, and no id either: the message says which ids there are
         raise
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, DraccusException) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        IsADirectoryError,
+        DraccusException,
+    ) as error:
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise WeightsError(f"The config.json of {checkpoint} can't be used: {reason}") from error
     if not isinstance(config, AtlasVLAConfig):

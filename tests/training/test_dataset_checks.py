@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from lerobot.configs.types import NormalizationMode
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
 from lerobot.policies.factory import make_policy
 
@@ -45,6 +45,18 @@ def test_the_frame_is_named_in_every_mode(root, mode, key, value):
         make_policy(config, ds_meta=meta)
     assert str(error.value).startswith(f"{key} of {REPO_ID}")
     assert "--operation.episode_indices='[1]'" in str(error.value)
+
+
+def test_the_parts_of_a_state_are_read_too(root):
+    (file,) = (root / "data").glob("*/*.parquet")
+    table = parquet.read_table(file)
+    parts = [f"{STATE}.arm", f"{STATE}.gripper"]
+    names = [parts[0] if name == STATE else name for name in table.schema.names]
+    gripper = pa.array([math.nan if row == 5 else 0.0 for row in range(len(table))], type=pa.float32())
+    parquet.write_table(table.rename_columns(names).append_column(parts[1], gripper), file)
+    features = {key: PolicyFeature(FeatureType.STATE, (size,)) for key, size in zip(parts, (8, 1), strict=True)}
+    with pytest.raises(ValueError, match=r"observation.state.gripper of .* nan in dimension 0 of frame 5"):
+        check_numbers(tiny_config(input_features=features), LeRobotDatasetMetadata(REPO_ID, root=root))
 
 
 def test_a_row_without_numbers_is_named(root):
