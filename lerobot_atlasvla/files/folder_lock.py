@@ -22,9 +22,9 @@ class FolderInUseError(ValueError):
 class FolderLock:
     """Hold a folder for as long as this object lives, or until :meth:`release`; the kernel ends it with the process.
 
-    The folder itself is locked (``flock``), so nothing is left in it or beside it. If it does not exist, it is made with
-    all above it; if it is empty in the end, it is removed. A process forked meanwhile holds nothing. On Windows, and on
-    file systems that can't lock, nobody is kept out.
+    The folder itself is locked (``flock``), so nothing is left in it or beside it. If it does not exist, it is made,
+    and all above it; if it is empty in the end, it is removed. A process forked meanwhile holds nothing. On Windows,
+    and on file systems that can't lock, nobody is kept out.
 
     Args:
         folder: The folder to hold.
