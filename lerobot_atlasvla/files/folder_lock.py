@@ -61,7 +61,7 @@ class FolderLock:
                 ) from error
             if _is_still(folder, descriptor):
                 self.descriptors = (descriptor,)
-                self._end = weakref.finalize(self, _release, (folder, *made), descriptor)
+                self._end = weakref.finalize(self, _release, (folder.absolute(), *made), descriptor)
                 _held.add(self)
                 return
             os.close(descriptor)
