@@ -22,8 +22,8 @@ class FolderInUseError(ValueError):
 class FolderLock:
     """Hold a folder for as long as this object lives, or until :meth:`release`; the kernel ends it with the process.
 
-    The folder itself is locked (``flock``), so nothing is left in it or beside it. If it does not exist, it is made
-    with all above it; if it is empty in the end, it is removed. A process forked meanwhile holds nothing. On Windows,
+    The folder itself is locked (``flock``), so nothing is left in it or beside it. If it does not exist, it is made,
+    and all above it; if it is empty in the end, it is removed. A process forked meanwhile holds nothing. On Windows,
     and on file systems that can't lock, nobody is kept out.
 
     Args:
@@ -61,7 +61,7 @@ class FolderLock:
                 ) from error
             if _is_still(folder, descriptor):
                 self.descriptors = (descriptor,)
-                self._end = weakref.finalize(self, _release, (folder, *made), descriptor)
+                self._end = weakref.finalize(self, _release, (folder.absolute(), *made), descriptor)
                 _held.add(self)
                 return
             os.close(descriptor)
