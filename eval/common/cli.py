@@ -13,6 +13,7 @@ from draccus.utils import DecodingError
 
 from eval.common.errors import EvalError
 from eval.common.former_flags import with_present_names
+from lerobot_atlasvla.utils.paths import expand_home
 
 
 def run_command(
@@ -38,8 +39,8 @@ def run_command(
     """
     arguments = with_present_names(config, sys.argv[1:] if argv is None else argv)
     try:
-        settings = draccus.parse(config, args=arguments, prog=f"python -m {name}")
-    except DecodingError as error:
+        settings = expand_home(draccus.parse(config, args=arguments, prog=f"python -m {name}"))
+    except (DecodingError, OSError) as error:
         sys.stderr.write(f"{name}: {error} (see --help)\n")
         return 2
     try:

@@ -29,6 +29,7 @@ from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
 from lerobot_atlasvla.libero.setup import prepare_libero, require_libero
 from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL
+from lerobot_atlasvla.utils.paths import pattern_in
 
 
 @dataclass
@@ -229,6 +230,8 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
 def run(cfg: DemoConfig, _: str) -> None:
     """Run the demo; its last lines of output are the result."""
     started = time.monotonic()
+    if problem := pattern_in(cfg.output_dir, "--output_dir"):
+        raise EvalError(problem)
     try:
         check_displace_cm(cfg.displace_cm, "--displace_cm")
         require_libero()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.policy.columns import BOOKKEEPING
+from lerobot_atlasvla.utils.paths import expand_home, pattern_in
 
 INFO, STATS = Path("meta/info.json"), Path("meta/stats.json")
 # Where Hugging Face's datasets describe the columns, in a parquet file's own description.
@@ -45,7 +46,9 @@ def rename(config: RenameConfig) -> None:
         RenameError: If the folder is no dataset of format v3, the copy's exists, or the names do not go together.
         OSError: If a file can't be read or written.
     """
-    root, target, names = config.root.expanduser(), config.output_dir.expanduser(), config.rename_map
+    root, target, names = config.root, config.output_dir, config.rename_map
+    if problem := pattern_in(target, "--output_dir"):
+        raise RenameError(problem)
     if not (root / INFO).is_file():
         raise RenameError(f"--root={root} is no LeRobot dataset: it has no {INFO}.")
     if target.exists():
@@ -154,8 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from draccus.utils import ParsingError
 
     try:
-        config: Any = draccus.parse(RenameConfig, args=argv)
-    except ParsingError as error:
+        config: Any = expand_home(draccus.parse(RenameConfig, args=argv))
+    except (ParsingError, OSError) as error:
         sys.stderr.write(f"rename_columns: {error} (see --help)\n")
         return 2
     try:

@@ -4,6 +4,7 @@ import logging
 import sys
 
 from lerobot_atlasvla.serving.settings import ServerConfig, ServingError
+from lerobot_atlasvla.utils.paths import expand_home
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,8 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
     try:
-        config = draccus.parse(ServerConfig, args=argv)
-    except ParsingError as error:
+        config = expand_home(draccus.parse(ServerConfig, args=argv))
+    except (ParsingError, OSError) as error:
         sys.stderr.write(f"policy_server: {error} (see --help)\n")
         return 2
     try:

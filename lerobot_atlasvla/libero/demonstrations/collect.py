@@ -37,6 +37,7 @@ from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.setup import describe_simulator, require_libero
+from lerobot_atlasvla.utils.paths import expand_home
 
 RECORD_NAME = "atlasvla_collect.json"
 
@@ -388,8 +389,8 @@ def main(argv: list[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        config = draccus.parse(CollectConfig, args=argv)
-    except DecodingError as error:
+        config = expand_home(draccus.parse(CollectConfig, args=argv))
+    except (DecodingError, OSError) as error:
         sys.stderr.write(f"atlasvla-collect: {error} (see --help)\n")
         return 2
     started = time.monotonic()

@@ -40,6 +40,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     libero_features,
     rotate_image,
 )
+from lerobot_atlasvla.utils.paths import expand_home
 
 RECORD_NAME = "atlasvla_convert.json"
 
@@ -355,8 +356,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
     try:
-        config = draccus.parse(ConvertConfig, args=argv)
-    except DecodingError as error:
+        config = expand_home(draccus.parse(ConvertConfig, args=argv))
+    except (DecodingError, OSError) as error:
         sys.stderr.write(f"atlasvla-convert: {error} (see --help)\n")
         return 2
     try:

@@ -1,0 +1,1 @@
+"""Helpers that know nothing about policies: missing extras, one writer a folder, the hook of LIBERO, command lines."""
