@@ -6,8 +6,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_DENIED = (errno.EACCES, errno.EPERM)
+_FREE_SPACE = "free some space, or choose another disk"
+_PERMISSIONS = "choose a folder that you can write to, or change its permissions"
+_ADVICE = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.EROFS: "choose a folder on another file system",
+}
 # LeRobot 0.6.1 hands a dataset's files to Hugging Face's reader, which takes these for patterns and chained URLs.
 _PATTERNS = ("*", "?", "[", "]", "::")
 
@@ -69,13 +76,5 @@ def why_not(error: OSError, folder: Path | str, flag: str) -> str:
         flag: The flag that names it.
     """
     where = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
-    if error.errno in _FULL:
-        return f"The disk of {flag}={folder} is full{where}; free some space, or choose another disk"
-    if error.errno in _DENIED:
-        return (
-            f"{flag}={folder} can't be written: permission denied{where}; choose a folder that you can write to, or "
-            "change its permissions"
-        )
-    if error.errno == errno.EROFS:
-        return f"{flag}={folder} can't be written: it is on a read-only file system{where}; choose another folder"
-    return f"{flag}={folder} can't be written: {error}"
+    advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+    return f"{flag}={folder} can't be written: {error.strerror or error}{where}{advice}"

@@ -119,19 +119,19 @@ def test_the_reader_of_lerobot_does_take_them_for_patterns(dataset_root, tmp_pat
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "is full; free some space"),
-        (errno.EDQUOT, "is full; free some space"),
-        (errno.EACCES, "permission denied; choose a folder that you can write to"),
-        (errno.EPERM, "permission denied"),
-        (errno.EROFS, "it is on a read-only file system; choose another folder"),
-        (errno.EIO, "can't be written: "),
+        (errno.ENOSPC, "No space left on device; free some space"),
+        (errno.EDQUOT, "Disk quota exceeded; free some space"),
+        (errno.EACCES, "Permission denied; choose a folder that you can write to"),
+        (errno.EPERM, "Operation not permitted; choose a folder that you can write to"),
+        (errno.EROFS, "Read-only file system; choose a folder on another file system"),
+        (errno.EIO, "can't be written: Input/output error"),
     ],
 )
 def test_only_a_full_disk_asks_for_space(number, words):
     sentence = why_not(OSError(number, os.strerror(number), "/data/out"), "/data/out", "--root")
     assert "--root=/data/out" in sentence
     assert words in sentence
-    assert ("space" in sentence) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert ("free some space" in sentence) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert "(/data/out/a)" in why_not(OSError(errno.EACCES, "x", "/data/out/a"), "/data/out", "--root")
 
 
@@ -143,5 +143,5 @@ def test_the_cache_says_so_too(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number), str(tmp_path))
 
     monkeypatch.setattr(cache_features, "CacheWriter", refuse)
-    with pytest.raises(FeatureCacheError, match=r"can't be written: (permission denied|it is on a read-only)"):
+    with pytest.raises(FeatureCacheError, match=r"can't be written: (Permission denied|Read-only)"):
         cache_features.open_writer(tmp_path, None)
