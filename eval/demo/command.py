@@ -33,6 +33,7 @@ from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, c
 from lerobot_atlasvla.libero.setup import prepare_libero
 from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL, SUITE_TASKS
 from lerobot_atlasvla.utils.extras import MissingExtraError
+from lerobot_atlasvla.utils.paths import pattern_in
 
 
 @dataclass
@@ -257,6 +258,8 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
 def run(cfg: DemoConfig, _: str) -> None:
     """Run the demo; its last lines of output are the result."""
     started = time.monotonic()
+    if problem := pattern_in(cfg.output_dir, "--output_dir"):
+        raise EvalError(problem)
     cfg.validate()
     os.environ[ENV_RENDER_QUALITY] = cfg.render_quality
     os.environ[ENV_CULL] = "1"  # the same images, sooner

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.policy.columns import BOOKKEEPING
+from lerobot_atlasvla.utils.cli import run_command
+from lerobot_atlasvla.utils.paths import pattern_in
 
 INFO, STATS = Path("meta/info.json"), Path("meta/stats.json")
 # Where Hugging Face's datasets describe the columns, in a parquet file's own description.
@@ -46,7 +47,9 @@ def rename(config: RenameConfig) -> None:
         RenameError: If the folder is no dataset of format v3, the copy's exists, or the names do not go together.
         OSError: If a file can't be read or written.
     """
-    root, target, names = config.root.expanduser(), config.output_dir.expanduser(), config.rename_map
+    root, target, names = config.root, config.output_dir, config.rename_map
+    if problem := pattern_in(target, "--output_dir"):
+        raise RenameError(problem)
     if not (root / INFO).is_file():
         raise RenameError(f"--root={root} is no LeRobot dataset: it has no {INFO}.")
     if target.exists():
@@ -146,21 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 for an error that the message explains, 2 for a flag that does not parse.
     """
-    import draccus
-    from draccus.utils import ParsingError
 
-    try:
-        config: Any = draccus.parse(RenameConfig, args=argv)
-    except ParsingError as error:
-        sys.stderr.write(f"rename_columns: {error} (see --help)\n")
-        return 2
-    try:
+    def body(config: RenameConfig) -> None:
         rename(config)
-    except (RenameError, OSError) as error:
-        sys.stderr.write(f"rename_columns: {error}\n")
-        return 1
-    sys.stdout.write(f"renamed copy: {config.output_dir}\n")
-    return 0
+        sys.stdout.write(f"renamed copy: {config.output_dir}\n")
+
+    return run_command("rename_columns", RenameConfig, body, argv, errors=(RenameError, OSError))
 
 
 if __name__ == "__main__":

@@ -410,3 +410,19 @@ def test_adapters_in_vggt_are_refused_before_anything_is_computed(data, released
     with pytest.raises(FeatureCacheError, match=r"--peft\.target_modules"):
         build(cfg)
     assert not (tmp_path / "peft").exists()
+
+
+def test_the_stem_of_the_tiny_preset_has_a_cache_too(data, tmp_path):
+    """Its weights were never released, so no rule renames them."""
+    overrides = {"vggt_init": "random", "freeze_vggt": True, "fusion": "late", "feature_cache": str(tmp_path / "cache")}
+    config = tiny_config(input_features={}, output_features={}, **overrides)
+    dataset = DatasetConfig(repo_id=REPO_ID, root=str(data))
+    cfg = TrainPipelineConfig(dataset=dataset, policy=config, batch_size=8, num_workers=0)
+    folder = build(copy.deepcopy(cfg))
+    assert files.read_key(folder).frames == TOTAL
+    from accelerate.utils import set_seed
+    from lerobot.policies.factory import make_policy as lerobots
+
+    set_seed(cfg.seed)
+    policy = lerobots(config, ds_meta=LeRobotDataset(REPO_ID, root=data).meta)
+    assert policy.feature_cache is not None

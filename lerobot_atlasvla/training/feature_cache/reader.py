@@ -44,7 +44,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | Path, key: CacheKey, model: AtlasVLA):
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         found = read_key(self.folder)
         differences = found.differences(key)
         if differences:
