@@ -184,7 +184,9 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
             f"config.json has no entry backbone_architectures.{lacking[0]}, without which the checkpoint's network "
             "can't be built. Use the config.json it was saved with."
         )
-    found = {name: _sizes(name, found[name]) for name in readers}
+    # Damaged shapes of DA3's weights show when all of them are read, with their names.
+    by_shape = resolved.keys() & {"da3"}
+    found = {name: found[name] if name in by_shape else _sizes(name, found[name]) for name in readers}
     if "da3" in readers and max(config.da3_output_layers) >= found["da3"]["depth"]:
         raise WeightsError(
             f"{config.da3_model} has {found['da3']['depth']} blocks, so da3_output_layers can't be "
