@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import CONFIG_NAME
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
+from .files.replacing import replacing
 from .policy.columns import select_columns, state_keys
-from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check, check_types, shown
+from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
 from .policy.setting_types import Count, Number
+from .policy.type_checks import check_types, shown
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
 
@@ -69,6 +72,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     backbone_dtype: str = "auto"
 
     # Where patch tokens come from: vggt (its own DINOv2), patch (a convolution from scratch) or dinov2 (vision_tower).
+    # Or da3: Depth Anything 3 sees the images instead of VGGT; smaller, for any use, late fusion only.
     vision: str = "vggt"
     # Pixels per patch side where vision is patch.
     vision_patch_size: Count = 16
@@ -111,6 +115,23 @@ class AtlasVLAConfig(PreTrainedConfig):
     vggt_blocks: str = "normal"
     # Frame/global pairs whose output the decoder reads: a middle one and the last.
     vggt_output_layers: tuple[Count, ...] = (11, 23)
+
+    # DA3's weights where vision is da3: a Hub id, a local folder or a file; DA3-SMALL or DA3-BASE, both Apache-2.0.
+    da3_model: str = "depth-anything/DA3-SMALL"
+    # Commit, tag or branch of DA3 on the Hub; unset is its main branch.
+    da3_revision: str | None = None
+    # Where the weights of DA3 come from: pretrained, or random (train from scratch).
+    da3_init: str = "pretrained"
+    # Keep DA3 as it is; unset freezes pretrained weights and trains random ones.
+    freeze_da3: bool | None = None
+    # Blocks whose output the decoder reads: the first in which views meet, and the last.
+    da3_output_layers: tuple[Count, ...] = (5, 11)
+    # Width of a DA3 that starts at random (SMALL: 384, BASE: 768); pretrained weights bring their own sizes.
+    da3_embed_dim: Count = 384
+    # Blocks of a DA3 that starts at random.
+    da3_depth: Count = 12
+    # Attention heads of a DA3 that starts at random.
+    da3_num_heads: Count = 6
 
     # Language model: a Hub id, a local folder or a file beside its config.json and tokenizer. If the default cannot be
     # had, Qwen/Qwen2-0.5B takes its place, with a warning.
@@ -173,20 +194,20 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Training: keep all actions of the data in memory and take the chunks from there. LeRobot's reader decodes the
     # images of every step of a chunk, 22 instead of 2 with chunks of 10 and two cameras stored as images.
     actions_in_memory: bool = False
-    # Folder of frozen VGGT's features of the training data, written by atlasvla-cache (same flags): training reads them
-    # instead of running VGGT. Fusion late and vision vggt only. Unset: no cache.
+    # Folder of frozen VGGT's or DA3's features of the training data, written by atlasvla-cache (same flags): training
+    # reads them instead of running it. Fusion late, vision vggt or da3 only. Unset: no cache.
     feature_cache: str | None = None
     # Copies of every frame in it, each with its own augmentation; training takes one at random. 1 without augmentation.
     feature_cache_copies: Count = 1
 
-    # Recompute activations of VGGT and the language model in the backward pass: slower, much less memory.
+    # Recompute activations of VGGT or DA3 and the language model in the backward pass: slower, much less memory.
     gradient_checkpointing: bool = False
     # Write frozen backbones into every checkpoint too. Otherwise a checkpoint refers to them by source and digest.
     save_full_weights: bool = False
     # No settings, so no flags: what a saved policy was built from. LeRobot saves nothing else beside an adapter.
     # Source, revision and digest of each pretrained part (weights/backbones.py, BackboneRecord).
     backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
-    # Sizes of the language model and the vision tower, under transformers' names.
+    # Sizes of the language model and the vision tower, under transformers' names, and of DA3.
     backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     # AdamW: peak learning rate.
@@ -214,23 +235,43 @@ class AtlasVLAConfig(PreTrainedConfig):
             ) from error
         self.image_size = tuple(self.image_size)
         self.vggt_output_layers = tuple(self.vggt_output_layers)
+        self.da3_output_layers = tuple(self.da3_output_layers)
         self.views = _names(self.views)
         check(self)
+        # Equal settings are saved as equal bytes.
+        self.normalization_mapping = dict(sorted(self.normalization_mapping.items()))
 
     @property
     def patch_size(self) -> int:
         """Return the pixels per patch side of the vision tower in use."""
-        sizes = {"vggt": self.vggt_patch_size, "patch": self.vision_patch_size, "dinov2": DINOV2_PATCH_SIZE}
-        return sizes[self.vision]
+        sizes = {"vggt": self.vggt_patch_size, "patch": self.vision_patch_size}
+        return sizes.get(self.vision, DINOV2_PATCH_SIZE)
+
+    @property
+    def geometry_backbone(self) -> str:
+        """Return the part that makes geometry tokens of the views, ``vggt`` or ``da3``."""
+        return "da3" if self.vision == "da3" else "vggt"
+
+    @property
+    def geometry_dim(self) -> int:
+        """Return its width C; that of pretrained DA3 only once its weights were found."""
+        da3 = self.backbone_architectures.get("da3", {})
+        return {"vggt": self.vggt_embed_dim, "da3": da3.get("embed_dim", 0)}[self.geometry_backbone]
+
+    @property
+    def geometry_layers(self) -> tuple[int, ...]:
+        """Return the layers of it that the decoder reads."""
+        return getattr(self, f"{self.geometry_backbone}_output_layers")
 
     def _save_pretrained(self, save_directory: Path) -> None:
         # How one training run got its data is not the policy; whoever loads the checkpoint has other data, or none.
         saved = copy(self)
         saved.actions_in_memory, saved.feature_cache, saved.feature_cache_copies = False, None, 1
-        super(AtlasVLAConfig, saved)._save_pretrained(save_directory)
+        with replacing(save_directory / CONFIG_NAME) as scratch:
+            super(AtlasVLAConfig, saved)._save_pretrained(scratch.parent)
 
     def is_frozen(self, part: str) -> bool:
-        """Return whether ``vggt``, ``language`` or ``vision_tower`` keeps its weights: as asked, else if pretrained."""
+        """Return whether a part, such as ``vggt`` or ``language``, keeps its weights: as asked, else if pretrained."""
         asked: bool | None = getattr(self, f"freeze_{part}")
         return getattr(self, f"{part}_init") == "pretrained" if asked is None else asked
 

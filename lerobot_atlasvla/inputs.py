@@ -34,6 +34,15 @@ def entry(batch: dict[str, Tensor], key: str) -> Tensor:
     return batch[key]
 
 
+def environments(batch: dict[str, Tensor]) -> int:
+    """Return how many environments (or robots, or samples) the observations are of, B.
+
+    Raises:
+        ValueError: If they have no instruction.
+    """
+    return len(entry(batch, OBS_LANGUAGE_TOKENS))
+
+
 def prepare(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool) -> ModelInputs:
     """Check the observations and bring them into the model's form; the batch itself is not changed.
 

@@ -14,10 +14,11 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .configuration_atlasvla import AtlasVLAConfig
-from .inputs import prepare
+from .files import safetensors_files
+from .inputs import environments, prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
-from .model.sizes import check_architectures, check_fits_memory
+from .model.sizes import check_fits_memory
 from .policy import rtc
 from .policy.pipeline_files import check_pipelines
 from .policy.saved_pipelines import check_saved_pipelines
@@ -98,7 +99,6 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
-        check_architectures(config.backbone_architectures)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()
@@ -115,6 +115,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self._open_feature_cache()
         self.eval()
         tensorboard.install()
+        safetensors_files.install()  # LeRobot writes the rest of a checkpoint
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
         self._thread_queues = ActionQueues()
@@ -131,8 +132,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                     parameter.data = parameter.data.to(backbones.part_dtype(self.config, part))
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
-            freeze(aggregator.frame_blocks)
-            freeze(aggregator.global_blocks)
+            for block in aggregator.geometry_blocks():
+                freeze(block)
         if self.config.language_on_cpu:
             # Read by DistributedDataParallel, which otherwise refuses weights on two kinds of devices.
             names = [name for name, _ in self.model.language.named_parameters(prefix="model.language")]
@@ -147,8 +148,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
         meta = self.action_chunks.meta
         if self.config.feature_cache and meta is not None:
-            vggt = self.backbone_record.fingerprint("vggt", self.model.backbones()["vggt"])
-            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, vggt=vggt)
+            part = self.config.geometry_backbone
+            mark = self.backbone_record.fingerprint(part, self.model.backbones()[part])
+            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark)
             self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod
@@ -347,13 +349,15 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             batch: Preprocessed observations.
             noise: Where the flow head starts, (B, chunk_size, A); drawn if not given. The l1 head uses none.
             inference_delay: Real-time chunking: steps of the previous chunk that will be executed meanwhile.
-            prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalized, (T', A).
+            prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalized, (T', A) for one
+                environment, (B, T', A) for several.
             execution_horizon: Real-time chunking: steps over which the old chunk fades out; by default rtc_config's.
             **kwargs: Ignored.
 
         Raises:
             ValueError: For an unreadable batch, images outside [0, 1] (looked at once per episode), actions that would
-                not be finite, or real-time chunking with a head that can't do it.
+                not be finite, real-time chunking with a head that can't do it, or the rest of another number of chunks
+                than there are environments.
         """
         if self.training:  # Setting a mode walks through all modules.
             self.eval()
@@ -362,6 +366,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                 raise ValueError(rtc.NEEDS_FLOW)
             # LeRobot fills it up to the execution horizon, which may be longer than a chunk.
             prev_chunk_left_over = prev_chunk_left_over[..., : self.config.chunk_size, :]
+            rtc.check_left_over(prev_chunk_left_over, environments(batch))
         guidance = {
             "rtc_processor": self.rtc_processor,
             "rtc_enabled": self._rtc_enabled(),
@@ -402,12 +407,23 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Return the next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
 
+        With another number of environments than at the last call, nobody knows whose the queued actions are: they are
+        dropped, and every environment gets a chunk that was predicted from what it sees now.
+
         Raises:
             ValueError: For an unreadable batch, or while real-time chunking is on.
         """
         if self._rtc_enabled():
             raise ValueError(rtc.NOT_STEP_BY_STEP)
-        queue = self._queues[ACTION]
+        queue, count = self._queues[ACTION], environments(batch)
+        if queue and len(queue[0]) != count:
+            logger.warning(
+                "select_action got %d environments after %d: the queued actions are dropped and all chunks predicted "
+                "anew. Call reset() when an episode starts.",
+                count,
+                len(queue[0]),
+            )
+            queue.clear()
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
             queue.extend(chunk_BTA.transpose(0, 1))

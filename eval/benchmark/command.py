@@ -25,19 +25,20 @@ from eval.benchmark.settings import (
     DEFAULT_PRESET,
     GPU_ONLY,
     NOT_ON_A_CPU,
-    RELEASED,
     Measurement,
     baselines,
     check_names,
     presets,
+    released_of,
     split,
 )
 from eval.benchmark.worker import gpu_state
 from eval.common.cli import run_command
 from eval.common.commands import GIB, Process, measure, offline
 from eval.common.errors import EvalError, check_at_least
-from eval.common.files import json_text, set_aside, write_text
+from eval.common.files import json_text, only_writer, set_aside
 from eval.report.data import REPORT_FILE, SCHEMA_VERSION
+from lerobot_atlasvla.files.replacing import write_text
 
 PREFIX = "benchmark-"
 ALL = "all"
@@ -110,9 +111,11 @@ class BenchmarkConfig(Measurement):
             raise EvalError(f"--batch_sizes must be different whole numbers from 1 on, got {sizes}.")
 
     def _check_weights(self, named: Sequence[str]) -> None:
-        if self.weights is None or not any(split(name)[0] in presets() for name in named):
+        if self.weights is None:
             return
-        if missing := [name for name in RELEASED.values() if not (self.weights / name).is_dir()]:
+        bases = [base for name in named if (base := split(name)[0]) in presets()]
+        folders = {folder for base in bases for _, folder in released_of(base).values()}
+        if missing := sorted(name for name in folders if not (self.weights / name).is_dir()):
             raise EvalError(
                 f"--weights={self.weights} has no folder {missing[0]}; "
                 f"python -m eval.benchmark.full_size.weights {shlex.quote(f'--root={self.weights}')} writes all."
@@ -165,9 +168,13 @@ def run(cfg: BenchmarkConfig, typed: str) -> dict[str, Any]:
     Returns:
         Content of ``report.json``.
     """
+    with only_writer(cfg.root / cfg.name, "--root"):
+        return _run_alone(cfg, typed)
+
+
+def _run_alone(cfg: BenchmarkConfig, typed: str) -> dict[str, Any]:
     folder = cfg.root / cfg.name
-    set_aside(folder)
-    folder.mkdir(parents=True)
+    set_aside(folder, sorted(folder.iterdir()))
     environment = harness.environment() | {"load average": Path("/proc/loadavg").read_text().strip()}
     if cfg.device == "cuda":
         environment |= {f"GPU at the start, {key}": value for key, value in gpu_state().items()}

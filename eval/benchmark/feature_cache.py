@@ -16,10 +16,10 @@ from lerobot_atlasvla.training.feature_cache.reader import FeatureCache, sample_
 
 @contextmanager
 def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Write VGGT's output on a batch to files, and let the policy find it there while the context lasts.
+    """Write the backbone's output on a batch to files, and let the policy find it there while the context lasts.
 
     Args:
-        policy: An AtlasVLA policy with frozen VGGT, without augmentation.
+        policy: An AtlasVLA policy with a frozen geometry backbone, without augmentation.
         batch: Preprocessed, on the policy's device.
 
     Returns:
@@ -32,7 +32,7 @@ def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]
         config,
         dataset="benchmark",
         frames=size,
-        vggt="of this process",
+        weights="of this process",
     )
     with tempfile.TemporaryDirectory() as folder:
         with torch.no_grad(), CacheWriter(Path(folder, "features"), key) as writer:

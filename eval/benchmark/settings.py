@@ -26,8 +26,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ON_CPU_NOTE = "language model in host memory, which is not in a GPU's figures (language_on_cpu)"
 CACHE_NOTE = (
-    "+cache: in training, frozen VGGT's output is read from a feature cache (memory-mapped, page cache), without "
-    "augmentation; writing it is not timed"
+    "+cache: in training, the frozen geometry backbone's output is read from a feature cache (memory-mapped, page "
+    "cache), without augmentation; writing it is not timed"
 )
 # Without a GPU these take minutes for one chunk and more memory than most machines have.
 GPU_ONLY = ("pi0", "pi05", "pi0_fast")
@@ -35,8 +35,13 @@ NOT_ON_A_CPU = "more than 3 B parameters: only on a GPU, unless --policies names
 # They learn from rewards, not from demonstrations: there is no training step to compare.
 FROM_REWARDS = ("gaussian_actor", "tdmpc")
 
-# Folders that eval.benchmark.full_size.weights writes, by the setting that names them.
-RELEASED = {"vggt_model": "VGGT-1B", "language_model": "Qwen3-0.6B-Base", "vision_tower": "dinov2-base"}
+# Settings that name the weights of each part, and their defaults.
+RELEASED = {
+    "vggt": ("vggt_model", "facebook/VGGT-1B"),
+    "da3": ("da3_model", "depth-anything/DA3-SMALL"),
+    "language": ("language_model", "Qwen/Qwen3-0.6B-Base"),
+    "vision_tower": ("vision_tower", "facebook/dinov2-base"),
+}
 # Qwen3-0.6B in what can be set of a language model that starts at random.
 RANDOM_LANGUAGE = {"language_hidden_size": 1024, "language_num_layers": 28, "language_num_heads": 16}
 RANDOM_LANGUAGE_NOTE = (
@@ -181,19 +186,39 @@ def settings(
     return values, notes
 
 
+def released_folders(values: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return, for each part of a preset, the setting that names its weights and their folder's name.
+
+    The folder is that which ``eval.benchmark.full_size.weights`` writes.
+
+    Args:
+        values: The preset's settings of the policy.
+    """
+    vision = values.get("vision")
+    parts = ["da3" if vision == "da3" else "vggt", "language", *(["vision_tower"] if vision == "dinov2" else [])]
+    found = {}
+    for part in parts:
+        setting, default = RELEASED[part]
+        found[part] = setting, values.get(setting, default).rsplit("/", 1)[-1]
+    return found
+
+
+def released_of(preset: str) -> dict[str, tuple[str, str]]:
+    """Return what :func:`released_folders` knows of a preset, without the parts that start at random."""
+    values = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())["policy"]
+    return {part: known for part, known in released_folders(values).items() if values.get(f"{part}_init") != "random"}
+
+
 def _backbones(values: Mapping[str, Any], weights: Path | None) -> tuple[dict[str, Any], list[str]]:
     """Return where a preset's pretrained backbones come from; they stay frozen, or training would be another one."""
-    parts = {"vggt": "vggt_model", "language": "language_model"}
-    if values.get("vision") == "dinov2":
-        parts["vision_tower"] = "vision_tower"
     changes: dict[str, Any] = {}
     notes = []
-    for part, setting in parts.items():
+    for part, (setting, folder) in released_folders(values).items():
         if values.get(f"{part}_init") == "random":
             continue
         changes[f"freeze_{part}"] = values.get(f"freeze_{part}", True)
         if weights is not None:
-            changes[setting] = str(weights / RELEASED[setting])
+            changes[setting] = str(weights / folder)
             continue
         changes[f"{part}_init"] = "random"
         if part == "language":

@@ -24,7 +24,8 @@ from eval.benchmark.policies import TASK, Built, build, classes, raw_batch, raw_
 from eval.benchmark.settings import Measurement, split
 from eval.common.commands import GIB
 from eval.common.errors import first_line
-from eval.common.files import json_text, write_text
+from eval.common.files import json_text
+from lerobot_atlasvla.files.replacing import write_text
 
 GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "temperature.gpu")
 # Steps between two chunks that are timed per chunk, so that a policy of 100 actions takes no longer than one of 10.

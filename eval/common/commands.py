@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lerobot_atlasvla.files.folder_lock import FolderLock
+
 GIB = 2**30
 
 
@@ -35,6 +37,7 @@ def measure(
     log: Path,
     environment: Mapping[str, str],
     watch: Callable[[bytes], object] | None = None,
+    lock: FolderLock | None = None,
 ) -> Process:
     """Run one command, its output in ``log`` and on the terminal; a failing one is reported, not raised.
 
@@ -44,6 +47,7 @@ def measure(
         log: File that gets what it prints.
         environment: All of its environment variables.
         watch: Gets the output as it comes, instead of the terminal.
+        lock: Of a folder, which stays locked for as long as the command runs, even if this process is killed.
     """
     if watch is None:
         sys.stdout.write(f"\n=== {name}: {shlex.join(command)}\n")
@@ -52,7 +56,12 @@ def measure(
     with (
         log.open("wb") as copy,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=() if lock is None else lock.descriptors,
         ) as process,
     ):
         assert process.stdout is not None

@@ -1,37 +1,41 @@
-"""Files of the evaluation: written whole or not at all, JSON with a row a line."""
+"""Files and folders of the evaluation: one writer a folder, JSON with a row a line, earlier runs kept."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from eval.common.errors import EvalError
+from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
+
 # Lists in which every entry has a line of its own, though it is no object.
 _ROWS = "rollout_rows"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a file beside ``path`` that takes its place when the block ends well and is removed when it doesn't.
+def only_writer(folder: Path, flag: str = "--output_dir") -> Iterator[FolderLock]:
+    """Have a folder to oneself until the block ends; it is made, and removed again if it is still empty then.
 
-    The folder is made. The name keeps its ending, which writers of images and videos go by, and begins with a dot,
-    as what a killed process may leave.
+    Args:
+        folder: The folder.
+        flag: The flag that names it, for the message.
+
+    Yields:
+        The lock.
+
+    Raises:
+        EvalError: If another process is writing to it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".partial-{path.name}")
     try:
-        yield scratch
-        os.replace(scratch, path)
+        lock = FolderLock(folder, flag)
+    except FolderInUseError as error:
+        raise EvalError(str(error)) from error
+    try:
+        yield lock
     finally:
-        scratch.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        lock.release()
 
 
 def json_text(content: Mapping[str, Any]) -> str:
@@ -58,22 +62,20 @@ def _is_tall(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(one, Mapping) or _is_tall(one) for one in value)
 
 
-def set_aside(folder: Path, entries: Sequence[Path] | None = None) -> Path | None:
+def set_aside(folder: Path, entries: Sequence[Path]) -> Path | None:
     """Move what an earlier run left to a folder with its time, so that nothing is overwritten.
 
     Args:
-        folder: Folder of the run.
-        entries: What to move out of it; the whole folder if not given.
+        folder: Folder of the run, which this process has to itself.
+        entries: What to move out of it.
 
     Returns:
         Where it is now; None if there was nothing.
     """
-    if not folder.exists() or entries == []:
+    if not entries:
         return None
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
     kept = folder.with_name(f"{folder.name}-{stamp}")
-    if entries is None:
-        return folder.rename(kept)
     kept.mkdir()
     for entry in entries:
         entry.rename(kept / entry.name)

@@ -20,10 +20,11 @@ from pathlib import Path
 from eval.common.cli import run_command
 from eval.common.commands import measure, tool
 from eval.common.errors import EvalError, check_at_least
-from eval.common.files import set_aside
+from eval.common.files import only_writer, set_aside
 from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
 from eval.rollout.settings import FIXED_STATES
+from lerobot_atlasvla.files.folder_lock import FolderLock
 from lerobot_atlasvla.libero.experts.scripted import SUITES
 from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, check_displace_cm
@@ -32,6 +33,7 @@ from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, c
 from lerobot_atlasvla.libero.setup import prepare_libero
 from lerobot_atlasvla.libero.tasks import CAMERA_NAME_MAPPING, SPATIAL, SUITE_TASKS
 from lerobot_atlasvla.utils.extras import MissingExtraError
+from lerobot_atlasvla.utils.paths import pattern_in
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Stage:
     free_cores: int = 1
 
 
-def run_stage(name: str, stage: Stage, place: str, log: Path) -> float:
+def run_stage(name: str, stage: Stage, place: str, log: Path, lock: FolderLock | None = None) -> float:
     """Run one stage, its output in ``log``; return seconds.
 
     Args:
@@ -125,6 +127,7 @@ def run_stage(name: str, stage: Stage, place: str, log: Path) -> float:
         stage: What to run.
         place: Of how many stages it is which, such as ``1/6``.
         log: File that gets all that the command prints.
+        lock: Of the demo's folder, which the stage holds as well.
 
     Raises:
         EvalError: If the command fails, naming it and its log, with the last lines of the log.
@@ -135,7 +138,7 @@ def run_stage(name: str, stage: Stage, place: str, log: Path) -> float:
     sys.stdout.write(f"\n{text}\n      log: {log}\n")
     sys.stdout.flush()
     with closing(StageProgress(name, stage.follows)) as progress:
-        process = measure(name, stage.command, log, environment, progress)
+        process = measure(name, stage.command, log, environment, progress, lock)
     if process.status:
         last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
         raise EvalError(f"{name} failed with exit status {process.status}; its output, in {log}, ends with\n{last}")
@@ -255,6 +258,8 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
 def run(cfg: DemoConfig, _: str) -> None:
     """Run the demo; its last lines of output are the result."""
     started = time.monotonic()
+    if problem := pattern_in(cfg.output_dir, "--output_dir"):
+        raise EvalError(problem)
     cfg.validate()
     os.environ[ENV_RENDER_QUALITY] = cfg.render_quality
     os.environ[ENV_CULL] = "1"  # the same images, sooner
@@ -263,25 +268,30 @@ def run(cfg: DemoConfig, _: str) -> None:
         prepare_libero()
     except (ValueError, MissingExtraError, GlUnavailableError) as error:
         raise EvalError(str(error)) from error
-    if kept := set_aside(cfg.output_dir):
+    with only_writer(cfg.output_dir) as lock:
+        lines = _run_alone(cfg, lock, started)
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _run_alone(cfg: DemoConfig, lock: FolderLock, started: float) -> list[str]:
+    """Run the stages in a folder that nobody else writes to; return the last lines of output."""
+    if kept := set_aside(cfg.output_dir, sorted(cfg.output_dir.iterdir())):
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
-    cfg.output_dir.mkdir(parents=True)
     planned = stages(cfg)
     sys.stdout.write(
         f"AtlasVLA demo: from nothing to a policy and its success rate, in {len(planned)} stages, each a command that "
         f"you could type. Everything is written to {cfg.output_dir}; about 20 minutes on two cores.\n"
     )
     seconds = {
-        name: run_stage(name, stage, f"{number}/{len(planned)}", cfg.output_dir / f"{name}.log")
+        name: run_stage(name, stage, f"{number}/{len(planned)}", cfg.output_dir / f"{name}.log", lock)
         for number, (name, stage) in enumerate(planned.items(), start=1)
     }
-    lines = write_report(
+    return write_report(
         cfg.output_dir,
         commands={name: as_typed(stage) for name, stage in planned.items()},
         seconds=seconds,
         wall_s=time.monotonic() - started,
     )
-    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 from eval.common.environment_info import versions
 from eval.common.errors import EvalError
-from eval.common.files import write_text
 from eval.common.lerobot_results import read_eval_info, read_training_curve, success_table, total
 from eval.common.statistics import format_rate, wilson_interval
 from eval.demo.contact_sheet import draw_contact_sheet, filmed_rollouts
@@ -19,6 +18,7 @@ from eval.report.plots import plot_run
 from eval.report.reliance_results import RELIANCE_FILE, image_reliance, interval_text, read_reliance
 from eval.report.reliance_results import last_line as reliance_line
 from eval.rollout.run_folder import read_run
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.setup import describe_simulator, prepare_libero
 from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SETTLE_STEPS
 

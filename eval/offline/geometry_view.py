@@ -1,7 +1,8 @@
 """Draw what a checkpoint makes of frames of a dataset: the views, where its action queries look, and VGGT's depth.
 
 One image per frame. Row 1: the views. Row 2: with the attention over their patches. Row 3: depth, for policies whose
-VGGT is pretrained and whose source has the weights of the depth head.
+VGGT is pretrained and whose source has the weights of the depth head. Of a pretrained DA3, whose depth head is not
+built, the poses of the cameras are printed instead.
 """
 
 import sys
@@ -15,9 +16,9 @@ import torch
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
-from eval.common.files import replacing
 from eval.offline.policy_data import read_dataset, read_metadata
 from eval.rollout.checkpoint import CONFIG_FILE, find_checkpoint, read_json
+from lerobot_atlasvla.files.replacing import replacing
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -95,6 +96,29 @@ def make_depth_reader(policy: "AtlasVLAPolicy") -> Any:
         return None
 
 
+def make_camera_reader(policy: "AtlasVLAPolicy") -> Any:
+    """Make the reader of the cameras' poses of a DA3, or None where there is none."""
+    from lerobot_atlasvla.inspection.da3_cameras import DA3Cameras
+
+    if policy.config.vision != "da3":
+        return None
+    try:
+        return DA3Cameras(policy)
+    except ValueError as error:
+        sys.stdout.write(f"geometry view: no camera poses: {' '.join(str(error).split())}\n")
+        return None
+
+
+def describe_cameras(names: Sequence[str], poses: torch.Tensor) -> str:
+    """Say how far each camera is from the first one, and how far it is turned from it."""
+    from lerobot_atlasvla.inspection.da3_cameras import distance_and_turn
+
+    distances, turns = (values[0].tolist() for values in distance_and_turn(poses))
+    others = list(zip(names, distances, turns, strict=True))[1:]
+    said = [f"{name} {distance:.3f} from {names[0]}, turned by {turn:.0f} degrees" for name, distance, turn in others]
+    return "; ".join(said) or f"{names[0]} alone"
+
+
 def draw(
     images: list[np.ndarray], attention: "ChunkAttention", depths: list[np.ndarray] | None, title: str, path: Path
 ) -> None:
@@ -153,7 +177,7 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
 
     from lerobot_atlasvla.inspection.attention import AttentionRecorder
 
-    read_depth = make_depth_reader(policy)
+    read_depth, read_cameras = make_depth_reader(policy), make_camera_reader(policy)
     files = []
     for frame in cfg.frames:
         item: Any = dataset[frame]
@@ -176,6 +200,9 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
         except OSError as error:
             raise EvalError(f"--output_dir={cfg.output_dir} can't be written to: {error}") from error
         sys.stdout.write(f"geometry view: {file}\n")
+        if read_cameras is not None:
+            said = describe_cameras(attention.views, read_cameras(batch))
+            sys.stdout.write(f"geometry view: cameras, in DA3's own scale: {said}\n")
         files.append(file)
     return files
 

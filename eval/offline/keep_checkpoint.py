@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
 from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
+from lerobot_atlasvla.files.replacing import replacing
+from lerobot_atlasvla.files.safetensors_files import save_tensors
 
 DIGESTS = "SHA256SUMS"
 CARD = "README.md"
@@ -51,7 +52,7 @@ def half(file: Path, copy: Path) -> None:
             tensors[name] = tensor.half()
             if not tensors[name].isfinite().all():
                 raise EvalError(f"{file}: {name} holds values that float16 can't; keep this checkpoint as it is.")
-    save_file(tensors, copy, metadata=metadata)
+    save_tensors(tensors, copy, metadata)
 
 
 def card(folder: Path, note: str) -> str:
@@ -74,26 +75,24 @@ def keep(cfg: KeepConfig) -> None:
         EvalError: If the checkpoint is none of AtlasVLA's, or the copy's folder exists.
     """
     folder = find_checkpoint(cfg.checkpoint)
-    if cfg.output_dir.exists():
-        raise EvalError(f"--output_dir={cfg.output_dir} exists; choose a new folder, or remove it.")
+    _refuse_existing(cfg)
     note = "" if cfg.note is None else cfg.note.read_text(encoding="utf-8")
-    partial = cfg.output_dir.with_name(f".{cfg.output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing(cfg.output_dir) as copy:
+        copy.mkdir()
         for file in sorted(folder.iterdir()):
             if file.name == SAFETENSORS_SINGLE_FILE:
-                half(file, partial / file.name)
+                half(file, copy / file.name)
             elif file.suffix in (".json", ".safetensors"):
-                shutil.copy(file, partial / file.name)
-        (partial / CARD).write_text(card(partial, note), encoding="utf-8")
-        lines = [
-            f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(partial.iterdir())
-        ]
-        (partial / DIGESTS).write_text("".join(lines))
-        partial.rename(cfg.output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                shutil.copy(file, copy / file.name)
+        (copy / CARD).write_text(card(copy, note), encoding="utf-8")
+        lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(copy.iterdir())]
+        (copy / DIGESTS).write_text("".join(lines))
+        _refuse_existing(cfg)  # another process may have been quicker
+
+
+def _refuse_existing(cfg: KeepConfig) -> None:
+    if cfg.output_dir.exists():
+        raise EvalError(f"--output_dir={cfg.output_dir} exists; choose a new folder, or remove it.")
 
 
 def run(cfg: KeepConfig, _: str) -> None:

@@ -9,6 +9,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from eval.common.errors import EvalError
 from eval.rollout.checkpoint import Checkpoint
+from lerobot_atlasvla.utils.paths import pattern_in
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
@@ -18,8 +19,10 @@ def check_is_dataset(root: Path) -> None:
     """Refuse a folder that is no dataset; reads nothing.
 
     Raises:
-        EvalError: If it has no ``meta/info.json``.
+        EvalError: If it has no ``meta/info.json``, or a name that LeRobot's reader takes for a pattern.
     """
+    if problem := pattern_in(root, "--dataset_root"):
+        raise EvalError(problem)
     # Without this file LeRobot would go and look for the dataset on the Hub.
     if not (root / "meta/info.json").is_file():
         raise EvalError(f"--dataset_root={root} is no LeRobot dataset: it has no meta/info.json.")

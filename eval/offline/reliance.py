@@ -17,7 +17,7 @@ from lerobot.utils.constants import ACTION
 from eval.common.cli import run_command
 from eval.common.environment_info import versions
 from eval.common.errors import EvalError, check_at_least
-from eval.common.files import json_text, write_text
+from eval.common.files import json_text, only_writer
 from eval.offline.held_out import EpisodeChoice, choose_episodes
 from eval.offline.policy_data import (
     check_is_dataset,
@@ -39,6 +39,7 @@ from eval.report.reliance_results import (
 )
 from eval.rollout.checkpoint import LOADING_ERRORS, Checkpoint, choose_device, read_checkpoint
 from eval.rollout.training_record import training_record
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
 from lerobot_atlasvla.inspection.reliance import Reliance, measure, renamed_keys
 
@@ -178,9 +179,10 @@ def run(cfg: RelianceConfig, command: str) -> None:
     checkpoint = read_checkpoint(cfg.checkpoint, choose_device(cfg.device), None)
     folder = folder_of(cfg, checkpoint)
     content = content_of(cfg, checkpoint, *measure_checkpoint(cfg, checkpoint), command)
-    write_text(folder / RELIANCE_FILE, json_text(content))
-    write_text(folder / "reliance.md", reliance_page(content))
-    plot_reliance(content, folder / PLOT)
+    with only_writer(folder):
+        write_text(folder / RELIANCE_FILE, json_text(content))
+        write_text(folder / "reliance.md", reliance_page(content))
+        plot_reliance(content, folder / PLOT)
     lines = [frames_text(content), *reliance_table(content), f"report: {folder / 'reliance.md'}", last_line(content)]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError, check_report_name
-from eval.common.files import json_text, write_text
+from eval.common.files import json_text, only_writer
 from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate, newcombe_difference
 from eval.report.compare import obstacles
@@ -29,6 +29,7 @@ from eval.report.page import provenance_lines, reliance_lines
 from eval.report.plots import plot_success
 from eval.report.reliance_results import with_reliance
 from eval.rollout.run_folder import read_run
+from lerobot_atlasvla.files.replacing import write_text
 
 KIND = "ablations"
 READING = """Intervals are 95 % intervals over rollouts: Wilson's of a rate, Newcombe's of a difference (unpaired, all
@@ -176,20 +177,21 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         EvalError: For settings that do not go together.
-        EvalError: If a folder is no run folder.
+        EvalError: If a folder is no run folder, or another process is writing the report.
         OSError: If a file can't be read or written.
     """
     variants = cfg.read()
     folder = cfg.reports / cfg.name
-    content = content_of(variants, cfg, note_text(cfg.note, folder, KIND))
     seeds = sorted({seed for by_seed in variants.values() for seed in by_seed})
     rates = {
         f"training seed {seed}": [by_seed[seed].counts if seed in by_seed else None for by_seed in variants.values()]
         for seed in seeds
     }
-    plot_success(list(variants), rates, folder / "success.png")
-    write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", ablations_page(variants, content))
+    with only_writer(folder, "--name"):
+        content = content_of(variants, cfg, note_text(cfg.note, folder, KIND))
+        plot_success(list(variants), rates, folder / "success.png")
+        write_text(folder / REPORT_FILE, json_text(content))
+        write_text(folder / "report.md", ablations_page(variants, content))
     return folder / "report.md", content
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError, check_report_name
-from eval.common.files import json_text, write_text
+from eval.common.files import json_text, only_writer
 from eval.report.compare import compare, compare_tasks, obstacles, paired_lines, verdict
 from eval.report.data import (
     REPORT_FILE,
@@ -24,6 +24,7 @@ from eval.report.data import (
 from eval.report.page import rollouts_page
 from eval.report.plots import plot_loss, plot_steps, plot_success
 from eval.report.reliance_results import with_reliance
+from lerobot_atlasvla.files.replacing import write_text
 
 PLOTS = ("loss.png", "success.png", "steps.png")
 
@@ -173,15 +174,16 @@ def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         EvalError: For settings that do not go together, or a run without finished rollouts.
-        EvalError: If a run folder can't be read.
+        EvalError: If a run folder can't be read, or another process is writing the report.
         OSError: If a file can't be read or written.
     """
     entries = cfg.read()
     folder = cfg.folder(entries)
-    content = report_content(entries, folder.name, cfg.title, note_text(cfg.note, folder, "rollouts"))
-    plots = write_plots(entries, folder)
-    write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", rollouts_page(entries, content, plots))
+    with only_writer(folder, "--name"):
+        content = report_content(entries, folder.name, cfg.title, note_text(cfg.note, folder, "rollouts"))
+        plots = write_plots(entries, folder)
+        write_text(folder / REPORT_FILE, json_text(content))
+        write_text(folder / "report.md", rollouts_page(entries, content, plots))
     return folder / "report.md", content
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
-from eval.common.files import json_text, write_text
+from eval.common.files import json_text, only_writer
 from eval.common.statistics import format_rate, mean_over_seeds, wilson_interval
 from eval.rollout.run_folder import RUN_FILE, Rollout, Run, read_run, with_later_settings
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 SCHEMA_VERSION = 1
 REPORT_FILE = "report.json"
-_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in ("instruction", "displacement_cm"))
+_LEFT_OUT = ("instruction", "displacement_cm", "task_name", "undisturbed", "path_m", "jerk_m_s3")
+_COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in _LEFT_OUT)
 _DISPLACEMENT_COLUMNS = ("displaced_x_cm", "displaced_y_cm")
 _RUN_PARTS = ("name", "command", "policy", "training", "settings", "versions", "simulator")
 
@@ -121,6 +123,11 @@ def labeled(label: str, run: Run) -> LabeledRun:
     if not run.rollouts:
         raise EvalError(
             f"{run.path if run.path != Path() else run.name} has no finished rollouts, so there is nothing to report."
+        )
+    if "benchmark" in run.settings:
+        raise EvalError(
+            f"{run.path if run.path != Path() else run.name} is a run on {run.settings['benchmark']}, whose report its "
+            "own command writes into the run folder."
         )
     keys = [rollout.key for rollout in run.rollouts]
     if len(set(keys)) < len(keys):
@@ -269,8 +276,12 @@ def publish(folder: Path, kind: str, content: Mapping[str, Any], page: str) -> P
         kind: Of the report.
         content: Of ``report.json``, without what identifies it.
         page: Markdown.
+
+    Raises:
+        EvalError: If another process is writing it.
     """
     head = {"schema_version": SCHEMA_VERSION, "kind": kind, "name": folder.name, "complete": True}
-    write_text(folder / REPORT_FILE, json_text(head | dict(content)))
-    write_text(folder / "report.md", page)
+    with only_writer(folder, "--name"):
+        write_text(folder / REPORT_FILE, json_text(head | dict(content)))
+        write_text(folder / "report.md", page)
     return folder / "report.md"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.common.files import replacing
 from eval.common.lerobot_results import TaskResult
 from eval.common.statistics import wilson_interval
+from lerobot_atlasvla.files.replacing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
-from eval.common.files import write_text
 from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate
 from eval.report.data import REPORT_FILE, read_report
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.utils.cli import exit_status
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from eval.common.environment_info import versions
 from eval.common.errors import EvalError, check_output_dir
@@ -18,11 +18,36 @@ from lerobot_atlasvla.libero.assets import same_files
 
 logger = logging.getLogger("eval.run")
 
-GROWING = ("suites", "task_ids", "seeds", "episodes")
+GROWING = ("suites", "task_ids", "seeds", "episodes", "fraction")
 """Settings that say how much to do; the others say what a rollout is and are the same for a whole run folder."""
 
 
-def plan_run(cfg: RunConfig, policy: EvaluatedPolicy, simulator: dict[str, str], command: str) -> Run:
+class Benchmark(Protocol):
+    """Make other tasks of LIBERO's."""
+
+    @property
+    def name(self) -> str:
+        """Return its name and version."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return what ``run.json`` records beside the settings of ``eval.run``, by flag; ``fraction`` may grow."""
+
+    def tasks(self, libero: Sequence[Task]) -> list[Task]:
+        """Return the tasks.
+
+        Args:
+            libero: All tasks of the suites that were asked for.
+        """
+
+
+def plan_run(
+    cfg: RunConfig,
+    policy: EvaluatedPolicy,
+    simulator: dict[str, str],
+    command: str,
+    benchmark: Benchmark | None = None,
+) -> Run:
     """Return what ``run.json`` will say: of a new run, or of the one in the folder, which then grows.
 
     The size of a new policy is missing, which only a worker knows.
@@ -33,6 +58,8 @@ def plan_run(cfg: RunConfig, policy: EvaluatedPolicy, simulator: dict[str, str],
     before = previous_run(cfg.output_dir)
     checkpoint = policy.checkpoint
     settings = cfg.settings(checkpoint.n_action_steps, policy.cameras, policy.image_size)
+    if benchmark is not None:
+        settings |= {"benchmark": benchmark.name} | dict(benchmark.settings)
     path, here = cfg.checkpoint.absolute(), Path.cwd()
     now = Run(
         name=cfg.output_dir.resolve().name,
@@ -82,6 +109,14 @@ def check_same_run(before: Run, now: Run) -> None:
         EvalError: Naming the first difference, both values and the flag.
     """
     folder = now.path
+    of_before, of_now = (run.settings.get("benchmark", "LIBERO") for run in (before, now))
+    if of_before != of_now:
+        raise EvalError(
+            f"--output_dir={folder} holds a run on {of_before}, and this one is on {of_now}; choose a new --output_dir."
+        )
+    if "benchmark" in now.settings:
+        # Its categories and fraction are those of all suites in the folder.
+        check_continues({"suites": before.settings["suites"]}, {"suites": now.settings["suites"]}, folder)
     if before.policy["weights_sha256"] != now.policy["weights_sha256"]:
         raise EvalError(
             f"--checkpoint={now.policy['checkpoint']} has weights {now.policy['weights_sha256'][:12]}..., but the run "
@@ -142,5 +177,7 @@ def union(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, An
         merged["task_ids"] = None
     else:
         merged["task_ids"] = sorted({*recorded["task_ids"], *asked["task_ids"]})
-    merged["episodes"] = max(recorded["episodes"], asked["episodes"])
+    for name in ("episodes", "fraction"):
+        if name in recorded:
+            merged[name] = max(recorded[name], asked[name])
     return merged

@@ -41,7 +41,8 @@ class Progress:
         self._bar.update()
         everything = [r for rollouts in self._rollouts.values() for r in rollouts]
         self._bar.set_postfix_str(f"success {sum(r.success for r in everything)}/{len(everything)}")
-        if self._missing[task] == 0:
+        # A benchmark of thousands of tasks with one rollout each has its own summary.
+        if self._missing[task] == 0 and (rollout.task_name is None or len(self._rollouts[task]) > 1):
             self._bar.write(task_line(self._rollouts[task]), file=sys.stdout)
 
     def close(self) -> None:

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 from eval.common.cli import run_command, stoppable
 from eval.common.errors import EvalError
+from eval.common.files import only_writer
 from eval.common.statistics import format_rate
 from eval.rollout.camera_keys import PREFIX
 from eval.rollout.checkpoint import EvaluatedPolicy, open_policy
-from eval.rollout.plan import missing_jobs, plan_run, previous_run
+from eval.rollout.plan import Benchmark, missing_jobs, plan_run, previous_run
 from eval.rollout.progress import Filming, Progress
 from eval.rollout.run_folder import Run, open_log, read_run, write_run
 from eval.rollout.settings import RunConfig
@@ -31,12 +32,13 @@ logger = logging.getLogger("eval.run")
 AGAIN = "Everything finished is kept; run the same command again to continue."
 
 
-def run(cfg: RunConfig, command: str) -> Run:
+def run(cfg: RunConfig, command: str, benchmark: Benchmark | None = None) -> Run:
     """Do what is missing of the rollouts asked for.
 
     Args:
         cfg: The settings.
         command: How to get here again, for ``run.json``.
+        benchmark: Makes other tasks of LIBERO's.
 
     Returns:
         The run folder as it is now.
@@ -51,12 +53,21 @@ def run(cfg: RunConfig, command: str) -> Run:
     cfg.validate()
     previous_run(cfg.output_dir)  # a folder that holds something else shows before a policy is read
     register_third_party_plugins()
+    with only_writer(cfg.output_dir):
+        _run_alone(cfg, command, benchmark)
+        return read_run(cfg.output_dir)
+
+
+def _run_alone(cfg: RunConfig, command: str, benchmark: Benchmark | None) -> None:
+    """Do what is missing, in a folder that nobody else writes to."""
     policy = open_policy(cfg)
     with exported(simulator_environment(cfg, policy)):
         simulator = describe_simulator()
         check_assets(cfg, policy.checkpoint, simulator["assets"])
         tasks = libero_tasks(cfg.suites, cfg.task_ids)
-        planned = plan_run(cfg, policy, simulator, command)
+        if benchmark is not None:
+            tasks = benchmark.tasks(tasks)
+        planned = plan_run(cfg, policy, simulator, command, benchmark)
         views = ", ".join(f"{camera} -> {PREFIX}{view}" for camera, view in policy.cameras.items())
         logger.info("Cameras: %s", views or "none (a blind policy)")
         try:
@@ -68,7 +79,6 @@ def run(cfg: RunConfig, command: str) -> Run:
                 "A worker process died without a Python error (out of memory, or a crash in the graphics driver?). "
                 + AGAIN
             ) from error
-    return read_run(cfg.output_dir)
 
 
 def _roll_out(
@@ -86,6 +96,7 @@ def _roll_out(
         image_size=policy.image_size,
         episode_length=cfg.episode_length,
         threads=cfg.threads,
+        retreat_steps=cfg.retreat_steps,
         overlay=cfg.overlay,
     )
     with WorkerPool(min(cfg.processes, len(missing)), shared) as pool:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
-from eval.common.files import write_text
+from lerobot_atlasvla.files.replacing import write_text
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 ROLLOUTS_FILE = "rollouts.jsonl"
 VIDEOS_FOLDER = "videos"
 
-SETTINGS_ADDED_LATER = {"displace_cm": 0.0}
+SETTINGS_ADDED_LATER = {"displace_cm": 0.0, "retreat_steps": 0}
 """Settings that older runs do not record, and what was in force there."""
 
 RolloutKey = tuple[str, int, int, int]
@@ -42,6 +42,10 @@ class Rollout:
         wall_s: Seconds, the making of a video not counted.
         video: File relative to the run folder, if this rollout was filmed.
         displacement_cm: By how much the objects were displaced along x and y of the world; None if they were not.
+        task_name: Name of the task in its benchmark; None for LIBERO's own.
+        undisturbed: Whether nothing moved that the task does not name; None if it was not measured.
+        path_m: Length of the gripper's path until the success or the end, m.
+        jerk_m_s3: Root mean square of the third derivative of its position, m/s^3; None for under four positions.
     """
 
     suite: str
@@ -54,6 +58,10 @@ class Rollout:
     wall_s: float
     video: str | None = None
     displacement_cm: tuple[float, float] | None = None
+    task_name: str | None = None
+    undisturbed: bool | None = None
+    path_m: float | None = None
+    jerk_m_s3: float | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Rollout":
@@ -142,7 +150,7 @@ def write_run(run: Run) -> None:
 
 
 class RolloutLog:
-    """Append to the ``rollouts.jsonl`` of a run folder that this process has to itself; see :func:`open_log`."""
+    """Append to the ``rollouts.jsonl`` of a run folder; see :func:`open_log`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -163,18 +171,11 @@ class RolloutLog:
 def open_log(folder: Path) -> Iterator[RolloutLog]:
     """Open ``rollouts.jsonl`` of a run folder for appending, dropping a last line that was cut short.
 
-    Raises:
-        EvalError: If another process is writing to the same run folder.
+    Only for the one that has the folder to itself (:func:`eval.common.files.only_writer`).
     """
-    import fcntl  # LIBERO, too, is for Linux only; reading a run is not
-
     file = folder / ROLLOUTS_FILE
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EvalError(f"Another eval.run is writing to {folder}; wait for it or stop it.") from error
         os.ftruncate(descriptor, file.read_bytes().rfind(b"\n") + 1)
         yield RolloutLog(descriptor)
     finally:

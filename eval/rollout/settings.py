@@ -18,17 +18,9 @@ FIXED_STATES = 50
 
 
 @dataclass(kw_only=True)
-class RolloutSettings:
-    """Hold the settings that ``eval.run`` and ``eval.camera_shift`` share."""
+class SimulationSettings:
+    """Hold the settings of all commands that roll a policy out."""
 
-    # LIBERO suites, for example '[libero_spatial, libero_goal]'.
-    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
-    # Tasks of every suite, for example '[0, 3]'. All if not given.
-    task_ids: list[int] | None = None
-    # Seeds, at least 0. Every task is done once with each.
-    seeds: list[int] = field(default_factory=lambda: [1000])
-    # Rollouts per task and seed, on LIBERO's fixed initial states 0, 1, 2, ...; at most 50 with fixed states.
-    episodes: int = 20
     # Actions of a chunk that are executed before the policy looks again. The checkpoint's own number if not given.
     n_action_steps: int | None = None
     # Side of the rendered images in pixels. That of the images the policy was trained on if not given: some
@@ -56,6 +48,20 @@ class RolloutSettings:
 
 
 @dataclass(kw_only=True)
+class RolloutSettings(SimulationSettings):
+    """Hold the settings that ``eval.run`` and ``eval.camera_shift`` share."""
+
+    # LIBERO suites, for example '[libero_spatial, libero_goal]'.
+    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
+    # Tasks of every suite, for example '[0, 3]'. All if not given.
+    task_ids: list[int] | None = None
+    # Seeds, at least 0. Every task is done once with each.
+    seeds: list[int] = field(default_factory=lambda: [1000])
+    # Rollouts per task and seed, on LIBERO's fixed initial states 0, 1, 2, ...; at most 50 with fixed states.
+    episodes: int = 20
+
+
+@dataclass(kw_only=True)
 class RunConfig(RolloutSettings):
     """Roll a checkpoint out in LIBERO. Running the same command again continues where a stopped run was."""
 
@@ -69,6 +75,8 @@ class RunConfig(RolloutSettings):
     init_states: bool = True
     # CPU threads of each worker's policy. Their number moves the last bits of an action, so it is one of the settings.
     threads: int = 1
+    # Steps that a rollout goes on after a success, so that "undisturbed" covers the retreat of the arm, too.
+    retreat_steps: int = 0
     # Scene camera moved to its right, cm.
     right_cm: float = 0.0
     # Scene camera moved up, cm.
@@ -92,7 +100,7 @@ class RunConfig(RolloutSettings):
         if not self.output_dir.name:
             raise EvalError(f"--output_dir={str(self.output_dir)!r} must name a folder.")
         check_at_least(self, episodes=1, n_action_steps=1, settle_steps=0, image_size=1, episode_length=1)
-        check_at_least(self, workers=1, threads=1, videos=0)
+        check_at_least(self, workers=1, threads=1, videos=0, retreat_steps=0)
         if self.init_states and self.episodes > FIXED_STATES:
             raise EvalError(
                 f"--episodes={self.episodes} is more than the {FIXED_STATES} initial states LIBERO fixes per task. "
@@ -138,6 +146,7 @@ class RunConfig(RolloutSettings):
             "image_size": image_size,
             "episode_length": self.episode_length,
             "threads": self.threads,
+            "retreat_steps": self.retreat_steps,
             "fast_render": self.fast_render,
             # The key in the run folders of all versions.
             "look": self.render_quality,

@@ -134,3 +134,11 @@ def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[
                 raise EvalError(f"--task_ids names {task_id}; {name} has the tasks 0 to {suite.n_tasks - 1}.")
             tasks.append(Task(name, task_id, suite.get_task(task_id).language))
     return tasks
+
+
+def task_names(suite: str) -> list[str]:
+    """Return the names of a suite's tasks, which are those of their files, in LIBERO's order."""
+    from libero.libero import benchmark
+
+    with contextlib.redirect_stdout(io.StringIO()):  # LIBERO announces every suite
+        return benchmark.get_benchmark_dict()[suite]().get_task_names()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.common.files import replacing
+from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SCENE_CAMERA
 
 if TYPE_CHECKING:

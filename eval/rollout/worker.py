@@ -18,10 +18,13 @@ import numpy as np
 
 from eval.common.errors import EvalError
 from eval.rollout.camera_keys import PREFIX, SCENE
+from eval.rollout.motion import jerk, path_length, undisturbed
 from eval.rollout.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
+from eval.rollout.scene import Perturbation, Scene
 from eval.rollout.videos import captioned, scene_images, video_name, with_attention, write_video
 from lerobot_atlasvla.libero.demonstrations.episode import start_worker
 from lerobot_atlasvla.libero.patches.displacement import displacement_cm_of
+from lerobot_atlasvla.libero.patches.frame_skipping import render_every
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.inspection.attention import AttentionRecorder, ChunkAttention
@@ -35,11 +38,23 @@ class Task:
         suite: LIBERO suite.
         task_id: Index of the task in the suite.
         instruction: What the policy is told.
+        scene: What the simulator is built for, unless that is the task itself; the suite may then be one that LIBERO
+            does not have.
+        perturbation: What else is changed.
+        name: Name of the task in its benchmark, if that is not LIBERO.
     """
 
     suite: str
     task_id: int
     instruction: str
+    scene: Scene | None = None
+    perturbation: Perturbation | None = None
+    name: str | None = None
+
+    @property
+    def built_for(self) -> Scene:
+        """Return what its simulator is built for."""
+        return self.scene or Scene(self.suite, self.task_id)
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,7 @@ class WorkerSettings:
         image_size: Side of the images, pixels.
         episode_length: Steps after which a rollout has failed; None for LeRobot's limit.
         threads: CPU threads of the policy.
+        retreat_steps: Steps that a rollout goes on after a success.
         overlay: Whether videos show the policy's attention.
     """
 
@@ -108,6 +124,7 @@ class WorkerSettings:
     episode_length: int | None
     threads: int
     overlay: bool
+    retreat_steps: int = 0
 
 
 class EpisodeRecorder(gym.Wrapper):
@@ -116,34 +133,74 @@ class EpisodeRecorder(gym.Wrapper):
     Args:
         env: LeRobot's ``LiberoEnv``.
         attention: Recorder of the policy's attention, if videos show it.
+        scene_view: Name of the scene camera's picture in the observations; None if the policy does not look at it.
+        retreat_steps: Steps that an episode goes on after a success.
     """
 
-    def __init__(self, env: gym.Env, attention: "AttentionRecorder | None" = None) -> None:
+    def __init__(
+        self,
+        env: gym.Env,
+        attention: "AttentionRecorder | None" = None,
+        scene_view: str | None = None,
+        retreat_steps: int = 0,
+    ) -> None:
         super().__init__(env)
         self._attention = attention
+        self._scene_view = scene_view
+        self._retreat_steps = retreat_steps
+        self._success_step: int | None = None
+        self.perturbation: Perturbation | None = None
+        self.seed = 0
         self.states: list[np.ndarray] = []
         """Return one per image: after the reset and after every step."""
         self.chunks: list[ChunkAttention] = []
         """One per step, if attention is recorded."""
+        self.gripper_m: list[np.ndarray] = []
+        """Position of the gripper in the world, (3,), one per state."""
 
     @property
     def steps(self) -> int:
-        """Return the number of steps since the reset."""
+        """Return the number of steps since the reset, until the success if there was one."""
+        return self._taken if self._success_step is None else self._success_step
+
+    @property
+    def _taken(self) -> int:
         return len(self.states) - 1
 
     def reset(self, **kwargs: Any) -> Any:
         """Reset, and forget the episode before."""
-        result = self.env.reset(**kwargs)
-        self.states, self.chunks = [self._state()], []
-        return result
+        if self.perturbation is not None:
+            self.perturbation.prepare(self.unwrapped)
+        observation, info = self.env.reset(**kwargs)
+        self.states, self.chunks, self.gripper_m, self._success_step = [], [], [], None
+        self._note()
+        return self._seen(observation), info
 
     def step(self, action: Any) -> Any:
         """Step, and note where it led."""
-        result = self.env.step(action)
-        self.states.append(self._state())
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._note()
         if self._attention is not None:
             self.chunks.append(self._attention.chunks[-1])
-        return result
+        if self._success_step is None and info["is_success"]:
+            self._success_step = self._taken
+        if self._success_step is not None:
+            env: Any = self.unwrapped
+            info["is_success"] = True  # whatever the retreat does to it
+            terminated = self._taken >= min(self._success_step + self._retreat_steps, env._max_episode_steps)
+        return self._seen(observation), reward, terminated, truncated, info
+
+    def _seen(self, observation: Any) -> Any:
+        # Pictures that are not rendered anew are not looked at, either.
+        if self.perturbation is None or self._taken % render_every():
+            return observation
+        env: Any = self.unwrapped
+        return self.perturbation.observe(observation, env.num_steps_wait + self._taken, self.seed, self._scene_view)
+
+    def _note(self) -> None:
+        env: Any = self.unwrapped
+        self.states.append(self._state())
+        self.gripper_m.append(env._env.sim.data.site_xpos[env._env.robots[0].eef_site_id].copy())
 
     def _state(self) -> np.ndarray:
         env: Any = self.unwrapped
@@ -183,7 +240,7 @@ class Evaluator:
 
             policy: Any = self._policy
             self._attention = attention.AttentionRecorder(policy)
-        self._task: Task | None = None
+        self._scene: Scene | None = None
         self._env: Any = None
 
     @property
@@ -195,7 +252,7 @@ class Evaluator:
         """Free the simulator and its GL context."""
         if self._env is not None:
             self._env.close()
-        self._env = self._task = None
+        self._env = self._scene = None
 
     def roll_out(self, job: RolloutJob) -> FinishedRollout:
         """Simulate one rollout, keeping the environment for the next one of the same task."""
@@ -204,10 +261,15 @@ class Evaluator:
         from lerobot.scripts.lerobot_eval import eval_policy
         from lerobot.utils.random_utils import set_seed
 
-        self._prepare(job.task)
+        self._prepare(job.task.built_for)
         recorder = self._env.envs[0]
         recorder.unwrapped.init_state_id = job.init_state
-        env_preprocessor, env_postprocessor = make_env_pre_post_processors(self._env_config(job.task), self._config)
+        if job.task.scene is not None:
+            recorder.unwrapped.task_description = job.task.instruction
+        recorder.perturbation, recorder.seed = job.task.perturbation, job.seed + job.init_state
+        env_preprocessor, env_postprocessor = make_env_pre_post_processors(
+            self._env_config(job.task.built_for), self._config
+        )
         # For policies that draw from noise, one stream per rollout.
         set_seed(int(np.random.SeedSequence([job.seed, job.init_state]).generate_state(1)[0]))
         if self._attention is not None:
@@ -240,6 +302,10 @@ class Evaluator:
             wall_s=round(time.monotonic() - started, 2),
             video=None,
             displacement_cm=displacement_cm_of(recorder.unwrapped),
+            task_name=job.task.name,
+            undisturbed=undisturbed(recorder.unwrapped._env, recorder.states),
+            path_m=path_length(recorder.gripper_m[: recorder.steps + 1]),
+            jerk_m_s3=jerk(recorder.gripper_m[: recorder.steps + 1]),
         )
         final_state = recorder.states[-1]
         if job.film_success if rollout.success else job.film_failure:
@@ -263,30 +329,33 @@ class Evaluator:
         write_video(self._settings.output_dir / VIDEOS_FOLDER / name, frames)
         return replace(rollout, video=f"{VIDEOS_FOLDER}/{name}")
 
-    def _prepare(self, task: Task) -> None:
-        """Have the environment of a task, with its simulator built."""
+    def _prepare(self, scene: Scene) -> None:
+        """Have the environment of a scene, with its simulator built."""
         from lerobot.envs.factory import make_env
 
-        if task == self._task:
+        if scene == self._scene:
             return
         self.close()
         with contextlib.redirect_stdout(io.StringIO()):  # LeRobot and LIBERO announce every environment
-            vector: Any = make_env(self._env_config(task), n_envs=1)[task.suite][task.task_id]
+            vector: Any = make_env(self._env_config(scene), n_envs=1)[scene.suite][scene.task_id]
         self._env = vector
         env = vector.envs[0].unwrapped
         env.num_steps_wait = self._settings.settle_steps
+        scene.replace_files(env)
         # Otherwise built by the first reset, which would count as the time of that rollout.
         env._ensure_env()
-        vector.envs[0] = EpisodeRecorder(vector.envs[0], self._attention)
-        self._task = task
+        vector.envs[0] = EpisodeRecorder(
+            vector.envs[0], self._attention, self._settings.cameras.get(SCENE), self._settings.retreat_steps
+        )
+        self._scene = scene
 
-    def _env_config(self, task: Task | None = None) -> Any:
+    def _env_config(self, scene: Scene | None = None) -> Any:
         from lerobot.envs.configs import LiberoEnv
 
         settings = self._settings
         # LeRobot's environment has at least one camera; a blind policy's shows black.
         cameras = dict(settings.cameras) or {SCENE: "image"}
-        which: dict[str, Any] = {"task": task.suite, "task_ids": [task.task_id]} if task else {}
+        which: dict[str, Any] = {"task": scene.suite, "task_ids": [scene.task_id]} if scene else {}
         return LiberoEnv(
             **which,
             camera_name=",".join(cameras),

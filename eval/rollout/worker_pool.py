@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from types import TracebackType
 from typing import Self
 
+from eval.rollout.scene import Scene
 from eval.rollout.worker import FinishedRollout, RolloutJob, Task, WorkerSettings, count_parameters, run_job, start
 
 
@@ -18,9 +19,9 @@ class Schedule:
     """
 
     def __init__(self, jobs: Iterable[RolloutJob]) -> None:
-        self._waiting: dict[Task, deque[RolloutJob]] = {}
+        self._waiting: dict[Scene, deque[RolloutJob]] = {}
         for job in jobs:
-            self._waiting.setdefault(job.task, deque()).append(job)
+            self._waiting.setdefault(job.task.built_for, deque()).append(job)
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._waiting.values())
@@ -33,19 +34,19 @@ class Schedule:
             others: Tasks that the other workers have.
 
         Returns:
-            One of the held task if there is any left, else of the first task that nobody has, else of the one with the
-            most rollouts left per worker; None if nothing is left.
+            One of the held task's scene if there is any left, else of the first scene that nobody has, else of the one
+            with the most rollouts left per worker; None if nothing is left.
         """
         if not self._waiting:
             return None
-        workers = Counter(others)
-        task = held
-        if task not in self._waiting:
+        workers = Counter(task.built_for for task in others)
+        scene = held and held.built_for
+        if scene not in self._waiting:
             # The first of the largest.
-            task = max(self._waiting, key=lambda t: len(self._waiting[t]) / workers[t] if workers[t] else float("inf"))
-        job = self._waiting[task].popleft()
-        if not self._waiting[task]:
-            del self._waiting[task]
+            scene = max(self._waiting, key=lambda s: len(self._waiting[s]) / workers[s] if workers[s] else float("inf"))
+        job = self._waiting[scene].popleft()
+        if not self._waiting[scene]:
+            del self._waiting[scene]
         return job
 
 

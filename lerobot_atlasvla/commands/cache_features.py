@@ -1,4 +1,4 @@
-"""``atlasvla-cache``: run frozen VGGT once over a dataset, so that training need not run it again.
+"""``atlasvla-cache``: run frozen VGGT or DA3 once over a dataset, so that training need not run it again.
 
 It takes the flags of the ``lerobot-train`` command that is to use the cache, ``--policy.feature_cache=FOLDER`` among
 them. A killed run is continued by running it again.
@@ -34,6 +34,7 @@ from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_befo
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
 from lerobot_atlasvla.utils.cli import AGAIN, exit_status
+from lerobot_atlasvla.utils.paths import pattern_in, why_not
 from lerobot_atlasvla.weights import backbones
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ def build(cfg: TrainPipelineConfig) -> Path:
         FeatureCacheError: If the settings have no use for a cache, the folder holds something else, or the disk is or
             becomes full.
     """
+    if cfg.dataset.root:
+        cfg.dataset.root = str(Path(cfg.dataset.root).expanduser())
+    if cfg.dataset.root and (problem := pattern_in(cfg.dataset.root, "--dataset.root")):
+        raise FeatureCacheError(problem)
     cfg.output_dir = None  # Nothing is written there; LeRobot would refuse one that exists.
     cfg.validate()
     config, folder = _check(cfg)
@@ -67,32 +72,48 @@ def build(cfg: TrainPipelineConfig) -> Path:
     )
     policy = _make_policy(cfg, config, dataset)
     config = policy.config
-    vggt = policy.model.backbones()["vggt"]
+    part = config.geometry_backbone
+    backbone = policy.model.backbones()[part]
     key = CacheKey.of(
         config,
         dataset=cfg.dataset.repo_id,
         frames=dataset.meta.total_frames,
-        vggt=backbones.fingerprint("vggt", vggt),
+        weights=backbones.fingerprint(part, backbone),
     )
     _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.
     indices = dataset.hf_dataset.data.column("index").to_numpy()
     places = np.flatnonzero(~done_before(folder, key)[indices].astype(bool))
     _check_disk(folder, key, len(places))
-    with CacheWriter(folder, key) as writer:
+    with open_writer(folder, key) as writer:
         start = time.perf_counter()
         try:
             for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
-                _add(writer, policy, _views(batch, cfg.rename_map, next(vggt.parameters()).device))
+                _add(writer, policy, _views(batch, cfg.rename_map, next(backbone.parameters()).device))
         except OSError as error:
+            # Reading the dataset may have failed as well: the error names its file then.
+            elsewhere = error.filename and not str(error.filename).startswith(str(folder))
             raise FeatureCacheError(
-                f"{error}. The frames that {folder} has by now count: run the same command again to go on."
+                f"{error if elsewhere else why_not(error, folder, FLAG)}. The frames that {folder} has by now count: "
+                "run the same command again to go on."
             ) from error
         seconds = time.perf_counter() - start
     if len(places):
         logger.info("%d frames in %.0f s, %.1f a second.", len(places), seconds, len(places) / seconds)
     logger.info("The cache is ready: lerobot-train %s", shlex.quote(f"{FLAG}={folder}"))
     return folder
+
+
+def open_writer(folder: Path, key: CacheKey) -> CacheWriter:
+    """Open a cache for writing.
+
+    Raises:
+        FeatureCacheError: If the folder can't be written, holds something else, or is being written to.
+    """
+    try:
+        return CacheWriter(folder, key)
+    except OSError as error:
+        raise FeatureCacheError(f"{why_not(error, folder, FLAG)}.") from error
 
 
 def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
@@ -102,8 +123,8 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
         raise FeatureCacheError(f"Only --policy.type=atlasvla has a feature cache, got {kind!r}.")
     if config.use_peft or (cfg.peft is not None and not cfg.peft.target_modules):
         raise FeatureCacheError(
-            "Adapters go into VGGT unless --peft.target_modules names other modules, and then its features change from "
-            f"step to step. Name them, or train without a cache (leave out {FLAG})."
+            "Adapters go into the geometry backbone unless --peft.target_modules names other modules, and then its "
+            f"features change from step to step. Name them, or train without a cache (leave out {FLAG})."
         )
     if not config.feature_cache:
         raise FeatureCacheError(f"Name the folder of the cache: {FLAG}=FOLDER.")
@@ -113,7 +134,7 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
             "--dataset.streaming and --dataset.image_transforms.enable, and augment with --policy.random_shift, "
             "--policy.random_crop and --policy.color_jitter."
         )
-    return config, Path(config.feature_cache)
+    return config, Path(config.feature_cache).expanduser()
 
 
 def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRobotDataset) -> AtlasVLAPolicy:
@@ -146,8 +167,8 @@ def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
         raise FeatureCacheError(
             f"{frames} frames need {needed / GIGABYTE:.2f} GB, and {folder} has {free / GIGABYTE:.2f} GB left. Choose "
             f"another disk ({FLAG}), or cache less: fewer copies (--policy.feature_cache_copies), fewer layers "
-            "(--policy.vggt_output_layers), smaller images (--policy.image_size), some of the episodes "
-            "(--dataset.episodes; training runs VGGT for the frames of the others)."
+            "(--policy.vggt_output_layers, --policy.da3_output_layers), smaller images (--policy.image_size), some of "
+            "the episodes (--dataset.episodes; training encodes the frames of the others)."
         )
 
 

@@ -30,7 +30,12 @@ Exit status: 0 ready, 1 not ready, 2 a flag or value that can't work.
 
 The flags of lerobot-train:
 """
-PART_TITLES = {"vggt": "VGGT weights", "language": "language weights", "vision_tower": "vision tower weights"}
+PART_TITLES = {
+    "vggt": "VGGT weights",
+    "da3": "DA3 weights",
+    "language": "language weights",
+    "vision_tower": "vision tower weights",
+}
 
 
 @dataclass
@@ -91,6 +96,7 @@ def read_settings(arguments: Sequence[str]) -> Trial:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
     path = parser.parse_arg("config_path", arguments)
+    path = str(Path(path).expanduser()) if path else path
     if path and not Path(path).is_file():
         raise UsageError(f"--config_path={path} is no file; the presets are configs/policy/*.yaml of the repository")
     flags = parser.filter_arg("config_path", arguments)
@@ -111,6 +117,8 @@ def read_settings(arguments: Sequence[str]) -> Trial:
     if path and not device:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         device = (content.get("policy") or {}).get("device")
+    if config.dataset.root:
+        config.dataset.root = str(Path(config.dataset.root).expanduser())
     return Trial(config.policy, config.dataset, device, tolerance_s=config.tolerance_s)
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
 from lerobot_atlasvla.policy.columns import squeezed_views
+from lerobot_atlasvla.utils.paths import pattern_in
+from lerobot_atlasvla.weights.download import with_patience
 
 from .doctor_machine import CheckFailedError, brief, failing_on, gib
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _LIBERO_PIXELS = 256
 _TASK = "pick up the black bowl between the plate and the ramekin and place it on the plate"
 _HUB_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
 _SAMPLES = 2
 _EXACT = "--policy.dtype=float32 --policy.backbone_dtype=float32"
 
@@ -133,12 +136,15 @@ def check_dataset(trial: Trial) -> str:
         f"`{shlex.join(['hf', 'download', '--repo-type', 'dataset', name, '--local-dir', place])}`; or make one with "
         f"`{shlex.join(['atlasvla-collect', f'--root={place}'])}`"
     )
+    if problem := pattern_in(folder, "--dataset.root"):
+        raise CheckFailedError(problem)
     if wanted.root and not local:
         raise CheckFailedError(f"--dataset.root={folder} holds no dataset (no meta/info.json there)", fix)
     if not local and wanted.repo_type == "dataset":
         try:  # with a deadline: LeRobot's own reader retries for long when the Hub is out of reach
-            HfApi().dataset_info(name, timeout=_HUB_SECONDS)
-        except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+            with_patience(lambda: HfApi().dataset_info(name, timeout=_HUB_SECONDS), seconds=_ANSWER_SECONDS)
+        # ImportError, InvalidURL and ValueError: a proxy that the client can't use.
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, ImportError) as error:
             raise CheckFailedError(
                 f"{name} is not in {folder}, nor can it be had from the Hub: {brief(error)}", fix
             ) from error

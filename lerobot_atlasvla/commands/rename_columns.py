@@ -13,9 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.policy.columns import BOOKKEEPING
+from lerobot_atlasvla.utils.cli import run_command
+from lerobot_atlasvla.utils.paths import pattern_in
 
 INFO, STATS = Path("meta/info.json"), Path("meta/stats.json")
 # Where Hugging Face's datasets describe the columns, in a parquet file's own description.
@@ -45,7 +47,9 @@ def rename(config: RenameConfig) -> None:
         RenameError: If the folder is no dataset of format v3, the copy's exists, or the names do not go together.
         OSError: If a file can't be read or written.
     """
-    root, target, names = config.root.expanduser(), config.output_dir.expanduser(), config.rename_map
+    root, target, names = config.root, config.output_dir, config.rename_map
+    if problem := pattern_in(target, "--output_dir"):
+        raise RenameError(problem)
     if not (root / INFO).is_file():
         raise RenameError(f"--root={root} is no LeRobot dataset: it has no {INFO}.")
     if target.exists():
@@ -57,25 +61,20 @@ def rename(config: RenameConfig) -> None:
             "with LeRobot's lerobot.scripts.convert_dataset_v21_to_v30 first."
         )
     _check_names(list(info["features"]), names)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replacing(target) as copy:
         for file in sorted(path for path in root.rglob("*") if path.is_file()):
             place = _renamed_path(file.relative_to(root), names)
-            (partial / place).parent.mkdir(parents=True, exist_ok=True)
+            (copy / place).parent.mkdir(parents=True, exist_ok=True)
             if file.suffix == ".parquet":
-                _copy_table(file, partial / place, names)
+                _copy_table(file, copy / place, names)
             else:
-                shutil.copy2(file, partial / place)
+                shutil.copy2(file, copy / place)
         info["features"] = {names.get(key, key): feature for key, feature in info["features"].items()}
-        (partial / INFO).write_text(json.dumps(info, indent=4) + "\n", encoding="utf-8")
+        (copy / INFO).write_text(json.dumps(info, indent=4) + "\n", encoding="utf-8")
         if (root / STATS).is_file():
             stats = json.loads((root / STATS).read_text(encoding="utf-8"))
             renamed = {names.get(key, key): values for key, values in stats.items()}
-            (partial / STATS).write_text(json.dumps(renamed, indent=4) + "\n", encoding="utf-8")
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (copy / STATS).write_text(json.dumps(renamed, indent=4) + "\n", encoding="utf-8")
 
 
 def _check_names(columns: Sequence[str], names: Mapping[str, str]) -> None:
@@ -150,21 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 for an error that the message explains, 2 for a flag that does not parse.
     """
-    import draccus
-    from draccus.utils import ParsingError
 
-    try:
-        config: Any = draccus.parse(RenameConfig, args=argv)
-    except ParsingError as error:
-        sys.stderr.write(f"rename_columns: {error} (see --help)\n")
-        return 2
-    try:
+    def body(config: RenameConfig) -> None:
         rename(config)
-    except (RenameError, OSError) as error:
-        sys.stderr.write(f"rename_columns: {error}\n")
-        return 1
-    sys.stdout.write(f"renamed copy: {config.output_dir}\n")
-    return 0
+        sys.stdout.write(f"renamed copy: {config.output_dir}\n")
+
+    return run_command("rename_columns", RenameConfig, body, argv, errors=(RenameError, OSError))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ The policy itself never uses them, so their weights (1.0 GB in VGGT-1B) are neit
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from lerobot_atlasvla.inputs import prepare_views
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.weights import backbones
+from lerobot_atlasvla.weights.download import ResolvedWeights
 from lerobot_atlasvla.weights.tensor_files import read_tensors
 
 DEPTH_LAYERS = (4, 11, 17, 23)
@@ -86,7 +86,7 @@ class GeometryReader:
             ).eval()
         located = policy.backbone_record.resolve_from_checkpoint("vggt")
         for name, head in (("camera_head", self.camera), ("depth_head", self.depth)):
-            _fill(head, located.weights, located.name, f"{name}.", next(policy.parameters()).device)
+            fill_head(head, located, (f"{name}.",), next(policy.parameters()).device)
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> GeometryView:
@@ -108,8 +108,13 @@ class GeometryReader:
         return GeometryView(depth[..., 0], confidence, self.camera(by_layer[self.last_layer])[-1])
 
 
-def _fill(head: nn.Module, files: Sequence[Path], source: str, prefix: str, device: torch.device) -> None:
+def fill_head(head: nn.Module, located: ResolvedWeights, prefixes: Sequence[str], device: torch.device) -> None:
+    """Fill a head that was built without memory, in float32, from the source of a policy's backbone.
+
+    Raises:
+        WeightsError: If the source has no such head under any of the prefixes.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    tensors, _ = read_tensors(files, expected, source=source, prefixes=(prefix,))
+    tensors, _ = read_tensors(located.weights, expected, source=located.name, prefixes=prefixes)
     backbones.fill(head, tensors, torch.float32)
     head.to(device).requires_grad_(False)

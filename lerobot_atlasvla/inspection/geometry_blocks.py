@@ -76,7 +76,7 @@ def _blocks(policy: Any) -> list[nn.Module]:
     if aggregator is None or whole.config.vggt_blocks == "removed":
         why = "reads no image" if aggregator is None else "was trained without them (vggt_blocks=removed)"
         raise ValueError(f"The policy has no geometry blocks: it {why}.")
-    blocks = [*aggregator.frame_blocks, *aggregator.global_blocks]
+    blocks = aggregator.geometry_blocks()
     fixed = next(
         (weight.dtype for block in blocks for weight in block.parameters() if not weight.is_floating_point()), 0
     )

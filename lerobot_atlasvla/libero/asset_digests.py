@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.environment import cache_root
 
 logger = logging.getLogger(__name__)
@@ -136,10 +137,7 @@ def _read_stamp(stamp: Path, state: str) -> Verification | None:
 
 
 def _write_stamp(stamp: Path, content: dict[str, Any]) -> None:
-    scratch = stamp.with_name(f".{stamp.name}.{os.getpid()}")
     try:
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(scratch, stamp)
+        write_text(stamp, json.dumps(content))
     except OSError as error:
         logger.warning("LIBERO's assets will be checked in full again next time: cannot write %s (%s)", stamp, error)

@@ -13,11 +13,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from lerobot_atlasvla.files.replacing import write_text
+from lerobot_atlasvla.weights.download import size_of, with_patience
+
 logger = logging.getLogger(__name__)
 
 REPOSITORY = "lerobot/libero-assets"
 _PROBE_SECONDS = 5.0
 _REMEMBERED_SECONDS = 3600.0
+# A download with fewer bytes in that time is given up.
+_STALL_SECONDS = 60.0
+_STALL_BYTES = 2**18
 
 
 def download_assets(cache: Path) -> Path | None:
@@ -45,9 +51,15 @@ def download_assets(cache: Path) -> Path | None:
     partial = cache / "libero-assets.partial"
     logger.warning("Downloading LIBERO's assets from the Hub (%s) to %s", REPOSITORY, target)
     try:
-        snapshot_download(REPOSITORY, repo_type="dataset", local_dir=partial)
+        with_patience(
+            lambda: snapshot_download(REPOSITORY, repo_type="dataset", local_dir=partial),
+            seconds=_STALL_SECONDS,
+            progress=lambda: size_of(partial),
+            least=_STALL_BYTES,
+        )
         os.replace(partial, target)
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    # ImportError, InvalidURL and ValueError: a proxy that the client can't use.
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
         if target.is_dir():  # Another process finished first.
             return target
         _remember(cache, _endpoint())
@@ -124,10 +136,7 @@ def _verdicts(cache: Path) -> dict[str, float]:
 
 def _remember(cache: Path, endpoint: str) -> None:
     content = json.dumps(_verdicts(cache) | {endpoint: time.time()})
-    scratch = cache / f".hub-unreachable.{os.getpid()}"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(content, encoding="utf-8")
-        os.replace(scratch, _verdict_file(cache))
+        write_text(_verdict_file(cache), content)
     except OSError as error:
         logger.debug("cannot remember that %s is out of reach: %s", endpoint, error)

@@ -14,11 +14,11 @@ import logging
 import multiprocessing
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.assets import (
     ENV_ASSETS,
     INSTALL,
@@ -129,14 +129,35 @@ def _write_config() -> None:
 def _repair_config() -> None:
     """Point what leads nowhere in LIBERO's config file back to the installed package, keeping the old file.
 
-    The file outlives the virtual environment it was written for; LIBERO would then miss its own task files.
+    The file outlives the virtual environment it was written for; LIBERO would then miss its own task files. One that
+    can't be read as what it should be is written anew.
+
+    Raises:
+        OSError: If the file can't be read or written.
     """
     import yaml
 
     file = _config_file()
-    recorded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    recorded, damage = None, ""
+    try:
+        recorded = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text
+        damage = f": {' '.join(str(error).split())[:200]}"
+    except OSError as error:
+        raise OSError(
+            f"LIBERO needs the config file {file}, which cannot be read ({error}); remove it, or set "
+            "LIBERO_CONFIG_PATH to another folder"
+        ) from error
     if not isinstance(recorded, dict):
-        return  # LIBERO's own error is clear enough
+        kept = _keep(file)
+        _store_config(file, _default_paths())
+        logger.warning(
+            "LIBERO's config file %s was damaged%s. It now has the default paths; the old file is %s",
+            file,
+            damage,
+            kept,
+        )
+        return
     stale = {
         key: path
         for key, path in _default_paths().items()
@@ -145,8 +166,7 @@ def _repair_config() -> None:
     }
     if not stale:
         return
-    kept = file.with_name("config.yaml.bak")
-    shutil.copyfile(file, kept)
+    kept = _keep(file)
     _store_config(file, {key: str(path) for key, path in (recorded | stale).items()})
     logger.warning(
         "LIBERO's config file %s named folders that do not exist (%s); they now point to the installed package. "
@@ -157,15 +177,17 @@ def _repair_config() -> None:
     )
 
 
+def _keep(file: Path) -> Path:
+    """Copy LIBERO's config file aside before it is changed."""
+    kept = file.with_name("config.yaml.bak")
+    shutil.copyfile(file, kept)
+    return kept
+
+
 def _store_config(file: Path, paths: dict[str, str]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(prefix=".config-", dir=file.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            # A JSON string is a YAML string as well, whatever characters the path has.
-            stream.writelines(f"{key}: {json.dumps(path)}\n" for key, path in paths.items())
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, file)
+        # A JSON string is a YAML string as well, whatever characters the path has.
+        write_text(file, "".join(f"{key}: {json.dumps(path)}\n" for key, path in paths.items()))
     except OSError as error:
         raise OSError(
             f"LIBERO needs the config file {file}, which cannot be written ({error}); "

@@ -48,6 +48,31 @@ SIZES: dict[str, dict[str, type]] = {
 }
 """The entries that are used, with their types, by ``model_type``."""
 
+# Lowest and highest of the whole numbers: what is beyond the highest is far from any released model.
+_RANGES = dict.fromkeys(
+    (
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+        "max_position_embeddings",
+        "head_dim",
+        "image_size",
+        "embed_dim",
+    ),
+    (1, 1_000_000),
+) | {
+    "num_hidden_layers": (1, 256),
+    "depth": (1, 256),
+    "num_attention_heads": (1, 1024),
+    "num_key_value_heads": (1, 1024),
+    "num_heads": (1, 1024),
+    "patch_size": (1, 256),
+    "num_channels": (1, 4),
+    "num_register_tokens": (0, 256),
+    "mlp_ratio": (1, 64),
+}
+_DA3 = ("embed_dim", "depth", "num_heads")
+
 # Entries that are no numbers but change what the network computes: no other value has ever been released.
 _ACTIVATION = {"qwen3": "silu", "qwen2": "silu", "dinov2": "gelu", "dinov2_with_registers": "gelu"}
 
@@ -60,8 +85,8 @@ def architecture_sizes(architecture: Mapping[str, Any]) -> dict[str, Any]:
             a value (null) counts as absent.
 
     Raises:
-        ValueError: For another model type, a size that is not a number of its kind, or an activation, rotary embedding
-            or attention pattern that is not built.
+        ValueError: For another model type, a size that is not a number of its kind or out of range, heads that do not
+            divide the width, or an activation, rotary embedding or attention pattern that is not built.
     """
     kind = architecture.get("model_type")
     if not isinstance(kind, str) or kind not in SIZES:
@@ -79,12 +104,37 @@ def architecture_sizes(architecture: Mapping[str, Any]) -> dict[str, Any]:
     for name, number in SIZES[kind].items():
         if name in given:
             found[name] = _number(name, given[name], number)
+    _check_heads(found)
     if given.get("hidden_act", _ACTIVATION[kind]) != _ACTIVATION[kind]:
         raise ValueError(f"hidden_act must be {_ACTIVATION[kind]!r}, got {given['hidden_act']!r}")
     pattern = given.get("layer_types", [])
     if not found.get("use_sliding_window") and any(layer != "full_attention" for layer in pattern):
         raise ValueError(f"layer_types must all be 'full_attention', got {pattern!r}")
     return found
+
+
+def da3_sizes(architecture: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of a Depth Anything 3; whatever else the dictionary has is left out.
+
+    Raises:
+        ValueError: For a size that is missing, no whole number or out of range, or heads that do not divide the width.
+    """
+    found = {name: _number(name, architecture.get(name), int) for name in _DA3}
+    if found["embed_dim"] % (4 * found["num_heads"]):
+        raise ValueError(
+            f"embed_dim must be a multiple of 4 x num_heads = {4 * found['num_heads']}, got {found['embed_dim']}"
+        )
+    return found
+
+
+def _check_heads(sizes: Mapping[str, Any]) -> None:
+    heads, width = sizes.get("num_attention_heads", 1), sizes.get("hidden_size")
+    key_value_heads = sizes.get("num_key_value_heads", 1)
+    if (width or 0) % heads or heads % key_value_heads:
+        raise ValueError(
+            f"num_attention_heads must divide hidden_size {width} and be a multiple of num_key_value_heads "
+            f"{key_value_heads}, got {heads}"
+        )
 
 
 def _number(name: str, value: Any, kind: type) -> Any:
@@ -94,4 +144,7 @@ def _number(name: str, value: Any, kind: type) -> Any:
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         words = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise ValueError(f"{name} must be {words}, got {value!r}")
+    least, most = _RANGES.get(name, (-math.inf, math.inf))
+    if not least <= value <= most:
+        raise ValueError(f"{name} must lie in {least} .. {most}, got {value}")
     return value

@@ -4,7 +4,7 @@ Shape suffixes: B batch, V view, P tokens per view, L words, S context, T chunk,
 width, D decoder width.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,9 +17,11 @@ from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 from .action_heads import FlowHead, L1Head
 from .conditioning import SpatialSoftmax
+from .da3 import DA3Encoder
 from .decoder import ActionDecoder
 from .frozen import frozen_forward
 from .fusion import BlindFusion, EarlyFusion, Fused, LateFusion
+from .geometry_backbone import GeometryBackbone
 from .language import LanguageEncoder, pool_tokens
 from .types import GeometryTokens, ModelInputs, Prefix, TokenGroup, Views
 from .vggt import Aggregator
@@ -48,11 +50,13 @@ class AtlasVLA(nn.Module):
         # Patches per (column, row).
         self.grid = height // config.patch_size, width // config.patch_size
         self.condition_queries = config.condition_queries
-        self.aggregator: Aggregator | None = None
+        # The geometry backbone, whichever it is.
+        self.aggregator: GeometryBackbone | None = None
+        self.geometry_part = config.geometry_backbone
         self.vision_tower: PatchTower | Dinov2Tower | None = None
         if views:
-            with making("vggt"):
-                self.aggregator = _aggregator(config, self.grid)
+            with making(self.geometry_part):
+                self.aggregator = _GEOMETRY_BACKBONES[self.geometry_part](config, self.grid)
             if config.vision == "patch":
                 self.vision_tower = PatchTower(config.patch_size, config.vision_patch_dim, self.grid)
             elif config.vision == "dinov2":
@@ -93,15 +97,16 @@ class AtlasVLA(nn.Module):
         self.head: Any = _head(config)
 
     def _fusion(self, config: AtlasVLAConfig, views: int) -> LateFusion | EarlyFusion | BlindFusion:
-        dim, width = config.decoder_hidden_size, config.vggt_embed_dim
-        if not views:
+        dim = config.decoder_hidden_size
+        if self.aggregator is None:
             return BlindFusion(language_dim=self.language.hidden_size, dim=dim)
+        width = self.aggregator.embed_dim
         sizes = {
             "language_dim": self.language.hidden_size,
             "backbone_dim": width,
             "dim": dim,
             "grid": self.grid,
-            "output_layers": config.vggt_output_layers,
+            "output_layers": config.geometry_layers,
             "views": views,
         }
         tower = self.vision_tower
@@ -114,7 +119,7 @@ class AtlasVLA(nn.Module):
         """Return the parts that can come from a released checkpoint, by the name of their settings."""
         parts: dict[str, nn.Module] = {"language": self.language.backbone}
         if self.aggregator is not None:
-            parts = {"vggt": self.aggregator} | parts
+            parts = {self.geometry_part: self.aggregator} | parts
         if isinstance(self.vision_tower, Dinov2Tower):
             parts["vision_tower"] = self.vision_tower.backbone
         return parts
@@ -161,7 +166,7 @@ class AtlasVLA(nn.Module):
         return self.decoder(prefix)
 
     def _patch_tokens(self, images_BV3HW: Tensor) -> Tensor:
-        """``(B, V, P, C)``, from the vision tower or VGGT's own embedder."""
+        """``(B, V, P, C)``, from the vision tower or the geometry backbone's own embedder."""
         tower = self.vision_tower
         if tower is None:
             assert self.aggregator is not None
@@ -208,6 +213,16 @@ def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
         grid=grid,
         special_tokens=config.fusion == "late",
     )
+
+
+def _da3(config: AtlasVLAConfig, grid: tuple[int, int]) -> DA3Encoder:
+    return DA3Encoder(**config.backbone_architectures["da3"])
+
+
+_GEOMETRY_BACKBONES: dict[str, Callable[[AtlasVLAConfig, tuple[int, int]], GeometryBackbone]] = {
+    "vggt": _aggregator,
+    "da3": _da3,
+}
 
 
 def _head(config: AtlasVLAConfig) -> L1Head | FlowHead:

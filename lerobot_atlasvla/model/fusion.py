@@ -1,4 +1,4 @@
-"""Fuse views and language: ``late`` (VGGT sees images only) or ``early`` (language goes through it).
+"""Fuse views and language: ``late`` (VGGT or DA3 sees images only) or ``early`` (language goes through it).
 
 Shape suffixes: B batch, V view, P patches per view, L words, S context, C backbone width, D decoder width.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .frozen import frozen_forward
+from .geometry_backbone import GeometryBackbone
 from .layers import CrossAttention
 from .types import GeometryTokens, TokenGroup
 from .vggt import Aggregator
@@ -72,12 +73,12 @@ class VisionAdapter(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """VGGT sees images only, as it was trained; language joins at the decoder.
+    """The geometry backbone sees images only, as it was trained; language joins at the decoder.
 
     Args:
-        vision_dim: Width of the vision tower's tokens; 0 = VGGT's own patch embedder, which needs no adapter.
+        vision_dim: Width of the vision tower's tokens; 0 = the backbone's own patch embedder, which needs no adapter.
         language_dim: Width of the language features.
-        backbone_dim: Width C of VGGT's blocks.
+        backbone_dim: Width C of the backbone's blocks.
         dim: Decoder width D.
         grid: Patches per (column, row).
         output_layers: Aggregator layers to read.
@@ -101,20 +102,20 @@ class LateFusion(nn.Module):
         self.geometry_projector = GeometryProjector(len(output_layers), 2 * backbone_dim, dim, views)
         self.language_projector = nn.Linear(language_dim, dim)
 
-    def encode(self, vision_BVPC: Tensor, present: tuple[int, ...], aggregator: Aggregator) -> GeometryTokens:
-        """Run vision tokens through the frame and global blocks.
+    def encode(self, vision_BVPC: Tensor, present: tuple[int, ...], aggregator: GeometryBackbone) -> GeometryTokens:
+        """Run vision tokens through the geometry backbone.
 
         Args:
             vision_BVPC: Patch tokens of each view.
             present: Place of each view among all the policy may have.
-            aggregator: With camera and register tokens.
+            aggregator: The geometry backbone; VGGT's with camera and register tokens.
         """
         patches = self.vision_adapter(vision_BVPC)
         with frozen_forward(aggregator, patches):
             layers, _, patch_start_idx = aggregator.attend(patches, self.grid, self.output_layers)
         return GeometryTokens(tuple(_without_registers(layer, patch_start_idx) for layer in layers), present)
 
-    def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: Aggregator) -> Fused:
+    def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: GeometryBackbone) -> Fused:
         """Project geometry and language tokens to decoder width.
 
         Args:

@@ -1,4 +1,4 @@
-"""Transformer blocks of VGGT: pre-norm attention with layer scale, q/k-norm and 2-D rotary positions.
+"""Transformer blocks of VGGT and DA3: pre-norm attention with layer scale, q/k-norm and 2-D rotary positions.
 
 Shape suffixes: B batch, P tokens, C width, H heads, K head dim.
 Source: Wang et al., VGGT, CVPR 2025, arXiv:2503.11651, sec. 3.2; parameter names as in the released checkpoint.
@@ -118,12 +118,13 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         qk_norm: bool = True,
         layer_scale_init: float = 0.01,
+        norm_eps: float = 1e-5,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = SelfAttention(dim, num_heads, qk_norm=qk_norm)
         self.ls1 = LayerScale(dim, layer_scale_init)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, layer_scale_init)
 

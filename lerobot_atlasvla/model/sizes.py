@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
@@ -22,47 +22,6 @@ _FLOAT32_BYTES = 4
 # Memory limits of a container, cgroup version 2 and 1.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _BYTE_TOKENS = 257
-
-
-# Lowest and highest of what a checkpoint's config.json may say of a backbone from transformers.
-_ARCHITECTURE = dict.fromkeys(
-    ("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings", "head_dim", "image_size"),
-    (1, 1_000_000),
-) | {
-    "num_hidden_layers": (1, 256),
-    "num_attention_heads": (1, 1024),
-    "num_key_value_heads": (1, 1024),
-    "patch_size": (1, 256),
-    "num_channels": (1, 4),
-    "num_register_tokens": (0, 256),
-    "mlp_ratio": (1, 64),
-}
-
-
-def check_architectures(architectures: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check the sizes of backbones from transformers, which builds whatever it is told to.
-
-    Args:
-        architectures: Part -> transformers' configuration.
-
-    Raises:
-        ValueError: Naming the first size that can't be.
-    """
-    for part, sizes in architectures.items():
-        for name, (least, most) in _ARCHITECTURE.items():
-            value = sizes.get(name, least)
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(
-                    f"backbone_architectures.{part}.{name} must be a whole number from {least} to {most}, got "
-                    f"{str(value)[:100]} (config.json)."
-                )
-        heads = sizes.get("num_attention_heads", 1)
-        if sizes.get("hidden_size", heads) % heads or heads % sizes.get("num_key_value_heads", 1):
-            raise ValueError(
-                f"backbone_architectures.{part}.num_attention_heads must divide hidden_size {sizes.get('hidden_size')} "
-                f"and be a multiple of num_key_value_heads {sizes.get('num_key_value_heads')}, got {heads} "
-                "(config.json)."
-            )
 
 
 def check_fits_memory(config: AtlasVLAConfig, *, without: Collection[str] = ()) -> None:
@@ -87,7 +46,10 @@ def check_fits_memory(config: AtlasVLAConfig, *, without: Collection[str] = ()) 
 
 
 _FLAGS = {
-    "geometry_backbone": "--policy.vggt_embed_dim, --policy.vggt_depth, --policy.vggt_patch_size",
+    "geometry_backbone": (
+        "--policy.vggt_embed_dim, --policy.vggt_depth, --policy.vggt_patch_size, --policy.da3_embed_dim, "
+        "--policy.da3_depth"
+    ),
     "vision_tower": "--policy.vision_patch_dim, --policy.vision_patch_size",
     "language_model": "--policy.language_hidden_size, --policy.language_num_layers",
     "fusion": "--policy.decoder_hidden_size, --policy.vggt_embed_dim, --policy.vggt_output_layers",
@@ -107,19 +69,20 @@ def parameter_counts(config: AtlasVLAConfig, *, without: Collection[str] = ()) -
         config: The configuration, features filled in.
         without: Backbones that are not counted.
     """
-    views, dim, width = len(config.view_keys), config.decoder_hidden_size, config.vggt_embed_dim
+    views, dim, width = len(config.view_keys), config.decoder_hidden_size, config.geometry_dim
     patches = config.image_size[0] // config.patch_size * (config.image_size[1] // config.patch_size)
     early = config.fusion == "early"
     counts = dict.fromkeys(_FLAGS, 0)
     if views:
         counts["fusion"] = views * dim + (
-            8 * width**2 + 2 * width * dim if early else 2 * width * dim * len(config.vggt_output_layers)
+            8 * width**2 + 2 * width * dim if early else 2 * width * dim * len(config.geometry_layers)
         )
-        if "vggt" not in without:
-            blocks = 0 if config.vggt_blocks == "removed" else 2 * config.vggt_depth
-            counts["geometry_backbone"] = blocks * 12 * width**2
+        if config.geometry_backbone not in without:
+            counts["geometry_backbone"] = 12 * width**2 * _geometry_blocks(config)
             if config.vision == "vggt":
                 counts["geometry_backbone"] += _patch_embed(config, patches)
+            elif config.vision == "da3":
+                counts["geometry_backbone"] += width * (3 * config.patch_size**2 + 37**2)
         if config.vision == "patch":
             counts["vision_tower"] = config.vision_patch_dim * (3 * config.patch_size**2 + patches)
             counts["fusion"] += config.vision_patch_dim * width
@@ -142,6 +105,13 @@ def parameter_counts(config: AtlasVLAConfig, *, without: Collection[str] = ()) -
     if config.head == "flow":
         counts["action_head"] += (18 * config.flow_num_layers + 2) * dim**2
     return counts
+
+
+def _geometry_blocks(config: AtlasVLAConfig) -> int:
+    """Return the number of transformer blocks of the geometry backbone, its patch embedder's not counted."""
+    if config.geometry_backbone == "da3":
+        return config.backbone_architectures["da3"]["depth"]
+    return 0 if config.vggt_blocks == "removed" else 2 * config.vggt_depth
 
 
 def _patch_embed(config: AtlasVLAConfig, patches: int) -> int:

@@ -50,7 +50,7 @@ class GeometryTokens:
     """Features of the views. They depend on the images alone, so those of a frozen vision encoder can be cached.
 
     Attributes:
-        layers: Late fusion: per aggregator layer that is read, the camera token, then the patch tokens,
+        layers: Late fusion: per layer of the geometry backbone that is read, the camera token, then the patch tokens,
             ``(B, V, 1 + P, 2C)``. Early fusion, whose frame and global blocks read the instruction too: the patch
             tokens that go into them, ``(B, V, P, C)``. Empty for a blind policy.
         present: As in :class:`Views`.

@@ -8,31 +8,17 @@ checkpointing is a switch of its own and not hidden in ``train()``; foreign toke
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from .geometry_backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
 from .layers import Block, RopeTables, rope_2d_tables
-from .vision import ImageNetScale, build_patch_embed, check_image_size
+from .vision import ImageNetScale, build_patch_embed
 
 
-class AggregatorOutput(NamedTuple):
-    """Output of the aggregator.
-
-    Attributes:
-        layers: One ``(B, V, P, 2C)`` tensor per requested layer, frame half first.
-        patch_tokens_BVPC: What the blocks got: one token per patch, before any attention of the aggregator.
-        patch_start_idx: Index of the first patch token in P (camera and registers come before).
-    """
-
-    layers: list[Tensor]
-    patch_tokens_BVPC: Tensor
-    patch_start_idx: int
-
-
-class Aggregator(nn.Module):
+class Aggregator(GeometryBackbone):
     """Camera views in, geometry tokens out.
 
     Args:
@@ -52,6 +38,8 @@ class Aggregator(nn.Module):
         special_tokens: Whether camera and register tokens are put before the patches, as in VGGT.
     """
 
+    size_flags = "--policy.image_size, --policy.vggt_patch_size"
+
     def __init__(
         self,
         *,
@@ -69,17 +57,12 @@ class Aggregator(nn.Module):
         has_blocks: bool = True,
         special_tokens: bool = True,
     ):
-        super().__init__()
+        super().__init__(patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
         if depth % aa_block_size:
             raise ValueError(f"depth {depth} is no multiple of aa_block_size {aa_block_size}.")
-        self.patch_size = patch_size
-        self.depth = depth
-        self.head_dim = embed_dim // num_heads
         self.aa_block_size = aa_block_size
         self.special_tokens = special_tokens
         self.patch_start_idx = 1 + num_register_tokens if special_tokens else 0
-        # Recompute each block in the backward pass instead of storing its activations.
-        self.gradient_checkpointing = False
         self.scale = ImageNetScale()
         if patch_embed is not None:
             self.patch_embed = build_patch_embed(
@@ -103,23 +86,13 @@ class Aggregator(nn.Module):
         self.frame_blocks = blocks()
         self.global_blocks = blocks()
 
-    def forward(self, images_BV3HW: Tensor, output_layers: Sequence[int] | None = None) -> AggregatorOutput:
-        """Encode the views of each sample jointly.
+    def block_names(self, layer: int) -> tuple[str, ...]:
+        """Return the names of a pair's two blocks."""
+        return f"frame_blocks.{layer}", f"global_blocks.{layer}"
 
-        Args:
-            images_BV3HW: RGB in [0, 1], H and W multiples of ``patch_size``. ImageNet scaling happens here.
-            output_layers: Indices of the frame/global pairs to return, 0 .. depth - 1; ``None`` returns all.
-
-        Raises:
-            ValueError: If C != 3, or H or W is no multiple of ``patch_size``, or a layer does not exist.
-        """
-        _, _, channels, height, width = images_BV3HW.shape
-        if channels != 3:
-            raise ValueError(f"Expected RGB images (B, V, 3, H, W), got shape {tuple(images_BV3HW.shape)}.")
-        check_image_size(height, width, self.patch_size)
-        wanted = self._check_layers(output_layers)
-        grid = (height // self.patch_size, width // self.patch_size)
-        return self.attend(self.embed(images_BV3HW), grid, wanted)
+    def geometry_blocks(self) -> list[nn.Module]:
+        """Return all frame blocks, then all global ones."""
+        return [*self.frame_blocks, *self.global_blocks]
 
     def embed(self, images_BV3HW: Tensor) -> Tensor:
         """Patch tokens ``(B, V, P, C)`` of RGB images in [0, 1]."""
@@ -152,7 +125,7 @@ class Aggregator(nn.Module):
         parts = [patches_BVPC.flatten(0, 1)]
         if self.special_tokens:
             specials = (self.camera_token, self.register_token)
-            parts[:0] = [_first_view_then_others(token, batch, views) for token in specials]
+            parts[:0] = [first_view_then_others(token, batch, views) for token in specials]
         mask_BP = None
         if extra_BLC is not None:
             parts.append(extra_BLC.repeat_interleave(views, dim=0))
@@ -193,18 +166,6 @@ class Aggregator(nn.Module):
             patch_start_idx=self.patch_start_idx,
         )
 
-    def _check_layers(self, output_layers: Sequence[int] | None) -> Sequence[int]:
-        wanted = range(self.depth) if output_layers is None else output_layers
-        if any(not 0 <= layer < self.depth for layer in wanted):
-            raise ValueError(f"output_layers {list(wanted)} must lie in 0 .. {self.depth - 1}.")
-        return wanted
-
-    def _run(self, block: nn.Module, tokens: Tensor, rope: RopeTables, mask: Tensor | None) -> Any:
-        # Not tied to `training`: a frozen backbone is in eval mode and may still carry a graph (early fusion).
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, tokens, rope, mask, use_reentrant=False)
-        return block(tokens, rope, mask)
-
 
 class Passage(nn.Module):
     """Stands where a block would be and changes nothing."""
@@ -225,7 +186,7 @@ class TokenLayout(NamedTuple):
 
 def _make_tables(layout: TokenLayout, views: int, head_dim: int, device: torch.device) -> tuple[RopeTables, RopeTables]:
     """Rotary tables for frame and for global attention."""
-    positions_P2 = _positions(layout, device)
+    positions_P2 = patch_positions(layout.specials, layout.rows, layout.columns, layout.extras, device=device)
     # Positions do not depend on the view: all views share them in global attention too.
     return rope_2d_tables(positions_P2, head_dim), rope_2d_tables(positions_P2.repeat(views, 1), head_dim)
 
@@ -239,21 +200,3 @@ def _remembered_tables(
     # Made in a rollout, used in a later backward pass.
     with torch.inference_mode(False), torch.no_grad():
         return _make_tables(layout, views, head_dim, device)
-
-
-def _positions(layout: TokenLayout, device: torch.device) -> Tensor:
-    """(y, x) per token, (P, 2): patches start at 1; camera, registers and extra tokens sit at (0, 0)."""
-    y, x = torch.meshgrid(
-        torch.arange(1, layout.rows + 1, device=device),
-        torch.arange(1, layout.columns + 1, device=device),
-        indexing="ij",
-    )
-    patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
-    return torch.cat((patches.new_zeros(layout.specials, 2), patches, patches.new_zeros(layout.extras, 2)))
-
-
-def _first_view_then_others(token_12RC: Tensor, batch: int, views: int) -> Tensor:
-    """Give slot 0 to the first view and slot 1 to the rest: (1, 2, R, C) -> (B * V, R, C)."""
-    # No list of indices: on a GPU it would have to be copied there first.
-    token_1VRC = torch.cat((token_12RC[:, :1], token_12RC[:, 1:].expand(-1, views - 1, -1, -1)), dim=1)
-    return token_1VRC.expand(batch, -1, -1, -1).flatten(0, 1)

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, V view, N images, H and W in pixels, P tokens per image, C width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DINOV2_REGISTERS = 4
 
 
-def check_image_size(height: int, width: int, patch_size: int) -> None:
-    """Refuse an image that does not divide into patches.
+def check_image_size(height: int, width: int, patch_size: int, flags: str) -> None:
+    """Refuse an image that does not divide into patches; ``flags`` are those to change.
 
     Raises:
         ValueError: Naming the size, the patch size and the nearest size that works.
@@ -36,7 +36,7 @@ def check_image_size(height: int, width: int, patch_size: int) -> None:
         nearest = tuple(max(patch_size, round(side / patch_size) * patch_size) for side in (height, width))
         raise ValueError(
             f"Image size {(height, width)} is no multiple of the patch size {patch_size}; "
-            f"the nearest allowed size is {nearest} (--policy.image_size, --policy.vggt_patch_size)."
+            f"the nearest allowed size is {nearest} ({flags})."
         )
 
 
@@ -108,30 +108,41 @@ class ConvStem(nn.Module):
         return features_NChw.flatten(2).transpose(1, 2) + self.pos_embed
 
 
-class _RememberedPositions:
-    """Mixin for transformers' DINOv2 embeddings: keeps the position table interpolated last while it doesn't learn.
+class RememberedTable:
+    """Keeps a position table that was interpolated last, while the one it was made of doesn't learn.
 
-    The released table is for 37 x 37 patches. At 224 pixels, interpolating it (bicubic, antialiased, 1024 channels)
+    The released tables are for 37 x 37 patches. At 224 pixels, interpolating one (bicubic, antialiased, 1024 channels)
     costs as much as a transformer block.
     """
 
-    position_embeddings: Any
-    # What the table was made of, and the table. Not a buffer: it is no state, and a cast must not touch it.
-    _known: tuple[tuple[Any, ...], Tensor] | None = None
+    def __init__(self) -> None:
+        # What the table was made of, and the table. Not a buffer: it is no state, and a cast must not touch it.
+        self._known: tuple[tuple[Any, ...], Tensor] | None = None
 
-    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
-        """Interpolate as transformers does, which reads nothing of ``embeddings`` but its shape."""
-        table = self.position_embeddings
-        interpolate = super().interpolate_pos_encoding  # pyrefly: ignore[missing-attribute]
+    def of(self, table: Tensor, size: tuple[int, ...], interpolate: Callable[[], Tensor]) -> Tensor:
+        """Return what ``interpolate`` makes of ``table`` for one size of images."""
         if table.requires_grad or torch.compiler.is_compiling():
-            return interpolate(embeddings, height, width)
+            return interpolate()
         version = 0 if table.is_inference() else table._version
-        made_of = (id(table), version, table.data_ptr(), table.dtype, embeddings.shape[1], height, width)
+        made_of = (id(table), version, table.data_ptr(), table.dtype, *size)
         if self._known is None or self._known[0] != made_of:
             # Made in a rollout, used in a later backward pass.
             with torch.inference_mode(False), torch.no_grad():
-                self._known = made_of, interpolate(embeddings, height, width)
+                self._known = made_of, interpolate()
         return self._known[1]
+
+
+class _RememberedPositions:
+    """Mixin for transformers' DINOv2 embeddings."""
+
+    position_embeddings: Any
+    remembered: RememberedTable
+
+    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        """Interpolate as transformers does, which reads nothing of ``embeddings`` but its shape."""
+        interpolate = super().interpolate_pos_encoding  # pyrefly: ignore[missing-attribute]
+        size = (embeddings.shape[1], height, width)
+        return self.remembered.of(self.position_embeddings, size, lambda: interpolate(embeddings, height, width))
 
 
 class _Dinov2Embeddings(_RememberedPositions, Dinov2Embeddings):
@@ -148,6 +159,7 @@ def with_remembered_positions(embeddings: Any) -> Any:
     # On the meta device nothing is drawn, so that weights drawn after these stay the ones they were.
     with torch.device("meta"):
         remembering = kinds[type(embeddings)](embeddings.config)
+    remembering.remembered = RememberedTable()
     for name, member in (*embeddings.named_parameters(recurse=False), *embeddings.named_children()):
         setattr(remembering, name, member)
     return remembering

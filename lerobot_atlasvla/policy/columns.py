@@ -87,7 +87,8 @@ def select_columns(config: AtlasVLAConfig, dataset: Any | None = None) -> None:
             f"AtlasVLA needs {ACTION!r} of shape (A,), got {shape}; the data have {_have(config, dataset)}."
         )
     if config.input_features is not None:
-        config.input_features = {key: feature for key, feature in found.items() if key in views or key in states}
+        # One order for all data that mean the same: that of cameras and of a state's parts has a meaning, no other.
+        config.input_features = {key: found[key] for key in (*cameras, *states) if key in views or key in states}
     config.output_features = {ACTION: action}
     if dataset is not None and (words := squeezed_views(config)):
         logger.warning("%s.", words)

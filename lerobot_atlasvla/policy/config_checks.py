@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from numbers import Integral, Real
-from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from draccus.utils import DecodingError
 from lerobot.configs.types import FeatureType, NormalizationMode
 
 from lerobot_atlasvla.model.sizes import DINOV2_SIZES, PATCH_EMBEDDERS
+
+from .type_checks import ConfigError, shown
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 CHOICES = {
-    "vision": ("vggt", "patch", "dinov2"),
+    "vision": ("vggt", "patch", "dinov2", "da3"),
     "fusion": ("late", "early"),
     "head": ("l1", "flow"),
     "dtype": ("float32", "bfloat16"),
     "backbone_dtype": ("auto", "float32", "bfloat16"),
     "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "vggt_init": ("pretrained", "random"),
+    "da3_init": ("pretrained", "random"),
     "vggt_blocks": ("normal", "frozen", "removed"),
     "vggt_patch_embed": PATCH_EMBEDDERS,
     "language_init": ("pretrained", "random"),
@@ -64,6 +61,10 @@ COUNTS = {
     "vggt_depth": (1, 256),
     "vggt_num_heads": (1, 1024),
     "vggt_num_register_tokens": (1, 256),
+    "da3_embed_dim": (1, 16_384),
+    # In block 5 DA3's views meet for the first time.
+    "da3_depth": (6, 256),
+    "da3_num_heads": (1, 1024),
     "language_cache_size": (1, 1_000_000),
     "tokenizer_max_length": (1, 32_768),
     "language_hidden_size": (1, 16_384),
@@ -98,73 +99,17 @@ MOST_PATCHES = 16_384
 LARGEST_FEATURE = 16_384
 # What ``views`` holds for a policy without images.
 BLIND = ("none",)
-# DINOv2's own, in every released size.
+# DINOv2's own, in every released size, and DA3's.
 DINOV2_PATCH_SIZE = 14
-
-
-class ConfigError(DecodingError):
-    """A setting can't work; the message names it, its value, what is allowed and the flag.
-
-    Not a ValueError: draccus answers those with "Couldn't instantiate class AtlasVLAConfig" and drops their message;
-    its own errors it lets through to LeRobot's command line.
-    """
-
-    def __init__(self, message: str):
-        super().__init__((), message)
-
-
-def check_types(config: AtlasVLAConfig) -> None:
-    """Check that every value is of its setting's type, before anything is computed with it.
-
-    Raises:
-        ConfigError: For the first one that is not.
-    """
-    for name, kind in _types(type(config)).items():
-        if not _is_of(getattr(config, name, None), kind):
-            raise ConfigError(
-                f"{name} must be {_described(kind)}, got {shown(getattr(config, name))} (--policy.{name})."
-            )
-
-
-@lru_cache
-def _types(settings: type) -> dict[str, Any]:
-    hints = get_type_hints(settings)
-    # rtc_config is LeRobot's to check (rtc.py), once it is imported.
-    return {name: hints[name] for name in settings.__dataclass_fields__ if name != "rtc_config"}
-
-
-_DESCRIPTIONS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
-
-
-def _described(kind: Any) -> str:
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_described(one) for one in get_args(kind))
-    if get_origin(kind) is tuple:
-        count = "any number of" if Ellipsis in get_args(kind) else len(get_args(kind))
-        return f"{count} values, each {_described(get_args(kind)[0])}"
-    words = (words for known, words in _DESCRIPTIONS.items() if isinstance(kind, type) and issubclass(kind, known))
-    return next(words, str(kind).replace("typing.", ""))
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if origin in (Union, UnionType):
-        return any(_is_of(value, one) for one in args)
-    if origin in (tuple, list):
-        if not isinstance(value, tuple | list):
-            return False
-        kinds = args if origin is tuple and Ellipsis not in args else args[:1] * len(value)
-        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
-    if origin is dict:
-        return isinstance(value, Mapping) and all(_is_of(k, args[0]) and _is_of(v, args[1]) for k, v in value.items())
-    for number, numbers in ((int, Integral), (float, Real)):
-        if issubclass(kind, number) and kind is not bool:
-            return isinstance(value, numbers) and not isinstance(value, bool)
-    if kind is NormalizationMode:  # its values too, as in JSON
-        return isinstance(value, str)
-    return isinstance(value, str | Path if kind is Path else kind)
+DA3_SUPPORTED = "supported are depth-anything/DA3-SMALL and depth-anything/DA3-BASE, both Apache-2.0"
+# What the names of the other models of the series say, the first that fits.
+DA3_REFUSED = {
+    "NESTED": "has a DA3-GIANT inside, which is for non-commercial use (CC BY-NC 4.0)",
+    "DA3MONO": "sees one view at a time, but a policy's views are seen together",
+    "DA3METRIC": "sees one view at a time, but a policy's views are seen together",
+    "LARGE": "is for non-commercial use (CC BY-NC 4.0)",
+    "GIANT": "is for non-commercial use (CC BY-NC 4.0)",
+}
 
 
 def check(config: AtlasVLAConfig) -> None:
@@ -194,13 +139,9 @@ def check(config: AtlasVLAConfig) -> None:
     _check_images(config)
     _check_output_layers(config)
     _check_backbones(config)
+    _check_da3(config)
+    _check_names_of_geometry(config)
     _check_feature_cache(config)
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, which no value may make endless."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -275,7 +216,7 @@ def _check_images(config: AtlasVLAConfig) -> None:
 
 
 def _check_widths(config: AtlasVLAConfig) -> None:
-    units = {"vggt_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
+    units = {"vggt_embed_dim": 4, "da3_embed_dim": 4, "language_hidden_size": 2, "decoder_hidden_size": 1}
     if config.head == "flow":
         units["decoder_hidden_size"] = 2
     for width_name, unit in units.items():
@@ -289,16 +230,17 @@ def _check_widths(config: AtlasVLAConfig) -> None:
 
 
 def _check_output_layers(config: AtlasVLAConfig) -> None:
-    layers = config.vggt_output_layers
-    if not layers or any(not 0 <= layer < config.vggt_depth for layer in layers) or list(layers) != sorted(set(layers)):
-        raise ConfigError(
-            f"vggt_output_layers must be ascending layers in 0 .. {config.vggt_depth - 1}, got {shown(layers)} "
-            "(--policy.vggt_output_layers, --policy.vggt_depth)."
-        )
+    for part in ("vggt", "da3"):
+        layers, depth = getattr(config, f"{part}_output_layers"), getattr(config, f"{part}_depth")
+        if not layers or any(not 0 <= layer < depth for layer in layers) or list(layers) != sorted(set(layers)):
+            raise ConfigError(
+                f"{part}_output_layers must be ascending layers in 0 .. {depth - 1}, got {shown(layers)} "
+                f"(--policy.{part}_output_layers, --policy.{part}_depth)."
+            )
 
 
 def _check_backbones(config: AtlasVLAConfig) -> None:
-    for part in ("vggt", "language", "vision_tower"):
+    for part in ("vggt", "da3", "language", "vision_tower"):
         model_flag = "vision_tower" if part == "vision_tower" else f"{part}_model"
         if not getattr(config, model_flag):
             raise ConfigError(
@@ -340,19 +282,56 @@ def _check_patch_embed(config: AtlasVLAConfig) -> None:
         )
 
 
+def _check_da3(config: AtlasVLAConfig) -> None:
+    if config.vision != "da3":
+        return
+    if config.fusion != "late":
+        raise ConfigError(
+            f"vision='da3' sees images only, so fusion must be 'late', got {config.fusion!r} (--policy.fusion=late, or "
+            "--policy.vision=vggt)."
+        )
+    if config.vggt_blocks != "normal":
+        raise ConfigError(
+            f"vggt_blocks is an ablation of VGGT, which vision='da3' does without; got {config.vggt_blocks!r} "
+            "(--policy.vggt_blocks=normal)."
+        )
+
+
+def _check_names_of_geometry(config: AtlasVLAConfig) -> None:
+    """Refuse by its name on the Hub what its file would be refused for, before gigabytes are downloaded."""
+    part = config.geometry_backbone
+    model = getattr(config, f"{part}_model")
+    if config.is_blind or getattr(config, f"{part}_init") != "pretrained":
+        return
+    if model.startswith("depth-anything/") and part == "vggt":
+        raise ConfigError(
+            f"vggt_model is a Depth Anything 3, {model!r} (--policy.vggt_model); for DA3, use --policy.vision=da3 "
+            f"--policy.da3_model={model}."
+        )
+    if model.startswith("facebook/VGGT") and part == "da3":
+        raise ConfigError(
+            f"da3_model is a VGGT, {model!r} (--policy.da3_model); for VGGT, use --policy.vision=vggt "
+            f"--policy.vggt_model={model}."
+        )
+    series = model.removeprefix("depth-anything/") if part == "da3" and model.startswith("depth-anything/") else ""
+    if reason := next((why for name, why in DA3_REFUSED.items() if name in series.upper()), None):
+        raise ConfigError(f"da3_model {model!r} {reason}; {DA3_SUPPORTED} (--policy.da3_model).")
+
+
 def _check_feature_cache(config: AtlasVLAConfig) -> None:
     if not config.feature_cache:
         return
     if config.is_blind:
         raise ConfigError(
-            f"A blind policy has no VGGT whose features could be cached: views {list(config.views)}, feature_cache "
+            f"A blind policy has no backbone whose features could be cached: views {list(config.views)}, feature_cache "
             f"{config.feature_cache!r} (--policy.views, --policy.feature_cache)."
         )
-    if not config.is_frozen("vggt") or config.fusion != "late" or config.vision != "vggt":
+    part = config.geometry_backbone
+    if not config.is_frozen(part) or config.fusion != "late" or config.vision != part:
         raise ConfigError(
-            "A feature cache needs VGGT's output to depend on the images alone: freeze_vggt=true, fusion='late' and "
-            f"vision='vggt', got {config.is_frozen('vggt')}, {config.fusion!r} and {config.vision!r}; or leave out "
-            "--policy.feature_cache."
+            f"A feature cache needs features that depend on the images alone: freeze_{part}=true, fusion='late' and "
+            f"vision='vggt' or 'da3', got {config.is_frozen(part)}, {config.fusion!r} and {config.vision!r}; or leave "
+            "out --policy.feature_cache."
         )
     if config.empty_cameras:
         raise ConfigError(

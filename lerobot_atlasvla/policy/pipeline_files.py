@@ -58,9 +58,14 @@ def find_file(checkpoint: str | Path, name: str, **hub: Any) -> Path | None:
         checkpoint: A folder, or the id of a model on the Hub.
         name: The file's name.
         hub: Arguments of ``from_pretrained`` that choose a version on the Hub; others are ignored.
+
+    Raises:
+        PipelineError: If a folder is in its place.
     """
     folder = Path(checkpoint)
     if folder.is_dir():
+        if (folder / name).is_dir():
+            raise PipelineError(f"{folder / name} is a folder where a checkpoint has a file.")
         return folder / name if (folder / name).is_file() else None
     if folder.exists():
         return None

@@ -4,6 +4,7 @@ from typing import Any
 
 import draccus
 from draccus.utils import ParsingError
+from torch import Tensor
 
 NEEDS_FLOW = (
     "Real-time chunking needs the flow head, which can be guided while it denoises; this policy has head=l1. Train one "
@@ -15,6 +16,24 @@ NOT_STEP_BY_STEP = (
 )
 _MOST_GUIDANCE = 1e4
 _LONGEST_HORIZON = 100_000
+
+
+def check_left_over(left_over: Tensor, environments: int) -> None:
+    """Refuse the rest of one chunk for several robots, which LeRobot's processor would all lead the same way.
+
+    Args:
+        left_over: What is left of the previous chunk, (T, A), or (B, T, A).
+        environments: How many are observed now.
+
+    Raises:
+        ValueError: If it is of another number of them.
+    """
+    chunks = 1 if left_over.ndim == 2 else len(left_over)
+    if chunks != environments:
+        raise ValueError(
+            f"prev_chunk_left_over is the rest of {chunks} chunk(s), and the batch is of {environments} environments. "
+            "Give one for each, (B, T, A), or none when an episode starts."
+        )
 
 
 def make_processor(settings: Any) -> Any:

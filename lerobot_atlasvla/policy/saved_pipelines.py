@@ -4,8 +4,11 @@ LeRobot passes through what it has no statistics for, and computes with whatever
 then gives wrong actions and no error. Which code a step may name is checked in ``pipeline_files``.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from torch import Tensor
 from lerobot_atlasvla.policy.config_checks import COUNTS, ConfigError
 from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError, find_file
 from lerobot_atlasvla.policy.statistics_checks import NEEDED, check_feature
-from lerobot_atlasvla.policy.tokenizer_step import STEP_NAME
+from lerobot_atlasvla.policy.tokenizer_step import STEP_NAME, SelfContainedTokenizerStep
 
 _NORMALIZERS = ("normalizer_processor", "unnormalizer_processor")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -61,7 +64,7 @@ _SETTINGS: dict[str, _Rules] = {
         "truncation": lambda value: value is True,
     },
     "device_processor": {
-        "device": lambda value: value is None or _text(value),
+        "device": lambda value: _text(value) and value.partition(":")[0] in ("cpu", "cuda", "mps", "xpu"),
         "float_dtype": lambda value: value in (None, "bfloat16", "float16", "float32", "float64"),
     },
     _NORMALIZERS[0]: _NORMALIZER_RULES,
@@ -80,6 +83,7 @@ def check_saved_pipelines(checkpoint: str | Path, **hub: Any) -> None:
         PipelineError: If a step is missing, twice there or has a setting that can't work, normalizes otherwise than
             the checkpoint's config.json says, or its state is missing, damaged, or has numbers that are not finite.
     """
+    saved = _read_config(find_file(checkpoint, "config.json", **hub))
     for name in FILES:
         file = find_file(checkpoint, name, **hub)
         if file is not None:
@@ -90,9 +94,14 @@ def check_saved_pipelines(checkpoint: str | Path, **hub: Any) -> None:
                 if step.get("state_file") is not None:
                     state = _read_state(find_file(checkpoint, step["state_file"], **hub), file, step["state_file"])
                 if _name(step) in _NORMALIZERS:
-                    _check_normalizer(file, step, state, find_file(checkpoint, "config.json", **hub))
-                elif _name(step) == STEP_NAME and not state:
-                    raise PipelineError(f"{file} has a tokenizer without its state_file. {_REMEDY}")
+                    _check_normalizer(file, step, state, saved)
+                elif _name(step) == STEP_NAME:
+                    _check_tokenizer(file, state, saved)
+
+
+def _is_vector(key: str) -> bool:
+    """Return whether a feature is the action, the state or a part of a split state."""
+    return key in (ACTION, OBS_STATE) or key.startswith(f"{OBS_STATE}.")
 
 
 def _name(step: Mapping[str, Any]) -> str:
@@ -126,9 +135,7 @@ def _read_state(file: Path | None, pipeline: Path, name: str) -> dict[str, Tenso
         raise PipelineError(f"{file} is damaged or incomplete ({error}). {_REMEDY}") from error
 
 
-def _check_normalizer(
-    file: Path, step: Mapping[str, Any], state: Mapping[str, Tensor] | None, config_file: Path | None
-) -> None:
+def _check_normalizer(file: Path, step: Mapping[str, Any], state: Mapping[str, Tensor] | None, saved: _Saved) -> None:
     settings = step.get("config", {})
     try:
         features = {
@@ -140,8 +147,8 @@ def _check_normalizer(
         raise PipelineError(
             f"{file} has a step {_name(step)!r} whose features or norm_map can't be read ({error}). {_REMEDY}"
         ) from error
-    _check_against(file, features, modes, config_file)
-    checked = {key: features[key] for key in (OBS_STATE, ACTION) if key in features}
+    _check_against(file, features, modes, saved)
+    checked = {key: feature for key, feature in features.items() if _is_vector(key)}
     stats: dict[str, dict[str, Tensor]] = {}
     for name, tensor in (state or {}).items():
         key, _, statistic = name.rpartition(".")
@@ -159,27 +166,63 @@ def _check_normalizer(
             raise PipelineError(str(error)) from error
 
 
+def _check_tokenizer(file: Path, state: dict[str, Tensor] | None, saved: _Saved) -> None:
+    if not state:
+        raise PipelineError(f"{file} has a tokenizer without its state_file. {_REMEDY}")
+    step = SelfContainedTokenizerStep()
+    try:
+        step.load_state_dict(state)
+        tokens = len(step.input_tokenizer)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise PipelineError(f"{file} has a tokenizer that can't be read ({reason}). {_REMEDY}") from error
+    if saved.vocabulary is not None and tokens > saved.vocabulary:
+        raise PipelineError(
+            f"{file} has a tokenizer of {tokens} tokens, but the language model of config.json knows "
+            f"{saved.vocabulary}. {_REMEDY}"
+        )
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What the checkpoint's own config.json says, which a passed configuration may depart from.
+
+    Attributes:
+        shapes: Of state and action; empty without a config.json.
+        modes: Feature type to normalization; ``None`` without a config.json.
+        vocabulary: Tokens that the language model knows, if that is known.
+    """
+
+    shapes: dict[str, list[int]]
+    modes: dict[str, str] | None
+    vocabulary: int | None
+
+
+def _read_config(file: Path | None) -> _Saved:
+    if file is None:
+        return _Saved({}, None, None)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        features = {**(config.get("input_features") or {}), **(config.get("output_features") or {})}
+        shapes = {key: list(feature["shape"]) for key, feature in features.items() if _is_vector(key)}
+        language = (config.get("backbone_architectures") or {}).get("language", {})
+        return _Saved(shapes, dict(config.get("normalization_mapping") or {}), language.get("vocab_size"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error}). {_REMEDY}") from error
+
+
 def _check_against(
-    file: Path, features: Mapping[str, PolicyFeature], modes: Mapping[str, NormalizationMode], config_file: Path | None
+    file: Path, features: Mapping[str, PolicyFeature], modes: Mapping[str, NormalizationMode], saved: _Saved
 ) -> None:
     """Check that a pipeline normalizes what the checkpoint's own config.json says, as it says."""
-    if config_file is None:
-        return
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        saved = {**(config.get("input_features") or {}), **(config.get("output_features") or {})}
-        shapes = {key: list(saved[key]["shape"]) for key in (OBS_STATE, ACTION) if key in saved}
-        wanted = dict(config.get("normalization_mapping") or {})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PipelineError(f"{config_file} is damaged ({type(error).__name__}: {error}). {_REMEDY}") from error
-    for key in (OBS_STATE, ACTION) if file.name == FILES[0] else (ACTION,):
-        if key in shapes and (key not in features or list(features[key].shape) != shapes[key]):
+    for key in saved.shapes if file.name == FILES[0] else saved.shapes.keys() & {ACTION}:
+        if key not in features or list(features[key].shape) != saved.shapes[key]:
             found = list(features[key].shape) if key in features else "nothing"
-            raise PipelineError(f"{file} is for {key} of shape {found}, but config.json says {shapes[key]}. {_REMEDY}")
+            raise PipelineError(
+                f"{file} is for {key} of shape {found}, but config.json says {saved.shapes[key]}. {_REMEDY}"
+            )
     for kind in (FeatureType.STATE.value, FeatureType.ACTION.value):
         found = modes.get(kind, _IDENTITY).value
-        if found != wanted.get(kind, _IDENTITY.value):
-            raise PipelineError(
-                f"{file} normalizes {kind} by {found}, but config.json says {wanted.get(kind, _IDENTITY.value)}. "
-                f"{_REMEDY}"
-            )
+        wanted = found if saved.modes is None else saved.modes.get(kind, _IDENTITY.value)
+        if found != wanted:
+            raise PipelineError(f"{file} normalizes {kind} by {found}, but config.json says {wanted}. {_REMEDY}")

@@ -34,6 +34,7 @@ _CONSTANT_BELOW = {FeatureType.STATE: 1e-4, FeatureType.VISUAL: 1e-4, FeatureTyp
 # is made of; a state of meters and radians does no harm.
 _UNSCALED_BEYOND = {FeatureType.ACTION: 1.5, FeatureType.STATE: 10.0}
 
+_LARGEST = 1e12
 _SOURCE = "The dataset's statistics (meta/stats.json)"
 _REMEDY = "Compute them again with `lerobot-edit-dataset --operation.type=recompute_stats`."
 
@@ -80,10 +81,11 @@ def check_feature(
             "--policy.normalization_mapping."
         )
     for name in NEEDED[mode]:
-        # Policies compute in float32, where large numbers become infinite.
-        if not torch.isfinite(torch.as_tensor(known[name]).float()).all():
+        # Policies compute in float32, where products of large numbers become infinite.
+        if not (torch.as_tensor(known[name]).double().abs() <= _LARGEST).all():
             raise ConfigError(
-                f"{source} of {key} have values in {name} that are not finite: {_listed(known[name])}. {remedy}"
+                f"{source} of {key} have values in {name} that are not finite, or beyond {_LARGEST:g}: "
+                f"{_listed(known[name])}. {remedy}"
             )
     if NEEDED[mode]:
         _check_order(f"{source} of {key}", feature, mode, known, remedy)

@@ -84,9 +84,10 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tokenizer as UTF-8 JSON in a uint8 tensor."""
         tokenizer = self.input_tokenizer
-        blob = json.dumps(
-            {"tokenizer": tokenizer.backend_tokenizer.to_str(), "special_tokens": tokenizer.special_tokens_map}
-        )
+        # A tokenizer notes in itself how it was last called, which is no part of it.
+        content = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        blob = json.dumps({"tokenizer": text, "special_tokens": tokenizer.special_tokens_map})
         return {_STATE_KEY: torch.frombuffer(bytearray(blob.encode()), dtype=torch.uint8)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -1,1 +1,1 @@
-"""Helpers that know nothing about policies: missing extras, the hook of LIBERO, command lines."""
+"""Helpers that know nothing about policies: missing extras, the hook of LIBERO, command lines, folders of users."""

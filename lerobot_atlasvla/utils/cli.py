@@ -8,6 +8,8 @@ from typing import Any
 import draccus
 from draccus.utils import ParsingError
 
+from .paths import expand_home
+
 AGAIN = "Run the same command again to continue."
 """Told after an interruption of a command that goes on where it was stopped."""
 
@@ -45,8 +47,9 @@ def run_command(
 
     def work() -> int | None:
         try:
-            settings = draccus.parse(config, args=sys.argv[1:] if argv is None else argv, prog=program or name)
-        except ParsingError as error:
+            arguments = sys.argv[1:] if argv is None else argv
+            settings = expand_home(draccus.parse(config, args=arguments, prog=program or name))
+        except (ParsingError, OSError) as error:
             raise UsageError(error) from error
         return body(settings)
 

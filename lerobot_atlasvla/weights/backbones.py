@@ -1,13 +1,13 @@
 """Pretrained backbones of a policy: resolve their sources, read them, record what came from where.
 
-A backbone, or part, is ``vggt``, ``language`` or ``vision_tower``. A pretrained one is built without memory and filled
-from its source; a random one is built as it is. A frozen one that is still what its source gave is not saved
-(:mod:`.checkpoint`); its fingerprint tells.
+A backbone, or part, is ``vggt`` or ``da3``, ``language``, ``vision_tower``. A pretrained one is built without memory
+and filled from its source; a random one is built as it is. A frozen one that is still what its source gave is not
+saved (:mod:`.checkpoint`); its fingerprint tells.
 """
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.model.architecture_sizes import architecture_sizes
+from lerobot_atlasvla.model.architecture_sizes import architecture_sizes, da3_sizes
 from lerobot_atlasvla.model.language import small_qwen3
 from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE
 from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE
 
-from . import download
+from . import download, geometry_files
 from .download import ResolvedWeights, WeightsError, listing
 from .tensor_files import digest, other_kinds, read_tensors
 from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
@@ -53,16 +53,25 @@ class Part:
     """Describe one backbone and the settings it has.
 
     Attributes:
-        name: ``vggt``, ``language`` or ``vision_tower``.
+        name: ``vggt``, ``da3``, ``language`` or ``vision_tower``.
         model_field: Setting that names the weights.
         prefixes: What the released files may put before the tensors' names.
         companions: Small files wanted beside the weights.
+        architecture: Reads what the network is built from off the weights and their companions, and refuses those of
+            another model; takes the weights and the flag that names them. ``None``: the configuration says it all.
+        check: Refuses the weights of another model, whose names say so; takes the same.
+        from_file: Renames tensors of the released files to those of the module.
+        to_file: Undoes that.
     """
 
     name: str
     model_field: str
     prefixes: tuple[str, ...]
     companions: tuple[str, ...]
+    architecture: Callable[[ResolvedWeights, str], dict[str, Any]] | None = None
+    check: Callable[[ResolvedWeights, str], None] | None = None
+    from_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
+    to_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
 
     @property
     def flag(self) -> str:
@@ -70,12 +79,34 @@ class Part:
         return f"--policy.{self.model_field}"
 
 
+def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
+    file = resolved.folder / "config.json"
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
+        ) from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} must hold an object, got {type(content).__name__} ({flag}).")
+    return content
+
+
 PARTS = {
     part.name: part
     for part in (
-        Part("vggt", "vggt_model", (AGGREGATOR_PREFIX, ""), ()),
-        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES)),
-        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",)),
+        Part(
+            "vggt",
+            "vggt_model",
+            (AGGREGATOR_PREFIX, ""),
+            (),
+            check=geometry_files.check_vggt,
+            from_file=from_vggt,
+            to_file=to_vggt,
+        ),
+        Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), geometry_files.da3_architecture),
+        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES), _read_architecture),
+        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",), _read_architecture),
     )
 }
 
@@ -84,7 +115,7 @@ def used_parts(config: AtlasVLAConfig) -> list[str]:
     """Return the backbones that this configuration has."""
     if config.is_blind:
         return ["language"]
-    return ["vggt", "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
+    return [config.geometry_backbone, "language"] + (["vision_tower"] if config.vision == "dinov2" else [])
 
 
 def pretrained_parts(config: AtlasVLAConfig) -> list[str]:
@@ -121,14 +152,15 @@ def resolve(config: AtlasVLAConfig, name: str) -> ResolvedWeights:
 
 
 def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
-    """Return the sizes of the language model and, where there is one, of the vision tower, under transformers' names.
+    """Return the sizes that each part is built from, under transformers' names, or DA3's; none for VGGT.
 
     Args:
         config: The configuration; architectures it has recorded are used for parts that are not in ``resolved``.
-        resolved: The weights of parts that are about to be read; their ``config.json`` is read.
+        resolved: The weights of parts that are about to be read; their ``config.json``, or shapes, are read.
 
     Raises:
-        WeightsError: If a ``config.json`` is missing, unreadable, or has a size that is no number.
+        WeightsError: If a ``config.json`` is missing, unreadable, or has a size that can't be, or the weights are of
+            another model.
     """
     found = dict(config.backbone_architectures)
     if config.language_init == "random":
@@ -141,15 +173,25 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
         )
     if "vision_tower" in used_parts(config) and config.vision_tower_init == "random":
         found.setdefault("vision_tower", DINOV2_BASE)
-    for name in resolved.keys() - {"vggt"}:
-        found[name] = _read_architecture(resolved[name], PARTS[name].flag)
-    lacking = [name for name in used_parts(config) if name != "vggt" and name not in found]
+    if "da3" in used_parts(config) and config.da3_init == "random":
+        found["da3"] = {name: getattr(config, f"da3_{name}") for name in ("embed_dim", "depth", "num_heads")}
+    readers = {name: reader for name in used_parts(config) if (reader := PARTS[name].architecture)}
+    for name in resolved.keys() & readers.keys():
+        found[name] = readers[name](resolved[name], PARTS[name].flag)
+    lacking = [name for name in readers if name not in found]
     if lacking:
         raise WeightsError(
             f"config.json has no entry backbone_architectures.{lacking[0]}, without which the checkpoint's network "
             "can't be built. Use the config.json it was saved with."
         )
-    found = {name: _sizes(name, found[name]) for name in found if name in used_parts(config)}
+    # Damaged shapes of DA3's weights show when all of them are read, with their names.
+    by_shape = resolved.keys() & {"da3"}
+    found = {name: found[name] if name in by_shape else _sizes(name, found[name]) for name in readers}
+    if "da3" in readers and max(config.da3_output_layers) >= found["da3"]["depth"]:
+        raise WeightsError(
+            f"{config.da3_model} has {found['da3']['depth']} blocks, so da3_output_layers can't be "
+            f"{config.da3_output_layers} (--policy.da3_output_layers)."
+        )
     if "vision_tower" in used_parts(config) and found["vision_tower"].get("patch_size") != DINOV2_PATCH_SIZE:
         raise WeightsError(
             f"The vision tower must cut images into patches of {DINOV2_PATCH_SIZE} pixels, as DINOv2 does; "
@@ -158,24 +200,11 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
     return found
 
 
-def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
-    file = resolved.folder / "config.json"
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
-        ) from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{file} must hold an object, got {type(content).__name__} ({flag}).")
-    return content
-
-
 def _sizes(name: str, architecture: Any) -> dict[str, Any]:
-    """Return what may reach transformers of an architecture that a file names."""
+    """Return what may reach the network of an architecture that a file names."""
     try:
-        return architecture_sizes(architecture)
-    except (ValueError, TypeError, AttributeError) as error:
+        return da3_sizes(architecture) if name == "da3" else architecture_sizes(architecture)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise WeightsError(
             f"The config.json of the {name.replace('_', ' ')} can't be built: {error} ({PARTS[name].flag})."
         ) from error
@@ -201,6 +230,8 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
             numbers belong) or is not finite, by its name in the file.
     """
     part = PARTS[name]
+    if part.check:
+        part.check(resolved, part.flag)
     expected = _released_names(name, module)
     shapes = {key: tuple(tensor.shape) for key, tensor in expected.items()}
     try:
@@ -212,7 +243,7 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
     logger.info("%s", report)
     dtype = part_dtype(config, name)
     as_stored = all(tensor.dtype == dtype for tensor in tensors.values())
-    fill(module, from_vggt(tensors) if name == "vggt" else tensors, dtype)
+    fill(module, part.from_file(tensors), dtype)
     # Weights that were not cast have been hashed while they were read.
     return report.digest, report.digest if as_stored else fingerprint(name, module)
 
@@ -222,9 +253,8 @@ def fingerprint(name: str, module: nn.Module) -> str:
     return digest({key: tensor.detach().cpu() for key, tensor in _released_names(name, module).items()})
 
 
-def _released_names(name: str, module: nn.Module) -> dict[str, Tensor]:
-    state = module.state_dict()
-    return to_vggt(state) if name == "vggt" else state
+def _released_names(name: str, module: nn.Module) -> Mapping[str, Tensor]:
+    return PARTS[name].to_file(module.state_dict())
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

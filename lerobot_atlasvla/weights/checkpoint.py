@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,11 @@ from huggingface_hub.errors import HFValidationError
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.utils.constants import ACTION
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.files.replacing import replacing
+from lerobot_atlasvla.files.safetensors_files import save_tensors
 
 from . import backbones
 from .download import WeightsError, listing
@@ -68,15 +68,10 @@ def save(policy: AtlasVLAPolicy, folder: Path, state: Mapping[str, Tensor]) -> N
             f"{folder} is not written, for these weights are not finite: {listing(sorted(bad))}. Training diverged: "
             "lower --policy.optimizer_lr, and go on from an earlier checkpoint."
         )
-    file = folder / SAFETENSORS_SINGLE_FILE
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        save_file(kept, partial, metadata={"format": "pt", _REFERENCES: json.dumps(sorted(left_out))})
+    with replacing(folder / SAFETENSORS_SINGLE_FILE) as scratch:
+        save_tensors(kept, scratch, {"format": "pt", _REFERENCES: json.dumps(sorted(left_out))})
         # Only now: on a full disk the previous checkpoint stays as it was.
         policy.config._save_pretrained(folder)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_config(checkpoint: str | Path, **arguments: Any) -> AtlasVLAConfig:
@@ -95,7 +90,15 @@ def read_config(checkpoint: str | Path, **arguments: Any) -> AtlasVLAConfig:
         config = PreTrainedConfig.from_pretrained(checkpoint, **arguments)
     except HFValidationError:  # no folder, and no id either: the message says which ids there are
         raise
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, DraccusException) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        IsADirectoryError,
+        DraccusException,
+    ) as error:
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise WeightsError(f"The config.json of {checkpoint} can't be used: {reason}") from error
     if not isinstance(config, AtlasVLAConfig):

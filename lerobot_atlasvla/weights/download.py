@@ -8,9 +8,11 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +25,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Both become paths below a folder: a branch such as refs/pr/1 has parts, the file of a shard has none.
 _REVISION = re.compile(r"\w[\w.+@-]*(?:/\w[\w.+@-]*)*")
 _SHARD = re.compile(r"\w[\w.+-]*\.safetensors")
+# For the connection and each part of an answer; then for a whole answer; then for so many bytes of a download.
 _HUB_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
+_STALL_SECONDS = 60.0
+_STALL_BYTES = 2**18
 _LISTED = 5
 
 
@@ -240,18 +246,29 @@ def _on_hub(name: str, revision: str | None, companions: tuple[str, ...]) -> Res
         return _in_cache(name, revision, str(problem), logging.WARNING)
 
 
-def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> ResolvedWeights:
+def _unreachable() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises when it gets no answer, or does not even get to ask."""
     import httpx
-    from huggingface_hub import HfApi, snapshot_download
+
+    return (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ImportError, ValueError)
+
+
+def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> ResolvedWeights:
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
     api = HfApi()
     # First a question with a deadline: snapshot_download asks with retries, and can't tell which weight file to take.
     try:
-        info = api.model_info(name, revision=revision, timeout=_HUB_SECONDS)
+        info = with_patience(
+            lambda: api.model_info(name, revision=revision, timeout=_HUB_SECONDS), seconds=_ANSWER_SECONDS
+        )
         commit, available = str(info.sha), {file.rfilename for file in info.siblings or ()}
     # TypeError and KeyError: what answers is no Hub. RuntimeError is what test runners raise from a socket they have
-    # disabled.
-    except (httpx.HTTPError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:
+    # disabled. ImportError, InvalidURL and ValueError: a proxy that the client can't use.
+    except HFValidationError:
+        raise
+    except (*_unreachable(), TypeError, KeyError, json.JSONDecodeError) as error:
         raise _explained(error, revision) or _UnavailableError(
             f"the Hub ({api.endpoint}) is out of reach ({_brief(error)})", cache_may_serve=True
         ) from error
@@ -263,7 +280,15 @@ def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> R
         cached = [path for file in files if (path := _cached(name, file, at)) and path.parent.name == commit]
         if len(cached) == len(files):
             return cached[0].parent
-        return Path(snapshot_download(name, revision=at, allow_patterns=files, etag_timeout=_HUB_SECONDS))
+        arriving = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
+        return Path(
+            with_patience(
+                lambda: snapshot_download(name, revision=at, allow_patterns=files, etag_timeout=_HUB_SECONDS),
+                seconds=_STALL_SECONDS,
+                progress=lambda: size_of(arriving),
+                least=_STALL_BYTES,
+            )
+        )
 
     try:
         folder = fetch(wanted, commit)
@@ -272,7 +297,7 @@ def _download(name: str, revision: str | None, companions: tuple[str, ...]) -> R
         # Only now, all files being there, is the cache to know which commit the branch is: until then, without the Hub,
         # its previous commit serves.
         fetch(wanted, revision or "main")
-    except (httpx.HTTPError, OSError, RuntimeError) as error:
+    except _unreachable() as error:
         raise _explained(error, revision) or _UnavailableError(
             f"the download of {chosen} broke off ({_brief(error)}). Run the same command again to go on: complete "
             "files are kept, incomplete ones are never used"
@@ -364,3 +389,68 @@ def _cached_commits(name: str) -> list[str]:
         return []
     models = [repo for repo in repositories if (repo.repo_type, repo.repo_id) == ("model", name)]
     return sorted(revision.commit_hash for repo in models for revision in repo.revisions)
+
+
+# Others' pace: a server may answer, and still never end.
+
+
+class StalledError(OSError):
+    """Work came to no end, and hardly moved on, for too long."""
+
+
+def with_patience[T](
+    work: Callable[[], T], *, seconds: float, progress: Callable[[], int] | None = None, least: int = 1
+) -> T:
+    """Do some work, and give it up when it stalls.
+
+    It runs in a thread of its own, which is abandoned then: a read that waits for a byte a second can't be stopped.
+
+    Args:
+        work: What to do.
+        seconds: Longest time without an end or progress, s.
+        progress: Tells how far it has come, such as the bytes on disk; without it, ``seconds`` are for all of the work.
+        least: By how much ``progress`` must grow for the time to start again.
+
+    Returns:
+        What ``work`` returned; what it raised is raised.
+
+    Raises:
+        StalledError: If the time is up.
+    """
+    done = threading.Event()
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["result"] = work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
+            outcome["error"] = error
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="atlasvla-patience", daemon=True).start()
+    reached = progress() if progress else 0
+    # In parts, so that progress is seen soon after it is made.
+    parts = 20
+    waited = 0
+    while not done.wait(seconds / parts):
+        waited += 1
+        if progress and progress() - reached >= least:
+            reached, waited = progress(), 0
+        elif waited >= parts:
+            moved = f"less than {least} bytes came" if progress else "no end"
+            raise StalledError(f"stalled: {moved} within {seconds:g} s")
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder, 0 if there is none; files may come and go meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += 0 if file.is_symlink() else file.stat().st_size
+        except OSError:
+            continue
+    return total

@@ -33,11 +33,28 @@ VGGT_LICENSE = "vggt-license"
 LICENSES = {
     "facebook/VGGT-1B": NON_COMMERCIAL,
     "facebook/VGGT-1B-Commercial": VGGT_LICENSE,
+    "depth-anything/DA3-SMALL": APACHE,
+    "depth-anything/DA3-BASE": APACHE,
     "Qwen/Qwen3-0.6B-Base": APACHE,
     "Qwen/Qwen2-0.5B": APACHE,
     "facebook/dinov2-base": APACHE,
 }
-_NAMES = {"vggt": "VGGT aggregator", "language": "language model", "vision_tower": "DINOv2 vision tower"}
+_NAMES = {
+    "vggt": "VGGT aggregator",
+    "da3": "DA3 encoder",
+    "language": "language model",
+    "vision_tower": "DINOv2 vision tower",
+}
+_PATCH_TOKENS = {
+    "vggt": "VGGT's own patch embedder (`{config.vggt_patch_embed}`)",
+    "da3": "DA3's own convolution",
+    "patch": "a convolution trained from scratch",
+    "dinov2": "the DINOv2 vision tower",
+}
+_GEOMETRY = {
+    "vggt": ("VGGT aggregator, {config.vggt_depth} pairs of frame and global blocks, width {config.vggt_embed_dim}"),
+    "da3": "DA3 encoder, {da3[depth]} blocks, width {da3[embed_dim]}",
+}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _LOCAL_CHECKPOINT = "a local checkpoint"
 
@@ -47,7 +64,7 @@ class PartRow:
     """Hold what the card says about one backbone.
 
     Attributes:
-        part: ``vggt``, ``language`` or ``vision_tower``.
+        part: ``vggt``, ``da3``, ``language`` or ``vision_tower``.
         source: Hub id, folder or file it was filled from; empty for random weights.
         revision: Commit of the source on the Hub; empty for a folder or file.
         digest: Digest of the weights as they were read.
@@ -146,6 +163,10 @@ def make(
         data,
         template_str=files(__package__).joinpath("model_card.md").read_text(encoding="utf-8"),
         config=config,
+        patch_tokens=_PATCH_TOKENS[config.vision].format(config=config),
+        geometry=_GEOMETRY[config.geometry_backbone].format(
+            config=config, da3=config.backbone_architectures.get("da3", {})
+        ),
         parts=parts,
         local=local,
         license=license,

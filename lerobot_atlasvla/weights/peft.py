@@ -6,6 +6,7 @@ backbones and no checkpoint, the base is rebuilt from ``config.json`` and the ba
 """
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,30 +38,33 @@ def default_targets(config: AtlasVLAConfig, model: AtlasVLA) -> dict[str, Any]:
         model: The network, not wrapped yet.
 
     Returns:
-        ``target_modules``, a regular expression on module names: the linear layers in the last third of the VGGT
+        ``target_modules``, a regular expression on module names: the linear layers in the last third of VGGT's or DA3's
         blocks that run and, with ``peft_language``, the language model's attention. ``modules_to_save``: every part of
         the network that no released checkpoint fills.
 
     Raises:
         ValueError: If there is nothing to adapt.
     """
-    if config.is_blind and not config.peft_language:
+    if model.aggregator is None and not config.peft_language:
         raise ValueError(
             "A blind policy (--policy.views=none) has no VGGT to adapt; name modules with --peft.target_modules, or "
             "set --policy.peft_language=true."
         )
-    run = max(config.vggt_output_layers) + 1
-    last_third = "|".join(str(index) for index in range(run - math.ceil(run / 3), run))
-    pattern = rf"model\.aggregator\.(frame|global)_blocks\.({last_third})\.(attn\.(qkv|proj)|mlp\.fc[12])"
+    patterns = []
+    if model.aggregator is not None:
+        run = max(config.geometry_layers) + 1
+        last_third = range(run - math.ceil(run / 3), run)
+        blocks = "|".join(re.escape(name) for layer in last_third for name in model.aggregator.block_names(layer))
+        patterns.append(rf"model\.aggregator\.({blocks})\.(attn\.(qkv|proj)|mlp\.fc[12])")
     if config.peft_language:
-        pattern += r"|model\.language\.backbone\.layers\.\d+\.self_attn\.[qkvo]_proj"
+        patterns.append(r"model\.language\.backbone\.layers\.\d+\.self_attn\.[qkvo]_proj")
     released = {id(module) for module in model.backbones().values()}
     new = [
         f"model.{name}"
         for name, child in model.named_children()
         if not any(id(module) in released for module in child.modules()) and any(True for _ in child.parameters())
     ]
-    return {"target_modules": pattern, "modules_to_save": new}
+    return {"target_modules": "|".join(patterns), "modules_to_save": new}
 
 
 def check_rebuildable(policy: nn.Module, config: AtlasVLAConfig, model: AtlasVLA, kept_whole: Iterable[str]) -> None:

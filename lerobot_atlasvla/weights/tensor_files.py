@@ -99,6 +99,16 @@ def read_tensors(
     return tensors, LoadReport(source, len(tensors), ignored, digest(tensors))
 
 
+def read_shapes(weights: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors in weight files, by name, without reading them.
+
+    Raises:
+        WeightsError: If a file can't be read.
+    """
+    with contextlib.ExitStack() as stack:
+        return {name: shape for path in weights for name, shape in _open(path, stack).shapes.items()}
+
+
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of floating-point tensors with values that are not finite as float32."""
 

@@ -28,6 +28,8 @@ _DINOV2_NAMES = (
     ("blocks.{i}.ls1.gamma", "encoder.layer.{i}.layer_scale1.lambda1"),
     ("blocks.{i}.ls2.gamma", "encoder.layer.{i}.layer_scale2.lambda1"),
 )
+# Below ``patch_embed.``: a single convolution (VGGT's "conv"), and the stem, of which no weights were ever released.
+_OWN_NAMES = ("proj.", "layers.", "pos_embed")
 _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)")
 _QKV_PARTS = ("query", "key", "value")
 _QKV_PART = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)")
@@ -76,7 +78,7 @@ def to_vggt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
         inner = name.removeprefix(_PATCH_EMBED)
-        if not name.startswith(_PATCH_EMBED) or name.startswith(f"{_PATCH_EMBED}proj."):
+        if not name.startswith(_PATCH_EMBED) or inner.startswith(_OWN_NAMES):
             renamed[name] = tensor
         elif match := _QKV_PART.fullmatch(inner):
             layer, part, kind = match.groups()

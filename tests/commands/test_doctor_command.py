@@ -97,6 +97,17 @@ def test_a_value_that_cannot_work_is_the_policys_one_line():
     assert not any("ready" in line for line in lines)
 
 
+def test_a_model_that_is_not_supported_is_one_line_before_anything_is_downloaded():
+    status, _, errors = atlasvla_check(
+        "--config_path=configs/policy/atlasvla_da3_base.yaml", "--policy.da3_model=depth-anything/DA3-LARGE"
+    )
+    assert status == 2
+    assert errors == (
+        "atlasvla-check: da3_model 'depth-anything/DA3-LARGE' is for non-commercial use (CC BY-NC 4.0); supported are "
+        "depth-anything/DA3-SMALL and depth-anything/DA3-BASE, both Apache-2.0 (--policy.da3_model). (see --help)\n"
+    )
+
+
 def test_a_dataset_that_is_not_there_is_a_cross(tmp_path):
     status, lines, _ = atlasvla_check(
         "--config_path=configs/policy/atlasvla_tiny.yaml",

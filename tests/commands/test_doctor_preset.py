@@ -10,9 +10,11 @@ from lerobot.configs.default import DatasetConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from lerobot_atlasvla.commands import doctor_preset
+from lerobot_atlasvla.commands.doctor import PART_TITLES
 from lerobot_atlasvla.commands.doctor_machine import CheckFailedError
 from lerobot_atlasvla.commands.doctor_preset import Trial
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
+from lerobot_atlasvla.weights.backbones import PARTS
 from tests.conftest import IMAGE, TASK, WRIST, tiny_config
 
 
@@ -60,6 +62,21 @@ def test_weights_are_found_in_a_folder_or_the_ways_out_are_named(tmp_path):
         doctor_preset.check_weights(trial(**settings), "vggt")
     (tmp_path / "model.safetensors").write_bytes(bytes(20_000_000))
     assert doctor_preset.check_weights(trial(**settings), "vggt") == f"0.02 GB in {tmp_path}"
+
+
+def test_da3s_weights_are_found_and_build_a_policy_or_say_what_they_are(root):
+    settings = {"vision": "da3", "image_size": (28, 28), "da3_init": "pretrained"}
+    good = trial(da3_model=str(root / "da3"), **settings)
+    assert doctor_preset.check_weights(good, "da3").endswith(f"GB in {root / 'da3'}")
+    assert " M parameters, " in doctor_preset.check_policy(good)
+    assert "loss" in doctor_preset.check_forward(good)
+    assert doctor_preset.check_select_action(good).startswith("7 numbers")
+    with pytest.raises(CheckFailedError, match=r"vggt holds a VGGT and no Depth Anything 3 \(--policy.da3_model\)"):
+        doctor_preset.check_policy(trial(da3_model=str(root / "vggt"), **settings))
+
+
+def test_every_part_has_a_title():
+    assert PART_TITLES.keys() == PARTS.keys()
 
 
 def test_the_tokenizer(tmp_path):

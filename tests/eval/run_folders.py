@@ -47,6 +47,7 @@ def make_run(
             "look": "default",
             "camera_shift": asdict(CameraShift()),
             "displace_cm": 0.0,
+            "retreat_steps": 0,
             "cameras": {"agentview_image": "image"},
         }
         | dict(settings or {}),

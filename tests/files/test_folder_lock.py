@@ -1,36 +1,49 @@
 """Two writers of one folder: the second is refused, nothing of the first is touched."""
 
-import subprocess
-import sys
+import os
+import time
 
 import pytest
 
 from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
-
-HOLD = (
-    "import sys; from pathlib import Path; from lerobot_atlasvla.files.folder_lock import FolderLock;"
-    "lock = FolderLock(Path(sys.argv[1]), '--root'); print('held', flush=True); sys.stdin.read()"
-)
+from tests.helpers.forked import Forked, hold
 
 
 def test_the_second_process_is_refused_and_the_third_after_the_first_was_killed_is_not(tmp_path):
     folder = tmp_path / "new/dataset"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as first:
-        assert first.stdout.readline() == "held\n"
+    with Forked(hold, folder) as first:
+        assert first.told() == "held"
         with pytest.raises(FolderInUseError, match=rf"writing to --root={folder}; wait"):
             FolderLock(folder, "--root")
-        first.kill()
     FolderLock(folder, "--root").release()
 
 
+def test_a_process_that_the_killed_one_had_forked_holds_nothing(tmp_path):
+    """A data loader's workers, for example, live on for seconds."""
+
+    def hold_and_tell_of_the_fork(tell):
+        lock = FolderLock(tmp_path / "a", "--root")
+        child = os.fork()
+        if child:
+            tell(child)
+        time.sleep(600)
+        lock.release()
+
+    with Forked(hold_and_tell_of_the_fork) as parent:
+        child = int(parent.told())
+    try:
+        os.kill(child, 0)
+        FolderLock(tmp_path / "a", "--root").release()
+    finally:
+        os.kill(child, 9)
+
+
 def test_an_empty_folder_is_removed_in_the_end_and_a_full_one_is_not(tmp_path):
-    lock = FolderLock(tmp_path / "a", "--root")
+    lock = FolderLock(tmp_path / "a/b/c", "--root")
     with pytest.raises(FolderInUseError):
-        FolderLock(tmp_path / "a", "--root")
+        FolderLock(tmp_path / "a/b/c", "--root")
     lock.release()
-    assert not (tmp_path / "a").exists()
+    assert list(tmp_path.iterdir()) == []
     lock.release()
     lock = FolderLock(tmp_path / "a", "--root")
     (tmp_path / "a/file").touch()

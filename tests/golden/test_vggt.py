@@ -5,7 +5,6 @@ more are checked when a ``shared/vggt_golden`` folder lies beside it.
 """
 
 import json
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.weights.vggt_state_dict import to_vggt
 from tests.golden.adapter import run
+from tests.golden.recipe import MAX_DIFFERENCE, MAX_RELATIVE, draw_images, draw_weights
 
 HERE = Path(__file__).parent
 FOLDERS = [HERE / "data", HERE.parents[2] / "shared" / "vggt_golden"]
@@ -26,44 +26,12 @@ CASES = sorted(
     {file.stem: file for folder in FOLDERS for file in folder.glob("*_s[0-9].json")}.values(),
     key=lambda file: file.stem,
 )
-NORMS = ("norm.weight", "norm1.weight", "norm2.weight", "q_norm.weight", "k_norm.weight")
-MATRICES = (".attn.qkv.weight", ".attn.proj.weight", ".fc1.weight", ".fc2.weight")
-MAX_DIFFERENCE = {"plain": 1e-5, "strong": 1e-4, "strong_smallqk": 1e-4}
-MAX_RELATIVE = 5e-6
-
-
-def draw_weight(key: str, shape: list[int], seed: int, profile: str) -> torch.Tensor:
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode()) ^ seed))
-    if profile == "plain":
-        offset = 1.0 if key.endswith(NORMS) else 0.1 if key.endswith(".gamma") else 0.0
-        return offset + 0.02 * noise
-    if key.endswith(NORMS):
-        return 1.0 + 0.1 * noise
-    if key.endswith(".gamma"):
-        return 0.5 + 0.1 * noise
-    if key.endswith(MATRICES):
-        weight = noise * (1.5 / shape[1] ** 0.5)
-    elif key.endswith(".weight"):
-        weight = noise * (1.0 / torch.tensor(shape[1:]).prod().item() ** 0.5)
-    else:
-        weight = noise * (0.1 if key.endswith(".bias") else 0.5)
-    if profile == "strong_smallqk" and ".attn.qkv." in key:
-        weight[: 2 * shape[0] // 3] *= 0.01
-    return weight
-
-
-def draw_images(shape: list[int], seed: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(zlib.crc32(b"images") ^ seed))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda file: file.stem)
 def test_aggregator_and_heads_match_vggt(case: Path):
     meta = json.loads(case.read_text())
-    weights = {}
-    for key, (shape, total, absolute) in meta["weights_checksum"]["per_tensor[shape,sum,abs_sum]"].items():
-        weights[key] = draw_weight(key, shape, meta["seed"], meta["profile"])
-        drawn = weights[key].double()
-        assert abs(drawn.sum().item() - total) <= 1e-4 * max(1.0, absolute), f"{key}: this torch draws other numbers"
+    weights = draw_weights(meta)
     with torch.no_grad():
         result = run(meta, weights, draw_images(meta["images_shape_BSCHW"], meta["seed"]))
 
@@ -95,8 +63,7 @@ def test_a_small_mistake_would_be_seen(monkeypatch):
     """The stored case must be able to fail: the tanh form of GELU, a classic slip, has to break it."""
     case = HERE / "data" / "strong_s1.json"
     meta = json.loads(case.read_text())
-    shapes = meta["weights_checksum"]["per_tensor[shape,sum,abs_sum]"]
-    weights = {key: draw_weight(key, shape, meta["seed"], meta["profile"]) for key, (shape, _, _) in shapes.items()}
+    weights = draw_weights(meta)
     monkeypatch.setattr(layers.F, "gelu", partial(torch.nn.functional.gelu, approximate="tanh"))
     with torch.no_grad():
         result = run(meta, weights, draw_images(meta["images_shape_BSCHW"], meta["seed"]))

@@ -26,6 +26,7 @@ class Fault:
     code: str = ""
     cut_at: int | None = None  # Close the connection before this byte of the file.
     hang: bool = False  # Answer only when the server stops.
+    trickle: bool = False  # Send a byte of an endless answer every now and then.
     times: float = float("inf")
 
 
@@ -95,6 +96,9 @@ class HubServer:
     def knows(self, repo: str) -> bool:
         return any(known == repo for known, _ in self._commits)
 
+    def is_stopping(self, seconds: float) -> bool:
+        return self._stopping.wait(seconds)
+
     def wait_for_stop(self) -> None:
         self._stopping.wait(30)
 
@@ -137,7 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         line = f"{self.command} {path}"
         fault = self._arrived(line)
-        if fault.hang:
+        if fault.trickle:
+            self._trickle()
+        elif fault.hang:
             self.hub.wait_for_stop()
             self.close_connection = True
         elif fault.status:
@@ -157,6 +163,17 @@ class _Handler(BaseHTTPRequestHandler):
             repo, _, rest = path[1:].partition("/resolve/")
             revision, _, name = rest.partition("/")
             self._resolve(repo, revision, name, fault.cut_at)
+
+    def _trickle(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(10**6))
+        self.end_headers()
+        while not self.hub.is_stopping(0.02):
+            try:
+                self.wfile.write(b" ")
+            except OSError:
+                break
+        self.close_connection = True
 
     def _describe(self, repo: str, revision: str) -> None:
         if not (found := self.hub.find(repo, revision)):

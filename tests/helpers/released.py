@@ -18,6 +18,7 @@ from transformers import (
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.inputs import prepare
+from lerobot_atlasvla.model.da3 import DA3Encoder
 from lerobot_atlasvla.model.types import ModelInputs, Prefix
 from lerobot_atlasvla.model.vggt import Aggregator
 from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
@@ -41,6 +42,9 @@ DINOV2_SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads"
 SMALL_DINOV2 = {"model_type": "dinov2", **DINOV2_SIZES}
 # What VGGT-1B has besides its aggregator.
 FOREIGN = {"camera_head.token_norm.weight": (8,), "camera_head.pose.bias": (9,), "point_head.norm.weight": (4,)}
+# The Hub's names, and what DA3-SMALL has besides its encoder.
+DA3_PREFIX = "model.backbone.pretrained."
+DA3_FOREIGN = {"model.cam_dec.fc_t.weight": (3, 8), "model.cam_enc.token_norm.bias": (8,), "model.head.norm.bias": (4,)}
 # In early fusion these are not read: the instruction takes the place of camera and register tokens.
 SPECIAL = ("camera_token", "register_token")
 
@@ -62,6 +66,19 @@ def write_vggt(
         torch.save(tensors, folder / "model.pt")
     else:
         save_file(tensors, folder / WEIGHTS)
+    return folder
+
+
+def write_da3(
+    folder: Path, *, seed: int = 6, width: int = WIDTH, depth: int = 6, prefix: str = DA3_PREFIX, heads: int = 2
+) -> Path:
+    """A DA3 as the Hub has it; every tensor random, also norms and biases."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.device("meta"):
+        module = DA3Encoder(embed_dim=width, depth=depth, num_heads=heads)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {f"{prefix}{name}": tensor.shape for name, tensor in module.state_dict().items()} | DA3_FOREIGN
+    save_file({n: torch.randn(shape, generator=generator) * 0.2 for n, shape in shapes.items()}, folder / WEIGHTS)
     return folder
 
 
@@ -116,8 +133,9 @@ def write_with_heads(root: Path) -> Path:
 
 
 def write_all(root: Path) -> Path:
-    """``root/vggt``, ``root/qwen3`` and ``root/dinov2``."""
+    """``root/vggt``, ``root/da3``, ``root/qwen3`` and ``root/dinov2``."""
     write_vggt(root / "vggt")
+    write_da3(root / "da3")
     write_qwen3(root / "qwen3")
     write_dinov2(root / "dinov2")
     return root
@@ -129,10 +147,12 @@ def released_config(root: Path, **overrides) -> AtlasVLAConfig:
         "vggt_init": "pretrained",
         "vggt_model": str(root / "vggt"),
         "vggt_patch_embed": "conv",
+        "da3_init": "pretrained",
+        "da3_model": str(root / "da3"),
         "language_init": "pretrained",
         "language_model": str(root / "qwen3"),
         "vision_tower": str(root / "dinov2"),
-        "image_size": (28, 28) if overrides.get("vision") == "dinov2" else (32, 32),
+        "image_size": (28, 28) if overrides.get("vision") in ("dinov2", "da3") else (32, 32),
         "vision_patch_size": 8,
         "vision_patch_dim": 16,
     }

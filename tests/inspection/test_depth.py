@@ -48,6 +48,7 @@ def test_heads_of_other_sizes_are_refused_by_name(policy):
     [
         ({"fusion": "early"}, "fusion=early"),
         ({"vision": "patch"}, "vision=patch"),
+        ({"vision": "da3"}, "vision=da3"),
         ({"vggt_depth": 2}, "vggt_depth is 2"),
     ],
 )

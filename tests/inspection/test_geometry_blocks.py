@@ -34,6 +34,18 @@ def assert_same(policy, before):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_of_da3_the_blocks_that_know_of_views_are_changed(change):
+    policy = released.tiny_policy(vision="da3", image_size=(28, 28))
+    batch = released.preprocessed(policy.config)
+    plain, before = policy.predict_action_chunk(batch), weights_of(policy)
+    with change(policy):
+        changed = {name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
+        assert not torch.equal(policy.predict_action_chunk(batch), plain)
+    assert {".".join(name.split(".")[:4]) for name in changed} == {f"model.aggregator.blocks.{i}" for i in (4, 5)}
+    assert_same(policy, before)
+
+
 @pytest.mark.parametrize("fusion", ["late", "early"])
 def test_removed_blocks_hand_on_their_input(fusion):
     policy = released.tiny_policy(fusion=fusion)

@@ -277,3 +277,26 @@ def test_config_of_a_removed_environment_is_repaired(fresh, monkeypatch, caplog)
     setup._repair_config()
     assert file.read_text() == repaired
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"assets: [1, 2", b"a: b: c", b"", b"just text", b"[1, 2]", b"\x00\x01", b"x: !!python/object/apply:f []"],
+)
+def test_a_damaged_config_file_is_written_anew_and_kept(fresh, monkeypatch, caplog, damage):
+    for name in ("bddl_files", "init_files"):
+        (setup.libero_package() / name).mkdir(parents=True)
+    monkeypatch.setenv("LIBERO_CONFIG_PATH", str(fresh))
+    file = fresh / "config.yaml"
+    file.write_bytes(damage)
+    setup._repair_config()
+    assert f'bddl_files: "{setup.libero_package() / "bddl_files"}"' in file.read_text()
+    assert (fresh / "config.yaml.bak").read_bytes() == damage
+    assert "was damaged" in caplog.text
+
+
+def test_a_config_file_that_cannot_be_read_names_the_variable(fresh, monkeypatch):
+    monkeypatch.setenv("LIBERO_CONFIG_PATH", str(fresh))
+    (fresh / "config.yaml").mkdir()
+    with pytest.raises(OSError, match=r"cannot be read .*LIBERO_CONFIG_PATH"):
+        setup._repair_config()

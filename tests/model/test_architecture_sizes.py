@@ -2,7 +2,7 @@
 
 import pytest
 
-from lerobot_atlasvla.model.architecture_sizes import SIZES, architecture_sizes
+from lerobot_atlasvla.model.architecture_sizes import SIZES, architecture_sizes, da3_sizes
 from lerobot_atlasvla.model.language import LanguageEncoder
 from lerobot_atlasvla.model.vision import Dinov2Tower
 from tests.helpers.released import DINOV2_SIZES, QWEN_SIZES
@@ -56,6 +56,15 @@ def test_the_configurations_of_transformers_lose_nothing():
         ("hidden_size", 16.0),
         ("hidden_size", True),
         ("hidden_size", [16]),
+        ("hidden_size", 10**9),
+        ("hidden_size", 15),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", 3),
+        ("num_key_value_heads", 5),
+        ("num_hidden_layers", 10**8),
+        ("vocab_size", -1),
+        ("head_dim", "8"),
+        ("max_position_embeddings", float("nan")),
         ("rms_norm_eps", float("nan")),
         ("attention_bias", "false"),
         ("hidden_act", "relu"),
@@ -68,6 +77,24 @@ def test_the_configurations_of_transformers_lose_nothing():
 def test_what_is_no_size_of_a_released_model_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         architecture_sizes(QWEN | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("embed_dim", "384"),
+        ("embed_dim", 386),
+        ("embed_dim", 10**9),
+        ("depth", None),
+        ("depth", 0),
+        ("num_heads", True),
+    ],
+)
+def test_what_is_no_size_of_da3_is_refused_by_name(name, value):
+    whole = {"embed_dim": 384, "depth": 12, "num_heads": 6}
+    assert da3_sizes(whole | {"auto_map": {"AutoModel": "evil.Model"}}) == whole
+    with pytest.raises(ValueError, match=name):
+        da3_sizes(whole | {name: value})
 
 
 @pytest.mark.parametrize("kind", [None, "llama", ["qwen3"], {"qwen3": 1}])

@@ -16,8 +16,8 @@ from tests.helpers.released import (
 )
 
 PARTS = ("vggt", "language", "vision_tower")
-ALL = list(itertools.product(("vggt", "patch", "dinov2"), ("late", "early")))
-LEARNS_ALL = {f"freeze_{part}": False for part in PARTS}
+ALL = [*itertools.product(("vggt", "patch", "dinov2"), ("late", "early")), ("da3", "late")]
+LEARNS_ALL = {f"freeze_{part}": False for part in (*PARTS, "da3")}
 
 
 @pytest.fixture(autouse=True)

@@ -35,9 +35,9 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("head", ["l1", "flow"])
-def test_same_actions(graphs, head):
-    compiled, plain = compiled_and_plain(head=head)
+@pytest.mark.parametrize("overrides", [{"head": "l1"}, {"head": "flow"}, {"vision": "da3", "image_size": (28, 42)}])
+def test_same_actions(graphs, overrides):
+    compiled, plain = compiled_and_plain(**overrides)
     batch = released.preprocessed(plain.config)
     noise = torch.randn(3, 10, 7)
     torch.testing.assert_close(

@@ -135,6 +135,7 @@ def test_a_network_larger_than_the_memory_is_refused_before_it_is_built(monkeypa
         {"head": "flow", "views": ("none",)},
         {"fusion": "early"},
         {"vision": "patch", "vision_patch_size": 8},
+        {"vision": "da3", "image_size": (28, 28)},
         {"vggt_embed_dim": 256, "decoder_hidden_size": 256, "image_size": (128, 128), "num_action_queries": 4},
     ],
 )

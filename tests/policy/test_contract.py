@@ -84,6 +84,20 @@ def test_copies_start_with_empty_queues_and_share_nothing(policy, scenes, duplic
     torch.testing.assert_close(policy.select_action(scenes[1]), chunks[0][:, 1])
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (3, 1)])
+def test_another_number_of_environments_gets_no_queued_action_of_the_others(policy, scenes, caplog, before, after):
+    """Nobody called ``reset()``; the environments that are left have other places in the batch."""
+    first = {key: value[:before] for key, value in tensors_of(scenes[0]).items()}
+    now = {key: value[-after:] for key, value in tensors_of(scenes[1]).items()}
+    chunk = policy.predict_action_chunk(now)
+    policy.select_action(first)
+    caplog.clear()
+    for step in range(STEPS):
+        torch.testing.assert_close(policy.select_action(now), chunk[:, step])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"got {after} environments after {before}" in caplog.text
+
+
 def test_clearing_the_queues_drops_what_was_planned(policy, scenes):
     """As newer LeRobot does before it rolls out with another inference engine: through ``_queues``."""
     policy.select_action(scenes[0])

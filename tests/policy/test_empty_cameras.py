@@ -10,10 +10,13 @@ from tests.helpers import released
 EMPTY = "observation.images.empty_camera_0"
 
 
-@pytest.fixture(params=["late", "early"])
+KINDS = {"late": {}, "early": {"fusion": "early"}, "da3": {"vision": "da3", "image_size": (28, 28)}}
+
+
+@pytest.fixture(params=KINDS)
 def policy(request):
     torch.manual_seed(0)
-    policy = AtlasVLAPolicy(tiny_config(empty_cameras=1, fusion=request.param))
+    policy = AtlasVLAPolicy(tiny_config(empty_cameras=1, **KINDS[request.param]))
     released.open_gates(policy)
     return policy
 

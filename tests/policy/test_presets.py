@@ -13,7 +13,8 @@ from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from tests.conftest import IMAGE, WRIST, tiny_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "policy"
-FULL = ["atlasvla_libero", "atlasvla_base", "atlasvla_dinov2"]
+FULL = ["atlasvla_libero", "atlasvla_base", "atlasvla_dinov2", "atlasvla_da3_small", "atlasvla_da3_base"]
+DA3 = {"embed_dim": 384, "depth": 12, "num_heads": 6}, {"embed_dim": 768, "depth": 12, "num_heads": 12}
 FROM_SCRATCH = ["atlasvla_tiny", "atlasvla_small"]
 MILLION = 1e6
 
@@ -30,8 +31,12 @@ def full_size(name: str):
     features = tiny_config()
     config.input_features, config.output_features = features.input_features, features.output_features
     config.validate_features()
-    config.backbone_architectures = {"language": qwen3_config().to_dict(), "vision_tower": dinov2_config().to_dict()}
-    model = AtlasVLA(config, without_weights=["vggt", "language", "vision_tower"])
+    config.backbone_architectures = {
+        "language": qwen3_config().to_dict(),
+        "vision_tower": dinov2_config().to_dict(),
+        "da3": DA3[config.da3_model.endswith("BASE")],
+    }
+    model = AtlasVLA(config, without_weights=["vggt", "da3", "language", "vision_tower"])
     for part, module in model.backbones().items():
         module.requires_grad_(not config.is_frozen(part))
     return model
@@ -57,7 +62,13 @@ def test_every_value_of_a_preset_is_a_field_and_reaches_the_configuration(name):
 
 @pytest.mark.parametrize(
     ("name", "millions", "patches"),
-    [("atlasvla_libero", 57.8, 256), ("atlasvla_base", 45.1, 196), ("atlasvla_dinov2", 44.4, 256)],
+    [
+        ("atlasvla_libero", 57.8, 256),
+        ("atlasvla_base", 45.1, 196),
+        ("atlasvla_dinov2", 44.4, 256),
+        ("atlasvla_da3_small", 17.2, 256),
+        ("atlasvla_da3_base", 57.0, 256),
+    ],
 )
 def test_full_presets_have_the_size_they_claim(name, millions, patches):
     model = full_size(name)
@@ -85,3 +96,13 @@ def test_base_and_dinov2_are_the_original_recipe(name, batch, rate):
     assert model.fusion.projector[1].in_features == 2048
     assert model.fusion.projector[-1].out_features == 768
     assert not hasattr(model.aggregator, "camera_token")
+
+
+@pytest.mark.parametrize("name", ["atlasvla_da3_small", "atlasvla_da3_base"])
+def test_a_da3_preset_has_the_same_sizes_from_scratch(name):
+    config = preset(name).policy
+    sizes = {key: getattr(config, f"da3_{key}") for key in ("embed_dim", "depth", "num_heads")}
+    assert sizes == DA3[config.da3_model.endswith("BASE")]
+    assert (config.vision, config.fusion) == ("da3", "late")
+    assert config.is_frozen("da3")
+    assert config.is_frozen("language")

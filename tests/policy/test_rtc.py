@@ -237,3 +237,16 @@ def test_settings_that_can_not_be_read_are_refused(settings, needles):
         make_policy(rtc_config=settings)
     for needle in ("--policy.rtc_config", *needles):
         assert needle in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(HORIZON, ACTION_DIM), (1, HORIZON, ACTION_DIM), (2, CHUNK, ACTION_DIM)])
+def test_the_rest_of_one_robots_chunk_does_not_lead_three(shape):
+    policy = rolled_out(make_policy())
+    three = {k: v for k, v in preprocessed(policy.config).items() if isinstance(v, torch.Tensor)}
+    with pytest.raises(ValueError, match=rf"rest of {2 if shape[0] == 2 else 1} chunk\(s\), and the batch is of 3 env"):
+        policy.predict_action_chunk(three, prev_chunk_left_over=torch.ones(shape), inference_delay=DELAY)
+    old = torch.stack([left_over(), -left_over(), left_over() / 2])
+    chunk = policy.predict_action_chunk(three, prev_chunk_left_over=old, inference_delay=DELAY)
+    for robot in range(3):
+        away = (chunk[robot, :DELAY] - old[:, :DELAY]).abs().mean((1, 2))
+        assert away.argmin() == robot

@@ -26,7 +26,7 @@ from lerobot_atlasvla.training.feature_cache import files
 from lerobot_atlasvla.training.feature_cache.key import FeatureCacheError
 from tests.conftest import CHUNK, IMAGE, WRIST, dataset_stats, tiny_config
 from tests.helpers.random_dataset import REPO_ID, write_dataset
-from tests.helpers.released import open_gates, released_config, write_vggt
+from tests.helpers.released import open_gates, released_config, write_da3, write_vggt
 
 EPISODES, FRAMES = 2, 12
 TOTAL = EPISODES * FRAMES
@@ -113,6 +113,28 @@ def test_the_rows_are_what_vggt_gives(data, released, cache):
         # The camera token and the patches; four registers lie between them.
         torch.testing.assert_close(mine[:, :, 0], whole[:, :, 0])
         torch.testing.assert_close(mine[:, :, 1:], whole[:, :, 5:])
+
+
+def test_da3s_rows_are_what_it_gives(data, released, tmp_path, monkeypatch):
+    cfg = settings(data, released, tmp_path / "da3", vision="da3")
+    build(cfg)
+    plain = make_policy(settings(data, released, None, vision="da3"), data)
+    cached = make_policy(cfg, data)
+    without_vggt(cached, monkeypatch)
+    torch.testing.assert_close(cached(batch_of(cached, data, [3, 20]))[0], plain(batch_of(plain, data, [3, 20]))[0])
+    other = {"vision": "da3", "da3_model": str(write_da3(tmp_path / "other", seed=99))}
+    with pytest.raises(FeatureCacheError, match=r"does not fit \(weights: sha256:"):
+        make_policy(settings(data, released, tmp_path / "da3", **other), data)
+
+
+def test_a_cache_from_before_da3_is_read(data, released, cache, tmp_path):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(cache, earlier)
+    key = json.loads((earlier / "cache.json").read_text())
+    key["vggt"] = key.pop("weights")
+    (earlier / "cache.json").write_text(json.dumps(key))
+    policy = make_policy(settings(data, released, earlier), data)
+    assert policy.feature_cache.key.weights == key["vggt"]
 
 
 def test_bfloat16_features_come_back_bit_by_bit(data, released, tmp_path):
@@ -212,7 +234,7 @@ def test_the_cache_of_another_policy_is_refused_before_training(data, released, 
 
 def test_other_weights_or_other_data_are_refused_before_training(data, released, cache, tmp_path):
     other = write_vggt(tmp_path / "vggt", seed=99)
-    with pytest.raises(FeatureCacheError, match="vggt: sha256:"):
+    with pytest.raises(FeatureCacheError, match="weights: sha256:"):
         make_policy(settings(data, released, cache, vggt_model=str(other)), data)
     cfg = settings(data, released, cache)
     with pytest.raises(FeatureCacheError, match="dataset: local/test, not local/other"):
@@ -239,7 +261,7 @@ def test_frames_that_look_otherwise_are_refused(data, released, cache, tmp_path)
 def test_vggt_that_learns_after_all_is_refused(data, released, cache):
     policy = make_policy(settings(data, released, cache), data)
     policy.model.aggregator.requires_grad_(True)
-    with pytest.raises(ValueError, match="VGGT learns"):
+    with pytest.raises(ValueError, match="The geometry backbone learns"):
         policy(batch_of(policy, data, [0]))
 
 
@@ -388,3 +410,19 @@ def test_adapters_in_vggt_are_refused_before_anything_is_computed(data, released
     with pytest.raises(FeatureCacheError, match=r"--peft\.target_modules"):
         build(cfg)
     assert not (tmp_path / "peft").exists()
+
+
+def test_the_stem_of_the_tiny_preset_has_a_cache_too(data, tmp_path):
+    """Its weights were never released, so no rule renames them."""
+    overrides = {"vggt_init": "random", "freeze_vggt": True, "fusion": "late", "feature_cache": str(tmp_path / "cache")}
+    config = tiny_config(input_features={}, output_features={}, **overrides)
+    dataset = DatasetConfig(repo_id=REPO_ID, root=str(data))
+    cfg = TrainPipelineConfig(dataset=dataset, policy=config, batch_size=8, num_workers=0)
+    folder = build(copy.deepcopy(cfg))
+    assert files.read_key(folder).frames == TOTAL
+    from accelerate.utils import set_seed
+    from lerobot.policies.factory import make_policy as lerobots
+
+    set_seed(cfg.seed)
+    policy = lerobots(config, ds_meta=LeRobotDataset(REPO_ID, root=data).meta)
+    assert policy.feature_cache is not None

@@ -89,7 +89,8 @@ def edit_config(folder, change) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", [{}, DINOV2, {"fusion": "early"}, {"vision": "patch"}, {"backbone_dtype": "bfloat16"}]
+    "overrides",
+    [{}, DINOV2, {"fusion": "early"}, {"vision": "patch"}, {"vision": "da3"}, {"backbone_dtype": "bfloat16"}],
 )
 def test_frozen_pretrained_parts_are_left_out_and_come_back(root, folder, overrides):
     policy = trained_a_little(released_policy(root, **overrides))
@@ -325,7 +326,7 @@ def fail_to_save(root, folder, monkeypatch) -> dict[str, bytes]:
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(checkpoint, "save_tensors", full_disk)
     with pytest.raises(OSError, match="No space left"):
         released_policy(root, vision="patch", save_full_weights=True).save_pretrained(folder)
     return before

@@ -109,6 +109,47 @@ def test_something_else_than_a_hub_answers(hub, monkeypatch):
         find()
 
 
+@pytest.mark.parametrize("part", ["/api/", "/large/"])
+def test_a_hub_that_trickles_is_given_up(hub, cache, monkeypatch, part):
+    """A byte now and then: no read of it ever times out. Without a copy in the cache, the message says what it was."""
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_STALL_SECONDS", 0.3)
+    hub.publish(REPO, FILES)
+    hub.faults.append(Fault(part, trickle=True))
+    with pytest.raises(WeightsError, match=r"stalled: (no end|less than 262144 bytes came) within 0\.3 s"):
+        find()
+
+
+def test_a_hub_that_trickles_leaves_the_copy_in_the_cache(hub, monkeypatch, caplog):
+    commit = hub.publish(REPO, FILES)
+    find()
+    forget()
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.3)
+    hub.faults.append(Fault("/api/", trickle=True))
+    found = find()
+    assert found.revision == commit
+    assert "StalledError" in found.fallback
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks5h://127.0.0.1:9", "nonsense://127.0.0.1:9"])
+def test_a_proxy_that_the_client_cannot_use_leaves_the_copy_in_the_cache(hub, monkeypatch, proxy):
+    """httpx needs another package for SOCKS, and says so with an ImportError."""
+    from huggingface_hub import close_session
+
+    commit = hub.publish(REPO, FILES)
+    find()
+    forget()
+    for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    close_session()
+    try:
+        assert find().revision == commit
+        with pytest.raises(WeightsError, match="is out of reach"):
+            find("someone/else")
+    finally:
+        close_session()
+
+
 def test_offline_is_no_reason_to_warn(hub, caplog, monkeypatch):
     commit = hub.publish(REPO, FILES)
     find()

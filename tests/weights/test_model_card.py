@@ -179,6 +179,31 @@ def test_the_commercial_vggt_keeps_its_own_license(root, hub):
     assert "non-commercial" not in card.text.lower()
 
 
+@pytest.mark.parametrize("size", ["SMALL", "BASE"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_da3_is_apache_inside_or_not(root, hub, size, inside):
+    name = f"depth-anything/DA3-{size}"
+    commit = hub.publish(name, files_of(root / "da3"))
+    hub.publish(WORDS, files_of(root / "qwen3"))
+    policy = released_policy(
+        root, vision="da3", da3_model=name, language_model=WORDS, freeze_da3=not inside, save_full_weights=inside
+    )
+    card = card_of(policy)
+    assert (card.data.license, card.data.get("license_name")) == ("apache-2.0", None)
+    assert card.data.base_model == [name, WORDS]
+    digest = policy.config.backbone_sources["da3"]["digest"]
+    assert row(card, "DA3 encoder")[1:5] == [f"`{name}`", f"`{commit}`", f"`{digest}`", "apache-2.0"]
+    assert row(card, "geometry")[1] == "DA3 encoder, 6 blocks, width 32"
+    assert row(card, "patch tokens")[1] == "DA3's own convolution"
+    assert "VGGT" not in card.text
+    assert "non-commercial" not in card.text.lower()
+
+
+def test_a_local_da3_has_no_license_that_we_know(root):
+    card = card_of(released_policy(root, vision="da3"))
+    assert row(card, "DA3 encoder")[4] == "not known"
+
+
 def test_unknown_weights_inside_make_the_license_unknown_unless_it_is_given(root):
     policy = released_policy(root, save_full_weights=True)
     card = card_of(policy)

@@ -86,6 +86,15 @@ def test_the_last_third_of_the_blocks_that_run_is_adapted(root):
     assert adapted(vggt_output_layers=(0,)) == {0}
 
 
+def test_of_da3_the_last_third_is_adapted(root):
+    pattern = default_targets(
+        AtlasVLAConfig(device="cpu", vision="da3", da3_output_layers=(5, 8)), released_policy(root, vision="da3").model
+    )["target_modules"]
+    names = [f"model.aggregator.blocks.{index}" for index in range(12)]
+    assert [name for name in names if re.fullmatch(pattern, f"{name}.attn.qkv")] == names[6:9]
+    assert not re.fullmatch(pattern, "model.aggregator.blocks.7.norm1")
+
+
 @pytest.mark.parametrize(
     ("settings", "more"),
     [
@@ -93,6 +102,7 @@ def test_the_last_third_of_the_blocks_that_run_is_adapted(root):
         ({"use_state": False, "condition_queries": False}, {"no_state"}),
         ({"vision": "patch", "fusion": "early", "head": "flow"}, {"state_projector", "visual_summary", "vision_tower"}),
         ({"vision": "dinov2"}, {"state_projector", "visual_summary"}),
+        ({"vision": "da3"}, {"state_projector", "visual_summary"}),
     ],
 )
 @pytest.mark.parametrize("language", [False, True])
@@ -110,9 +120,9 @@ def test_adapters_and_all_new_layers_learn_and_nothing_else(root, settings, more
     lora = {name for name in learning if ".lora_" in name}
     assert {".".join(name.split(".")[:2]) for name in learning - lora} == new
     assert all("modules_to_save" in name for name in learning - lora)
+    geometry = ["blocks"] if settings.get("vision") == "da3" else ["frame_blocks", "global_blocks"]
     assert {".".join(name.split(".")[:3]) for name in lora} == {
-        "model.aggregator.frame_blocks",
-        "model.aggregator.global_blocks",
+        *(f"model.aggregator.{name}" for name in geometry),
         *(["model.language.backbone"] if language else []),
     }
     assert all(not torch.equal(p, torch.zeros_like(p)) for n, p in model.named_parameters() if ".lora_B." in n)
@@ -160,6 +170,7 @@ def test_adapters_in_bfloat16_backbones_are_float32_and_learn(root, dtype, fusio
         {"peft_language": True},
         {"vision": "patch", "fusion": "early", "head": "flow", "peft_language": True},
         {"vision": "dinov2"},
+        {"vision": "da3"},
     ],
 )
 @pytest.mark.parametrize("is_trainable", [True, False])

@@ -1,6 +1,6 @@
 """The full presets at their true size, offline, on one machine: weights -> data -> train, resume, act -> ``report.md``.
 
-``python -m eval.full_size`` needs about 13 GB of disk and 16 GiB of memory, no GPU and no network. The weights have the
+``python -m eval.full_size`` needs about 17 GB of disk and 16 GiB of memory, no GPU and no network. The weights have the
 released names and shapes and are random, so it shows that everything fits and runs, and nothing about success rates.
 """
 
@@ -13,23 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from eval.benchmark.full_size.report import REFERENCE, FullSizeOutcome, PresetResult, bars, full_size_page, passed
 from eval.benchmark.full_size.weights import WEIGHTS_NAME, checkpoint_size, releases
 from eval.benchmark.harness import environment, run_stages, training_figures
 from eval.benchmark.harness import shown as shown_without
+from eval.benchmark.settings import PRESETS, released_of
 from eval.common.cli import run_command
 from eval.common.commands import measure, offline, tool
 from eval.common.errors import EvalError, check_at_least
-from eval.common.files import set_aside, write_text
+from eval.common.files import only_writer, set_aside
+from lerobot_atlasvla.files.replacing import write_text
 
-PRESETS = Path("configs/policy")
 REPO_ID = "local/full_size"
 # Two checkpoints of a preset, each with two moments of every trained parameter; 57.8 M of them make 1.4 GB.
 PRESET_BYTES = 2 * 10**9
 # Those of the reference's figures.
 AGGREGATOR_THREADS = 2
+VGGT = "VGGT-1B"
 
 
 @dataclass
@@ -38,10 +38,19 @@ class FullSizeConfig:
 
     # Everything is written here; what an earlier run left is moved to a folder beside it, except the weights.
     root: Path = Path("outputs/full_size")
-    # Folder with VGGT-1B/, Qwen3-0.6B-Base/ and dinov2-base/; what is missing is written (6.6 GB). Unset: root/weights.
+    # Folder with VGGT-1B/, Qwen3-0.6B-Base/ and so on; what the presets need and is missing is written (7.1 GB in all).
+    # Unset: root/weights.
     weights: Path | None = None
     # Names of files in configs/policy.
-    presets: list[str] = field(default_factory=lambda: ["atlasvla_libero", "atlasvla_base", "atlasvla_dinov2"])
+    presets: list[str] = field(
+        default_factory=lambda: [
+            "atlasvla_libero",
+            "atlasvla_base",
+            "atlasvla_dinov2",
+            "atlasvla_da3_small",
+            "atlasvla_da3_base",
+        ]
+    )
     # Training steps before the resume, which adds one.
     steps: int = 2
     # Samples per training step.
@@ -51,6 +60,11 @@ class FullSizeConfig:
     def weights_folder(self) -> Path:
         """Return where the weights are, or will be."""
         return self.weights or self.root / "weights"
+
+    @property
+    def models(self) -> list[str]:
+        """Return the names of the folders with the weights that the presets need."""
+        return sorted({folder for preset in self.presets for _, folder in released_of(preset).values()})
 
     def check(self) -> None:
         """Find what can't work before anything is written.
@@ -80,7 +94,13 @@ def worker_command(what: str, path: Path, out: Path, *flags: str) -> list[str]:
 def preparation(cfg: FullSizeConfig) -> dict[str, list[str]]:
     """Return the commands that all presets need, by stage."""
     return {
-        "weights": [sys.executable, "-m", "eval.benchmark.full_size.weights", f"--root={cfg.weights_folder}"],
+        "weights": [
+            sys.executable,
+            "-m",
+            "eval.benchmark.full_size.weights",
+            f"--root={cfg.weights_folder}",
+            f"--models=[{','.join(cfg.models)}]",
+        ],
         "data": worker_command("data", cfg.root / "data", cfg.root / "data.json", f"--repo_id={REPO_ID}"),
     }
 
@@ -93,13 +113,9 @@ def training_flags(preset: str, weights: Path, data: Path) -> list[str]:
         weights: Folder of all weights.
         data: Folder of the dataset.
     """
-    file = PRESETS / f"{preset}.yaml"
-    tower = yaml.safe_load(file.read_text())["policy"].get("vision") == "dinov2"
     return [
-        f"--config_path={file}",
-        f"--policy.vggt_model={weights / 'VGGT-1B'}",
-        f"--policy.language_model={weights / 'Qwen3-0.6B-Base'}",
-        *([f"--policy.vision_tower={weights / 'dinov2-base'}"] if tower else []),
+        f"--config_path={PRESETS / f'{preset}.yaml'}",
+        *(f"--policy.{setting}={weights / folder}" for setting, folder in released_of(preset).values()),
         "--policy.device=cpu",
         "--policy.dtype=float32",
         f"--dataset.repo_id={REPO_ID}",
@@ -136,8 +152,10 @@ def preset_commands(cfg: FullSizeConfig, preset: str) -> dict[str, list[str]]:
 
 
 def aggregator_commands(cfg: FullSizeConfig) -> dict[int, list[str]]:
-    """Return the commands that time VGGT's aggregator, by number of views."""
-    weights = cfg.weights_folder / "VGGT-1B"
+    """Return the commands that time VGGT's aggregator, by number of views; none if no preset has it."""
+    if VGGT not in cfg.models:
+        return {}
+    weights = cfg.weights_folder / VGGT
     flags = {views: (f"--views={views}", f"--threads={AGGREGATOR_THREADS}") for views in REFERENCE}
     return {views: worker_command("aggregator", weights, aggregator_file(cfg, views), *flags[views]) for views in flags}
 
@@ -156,7 +174,7 @@ def check_room(cfg: FullSizeConfig) -> None:
     missing = sum(
         checkpoint_size(release.tensors, release.dtype, release.metadata)
         for release in releases()
-        if not (cfg.weights_folder / release.name / WEIGHTS_NAME).exists()
+        if release.name in cfg.models and not (cfg.weights_folder / release.name / WEIGHTS_NAME).exists()
     )
     needs: dict[int, int] = {}
     for folder, size in ((cfg.weights_folder, missing), (cfg.root, PRESET_BYTES * len(cfg.presets))):
@@ -288,9 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body(cfg: FullSizeConfig, _: str) -> int:
         cfg.check()
         check_room(cfg)
-        set_aside_earlier(cfg)
-        cfg.root.mkdir(parents=True, exist_ok=True)
-        found = environment()
-        return write_report(cfg, run(cfg), arguments, time.monotonic() - started, found)
+        with only_writer(cfg.root, "--root"):
+            set_aside_earlier(cfg)
+            found = environment()
+            return write_report(cfg, run(cfg), arguments, time.monotonic() - started, found)
 
     return run_command("eval.full_size", FullSizeConfig, body, arguments)

@@ -8,8 +8,8 @@ from eval.common.commands import Process
 from eval.common.markdown import origin, table, table_of
 
 MAX_PEAK_GIB = 16.0
-MAX_TRAINED = {"atlasvla_libero": 60_000_000}
-MAX_CHECKPOINT_MB = {"atlasvla_libero": 300.0}
+MAX_TRAINED = dict.fromkeys(("atlasvla_libero", "atlasvla_da3_small", "atlasvla_da3_base"), 60_000_000)
+MAX_CHECKPOINT_MB = dict.fromkeys(MAX_TRAINED, 300.0)
 MAX_LOAD_RATIO = 1.2
 ACTION_SHAPE = [1, 7]
 

@@ -1,7 +1,8 @@
 """Checkpoints of the released sizes, filled with seeded random numbers: for memory and speed, never for success.
 
 ``python -m eval.benchmark.full_size.weights --root=FOLDER`` writes VGGT-1B, Qwen3-0.6B-Base and DINOv2-B under the
-released names, shapes, types and, to the byte, file sizes, with nothing to download. About 6.6 GB.
+released names, shapes, types and, to the byte, file sizes, with nothing to download; of DA3-SMALL and DA3-BASE it
+writes the encoder and the camera decoder. About 7.1 GB; ``--models='[DA3-SMALL]'`` selects.
 """
 
 import json
@@ -22,12 +23,18 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, PretrainedConfig, Qwen3Config, Qwen3Model
 
 from eval.common.cli import run_command
-from eval.common.files import replacing
+from eval.common.errors import EvalError
+from lerobot_atlasvla.files.replacing import replacing
+from lerobot_atlasvla.model.da3 import DA3CameraDecoder, DA3Encoder
 from lerobot_atlasvla.policy.byte_tokenizer import make_byte_tokenizer
 
 # Names and shapes of the 1,797 float32 tensors of the released facebook/VGGT-1B, runs of indices collapsed.
 VGGT_LIST = Path(__file__).with_name("vggt_1b_tensors.txt")
 VGGT_CONFIG = {"embed_dim": 1024, "img_size": 518, "patch_size": 14}
+DA3_ENCODERS = {
+    "DA3-SMALL": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "DA3-BASE": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+}
 WEIGHTS_NAME = "model.safetensors"
 
 DTYPE_CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -38,7 +45,8 @@ LINE = re.compile(r"(?P<name>(?:[\w.]|\{\d+-\d+\})+)(?P<sizes>(?: [1-9]\d*)+)")
 RANGE = re.compile(r"\{(\d+)-(\d+)\}")
 
 STD = 0.02
-# What the authors initialize layer scale with: VGGT's own blocks start as almost the identity, DINOv2's do not.
+# What the authors initialize layer scale with: VGGT's own blocks start as almost the identity; those of DINOv2 and DA3,
+# which is one, do not.
 LAYER_SCALE = 0.01
 DINOV2_LAYER_SCALE = 1.0
 
@@ -156,13 +164,21 @@ def dinov2_tensors(config: Dinov2Config) -> dict[str, tuple[int, ...]]:
     return module_tensors(lambda: Dinov2Model(config))
 
 
+def da3_tensors(name: str) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a released DA3's encoder and camera decoder; the Hub's file has its depth head too."""
+    sizes = DA3_ENCODERS[name]
+    return module_tensors(lambda: DA3Encoder(**sizes), prefix="model.backbone.pretrained.") | module_tensors(
+        lambda: DA3CameraDecoder(2 * sizes["embed_dim"]), prefix="model.cam_dec."
+    )
+
+
 def draw_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, seed: int) -> torch.Tensor:
     """Draw values that keep activations finite in a network of any depth; they depend on name and seed alone."""
     if name.endswith("bias"):
         return torch.zeros(*shape, dtype=dtype)
     if name.endswith((".gamma", ".lambda1")):
         # VGGT's patch embedder is a DINOv2; transformers calls the same thing lambda1.
-        dinov2 = name.endswith(".lambda1") or ".patch_embed." in name
+        dinov2 = name.endswith(".lambda1") or ".patch_embed." in name or ".pretrained." in name
         return torch.full(tuple(shape), DINOV2_LAYER_SCALE if dinov2 else LAYER_SCALE, dtype=dtype)
     if name.endswith(".weight") and len(shape) == 1:
         # A norm: whatever it is called, no other layer has weights of one dimension.
@@ -229,21 +245,23 @@ class Release:
     name: str
     tensors: Shapes
     dtype: torch.dtype
-    config: PretrainedConfig | None = None
-    """None for VGGT, which is no transformers model."""
+    config: PretrainedConfig | Mapping[str, Any]
+    """Plain values for VGGT and DA3, which are no transformers models."""
+    whole: bool = True
+    """Whether the released file holds nothing else."""
 
     @property
     def metadata(self) -> dict[str, str] | None:
         """Return the metadata of the weights file; VGGT's own file has none."""
-        return None if self.config is None else TRANSFORMERS_METADATA
+        return TRANSFORMERS_METADATA if isinstance(self.config, PretrainedConfig) else None
 
     def write_texts(self, folder: Path) -> None:
         """Write everything but the weights."""
         notice = NOTICE.format(name=self.name)
-        if self.config is None:
-            (folder / "config.json").write_text(json.dumps(VGGT_CONFIG, indent=2) + "\n")
-        else:
+        if isinstance(self.config, PretrainedConfig):
             self.config.save_pretrained(folder)
+        else:
+            (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
         if isinstance(self.config, Qwen3Config):
             make_byte_tokenizer().save_pretrained(folder)
             notice += TOKENIZER_NOTICE
@@ -251,12 +269,16 @@ class Release:
 
 
 def releases() -> list[Release]:
-    """Return the three models at their released size."""
+    """Return the models at their released size."""
     qwen3, dinov2 = qwen3_config(), dinov2_config()
     return [
-        Release("VGGT-1B", vggt_tensors(), torch.float32),
+        Release("VGGT-1B", vggt_tensors(), torch.float32, VGGT_CONFIG),
         Release("Qwen3-0.6B-Base", qwen3_tensors(qwen3), torch.bfloat16, qwen3),
         Release("dinov2-base", dinov2_tensors(dinov2), torch.float32, dinov2),
+        *(
+            Release(name, da3_tensors(name), torch.float32, {"model_name": name.lower()}, whole=False)
+            for name in DA3_ENCODERS
+        ),
     ]
 
 
@@ -271,7 +293,7 @@ def write_release(release: Release, root: Path, seed: int) -> bool:
     expected = checkpoint_size(release.tensors, release.dtype, release.metadata)
     if file.exists():
         found = file.stat().st_size
-        if found != expected:
+        if found < expected or (release.whole and found > expected):
             # Possibly a download that took hours.
             raise FileExistsError(
                 f"{file} has {found:,} bytes, {release.name} has {expected:,}. Delete it, or choose another --root."
@@ -290,8 +312,10 @@ def write_release(release: Release, root: Path, seed: int) -> bool:
 class FullSizeWeightsConfig:
     """Write random checkpoints of the released sizes."""
 
-    # Folder for VGGT-1B/, Qwen3-0.6B-Base/ and dinov2-base/; a model that is complete there is left as it is.
+    # Folder for VGGT-1B/, Qwen3-0.6B-Base/ and so on; a model that is complete there is left as it is.
     root: Path
+    # Which of them to write; unset: all.
+    models: list[str] | None = None
     # Seed of the random numbers.
     seed: int = 0
 
@@ -301,13 +325,17 @@ def run(cfg: FullSizeWeightsConfig, _: str) -> None:
     # Forced: importing LeRobot leaves a handler behind, at which basicConfig would do nothing and INFO stay silent.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     started = time.monotonic()
-    written = [release.name for release in releases() if write_release(release, cfg.root, cfg.seed)]
+    known = {release.name: release for release in releases()}
+    wanted = known if cfg.models is None else cfg.models
+    if unknown := [name for name in wanted if name not in known]:
+        raise EvalError(f"no model {', '.join(unknown)}; there are {', '.join(known)} (--models).")
+    written = [name for name in wanted if write_release(known[name], cfg.root, cfg.seed)]
     seconds = time.monotonic() - started
     sys.stdout.write(f"full-size weights: {', '.join(written) or 'nothing'} written to {cfg.root}, {seconds:.0f} s\n")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; exit status 0 when all three models are there."""
+    """Run the command; exit status 0 when the models are there."""
     return run_command("eval.benchmark.full_size.weights", FullSizeWeightsConfig, run, argv)
 
 

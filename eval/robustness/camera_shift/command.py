@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from eval.common.cli import run_command, stoppable
-from eval.common.errors import EvalError
+from eval.common.errors import EvalError, check_output_dir
+from eval.common.files import only_writer
 from eval.common.statistics import format_rate
 from eval.report.data import note_text
-from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, run_path, view_path, write_grid
+from eval.robustness.camera_shift.grid import GRID_FILE, MEANINGS, Grid, Point, run_path, view_path, write_grid
 from eval.robustness.camera_shift.report import KIND, write_report
 from eval.robustness.camera_shift.results import read_results
 from eval.robustness.camera_shift.views import take_views
@@ -194,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = cfg.report
         note = note_text(cfg.note, folder, KIND)
         if not cfg.report_only:
-            with stoppable():
+            check_output_dir(cfg.output_dir, GRID_FILE, "grid")
+            with stoppable(), only_writer(cfg.output_dir):
                 run_grid(cfg, command)
         results = read_results(cfg.output_dir)
         write_report(results, folder, note)

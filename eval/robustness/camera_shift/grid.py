@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError, check_output_dir
-from eval.common.files import write_text
 from eval.rollout.run_folder import Rollout
+from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.common.files import json_text, write_text
+from eval.common.files import json_text, only_writer
 from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate
 from eval.report.data import REPORT_FILE, LabeledRun, enumeration, rate_figures
@@ -15,6 +15,7 @@ from eval.robustness.camera_shift.plots import Measured, plot_shifts, plot_views
 from eval.robustness.camera_shift.results import OF_A_POLICY, Counts, Results
 from eval.rollout.plan import comparable
 from eval.rollout.run_folder import Run
+from lerobot_atlasvla.files.replacing import write_text
 
 KIND = "camera_shift"
 PLOT, VIEWS = "success.png", "views.png"
@@ -38,9 +39,14 @@ def write_report(results: Results, folder: Path, note: str = "") -> None:
         note: Markdown to put under "Notes" as it is; empty for no such section.
 
     Raises:
+        EvalError: If another process is writing it.
         OSError: If a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder, "--name"):
+        _write_files(results, folder, note)
+
+
+def _write_files(results: Results, folder: Path, note: str) -> None:
     panels = {f"{direction}: {_short(direction)}": _lines(results, direction) for direction in results.grid.sweeps}
     plot_shifts(panels, folder / PLOT)
     images = {str(point): view_path(results.output_dir, point) for point in results.grid.extremes()}

@@ -10,6 +10,7 @@ from lerobot_atlasvla.libero.demonstrations.episode import Job
 from lerobot_atlasvla.libero.experts.scripted import SUITES
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
 from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_TASKS
+from lerobot_atlasvla.utils.paths import pattern_in
 
 SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0}
 """Values of settings in datasets made before they existed."""
@@ -70,6 +71,8 @@ class CollectConfig:
             )
         if not self.root.name and not self.root.is_absolute():
             raise CollectionError(f"--root={str(self.root)!r} must name a folder.")
+        if problem := pattern_in(self.root, "--root"):
+            raise CollectionError(problem)
         for name, minimum in {
             "episodes_per_task": 1,
             "seed": 0,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lerobot_atlasvla.utils.paths import pattern_in
+
 TASK_TEXTS = ("benchmark", "attribute")
 TIMINGS = ("auto", "before", "after")
 
@@ -57,6 +59,8 @@ class ConvertConfig:
                 raise ConversionError(f"--{name}={value} is not known; allowed: {', '.join(allowed)}.")
         if not self.root.name and not self.root.is_absolute():
             raise ConversionError(f"--root={str(self.root)!r} must name a folder.")
+        if problem := pattern_in(self.root, "--root"):
+            raise ConversionError(problem)
         for name in ("max_demos_per_file", "image_size", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.files.folder_lock import FolderLock
+from lerobot_atlasvla.files.replacing import sync
+from lerobot_atlasvla.utils.paths import why_not
 
 STAGING = ".staging"
 READY = "READY"
@@ -24,7 +27,7 @@ INFO = Path("meta/info.json")
 
 
 class NotOurDatasetError(ValueError):
-    """The folder holds something that this store did not write."""
+    """The folder holds something that this store did not write, or nothing can be written to it."""
 
 
 class WriteError(OSError):
@@ -44,7 +47,8 @@ class DatasetWriter:
         create: Keyword arguments of ``LeRobotDataset.create`` other than ``repo_id`` and ``root``.
 
     Raises:
-        NotOurDatasetError: If ``root`` exists and is neither empty nor a dataset with such a record.
+        NotOurDatasetError: If ``root`` exists and is neither empty nor a dataset with such a record, or it can't be
+            made or written to.
         FolderInUseError: If another process is writing to it.
     """
 
@@ -58,14 +62,19 @@ class DatasetWriter:
         try:
             self._lock = FolderLock(root, "--root")
         except OSError as error:
-            raise NotOurDatasetError(
-                f"--root={root} can't be made or opened: {error.strerror}. Choose a folder that you can write to."
-            ) from error
+            raise NotOurDatasetError(f"{why_not(error, root, '--root')}.") from error
         self._check_ours()  # as it is now that nobody else writes
-        if (self._staging / READY).exists():
-            self._publish()
-        elif self._staging.exists():
-            shutil.rmtree(self._staging)
+        try:
+            # A folder can be opened that can't be written to; that should not show after an hour of simulation.
+            with tempfile.TemporaryFile(dir=root):
+                pass
+            if (self._staging / READY).exists():
+                self._publish()
+            elif self._staging.exists():
+                shutil.rmtree(self._staging)
+        except OSError as error:
+            self._lock.release()
+            raise NotOurDatasetError(f"{why_not(error, root, '--root')}.") from error
 
     def _check_ours(self) -> None:
         if not self.root.exists():
@@ -112,10 +121,10 @@ class DatasetWriter:
         try:
             self._write(episodes, record)
         except OSError as error:
-            raise WriteError(f"Writing failed ({error}). {self._what_to_do()} if that is the reason.") from error
-
-    def _what_to_do(self) -> str:
-        return f"--root={self.root} is complete up to here; free some space and run the same command again"
+            raise WriteError(
+                f"{why_not(error, self.root, '--root')}. --root={self.root} is complete up to here; run the same "
+                "command again to go on."
+            ) from error
 
     def _check_room(self, episodes: int, image_bytes: int) -> None:
         """LeRobot logs and ignores images that it cannot write, so a full disk must be foreseen."""
@@ -127,7 +136,7 @@ class DatasetWriter:
             fewer = f" (fewer with --save_every below {episodes})" if episodes > 1 else ""
             raise WriteError(
                 f"The disk is full: the next {episodes} episodes may need {needed >> 20} MiB{fewer}, {free >> 20} MiB "
-                f"are free. {self._what_to_do()}."
+                f"are free. --root={self.root} is complete up to here; free some space and run the same command again."
             )
 
     def _write(self, episodes: list[Iterable[dict[str, Any]]], record: dict[str, Any]) -> None:
@@ -140,7 +149,7 @@ class DatasetWriter:
         path.write_text(json.dumps(record, indent=2) + "\n")
         _sync_tree(self._staging)
         (self._staging / READY).touch()
-        _sync(self._staging)
+        sync(self._staging)
         self._publish()
 
     def _stage_episodes(self, episodes: list[Iterable[dict[str, Any]]]) -> None:
@@ -193,14 +202,6 @@ def _publishing_order(file: Path) -> tuple[int, str]:
     return next(rank for rank, matches in enumerate(ranks) if matches(file)), str(file)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
+        sync(path)

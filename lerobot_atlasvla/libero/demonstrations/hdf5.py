@@ -110,7 +110,14 @@ def open_data(path: Path) -> tuple[h5py.File, h5py.Group]:
 
     try:
         file = h5py.File(path, "r")
+    except PermissionError as error:
+        raise DemoError(f"permission denied ({error})") from error
     except READ_ERRORS as error:
+        if "unable to lock file" in str(error):
+            raise DemoError(
+                "another program has it open for writing, or its disk knows no locks; close that program, or set "
+                f"HDF5_USE_FILE_LOCKING=FALSE ({error})"
+            ) from error
         raise DemoError(f"not readable as HDF5, damaged or cut short? ({error})") from error
     try:
         data = file.get("data")

@@ -7,12 +7,10 @@ surfaces are simpler. A success rate measured here says nothing about one measur
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.libero.environment import ENV_CACHE, cache_root
 from lerobot_atlasvla.libero.standin import objects, shapes, textures
 from lerobot_atlasvla.libero.standin.shapes import add_material, add_texture, add_visual, numbers
@@ -47,23 +45,14 @@ def standin_assets() -> Path:
     if target.is_dir():
         return target
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".standin-", dir=root))
+        with replacing(target) as scratch:
+            write_standin(scratch)
     except OSError as error:
-        raise OSError(
-            f"the stand-in scene cannot be written to {root} ({error}); set {ENV_CACHE} to a writable folder"
-        ) from error
-    try:
-        write_standin(scratch)
-        scratch.chmod(0o755)
-        try:
-            os.replace(scratch, target)
-        except OSError:
-            # A non-empty folder cannot be replaced: another process was faster, and wrote the same bytes.
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        # A folder with files in it is not replaced: another process was faster, and wrote the same bytes.
+        if not target.is_dir():
+            raise OSError(
+                f"the stand-in scene cannot be written to {root} ({error}); set {ENV_CACHE} to a writable folder"
+            ) from error
     return target
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
+from lerobot_atlasvla.files.replacing import SCRATCH, write_text
 from lerobot_atlasvla.model.types import GeometryTokens
 
 from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError
@@ -95,7 +96,9 @@ def done_before(folder: Path, key: CacheKey) -> np.ndarray:
     """
     if not (folder / KEY).exists():
         found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        unknown = sorted(found - {FEATURES, PIXELS, DONE, f"{KEY}.partial"})
+        # What a killed process, of this version or of earlier ones, may have left.
+        left = {name for name in found if name.startswith(SCRATCH)} | {f"{KEY}.partial"}
+        unknown = sorted(found - {FEATURES, PIXELS, DONE} - left)
         if unknown:
             raise FeatureCacheError(
                 f"{folder} has other files in it ({', '.join(unknown[:3])}). Choose an empty folder ({FLAG})."
@@ -178,9 +181,7 @@ class CacheWriter:
             with (self.folder / name).open("wb") as file:
                 file.truncate(size)
         # Last: with it, the folder is a cache.
-        partial = self.folder / f"{KEY}.partial"
-        partial.write_text(json.dumps(key.to_json(), indent=2) + "\n")
-        os.replace(partial, self.folder / KEY)
+        write_text(self.folder / KEY, json.dumps(key.to_json(), indent=2) + "\n")
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -203,7 +204,7 @@ class CacheWriter:
 
         Args:
             frames: Their indices, (B,).
-            copies: What VGGT made of each copy of them.
+            copies: What the backbone made of each copy of them.
             pixels_BN: Their remembered pixels, uint8, flat.
 
         Raises:

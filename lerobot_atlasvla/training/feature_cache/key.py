@@ -1,4 +1,4 @@
-"""Key of a feature cache: everything that VGGT's output on a frame depends on."""
+"""Key of a feature cache: everything that a frame's features depend on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CacheKey:
         image_size: (H, W) in pixels to which they were resized.
         augmentation: The settings under which each copy was augmented.
         copies: Copies of every frame.
-        vggt: Fingerprint of VGGT's weights, in the dtype in which they ran.
+        weights: Fingerprint of the geometry backbone's weights, in the dtype in which they ran.
         output_layers: The layers read.
         dtype: Of the features.
         layer: Shape of one layer's tokens, (V, 1 + P, 2C).
@@ -46,14 +46,14 @@ class CacheKey:
     image_size: tuple[int, int]
     augmentation: dict[str, float]
     copies: int
-    vggt: str
+    weights: str
     output_layers: tuple[int, ...]
     dtype: str
     layer: tuple[int, int, int]
     format: int = FORMAT
 
     @classmethod
-    def of(cls, config: AtlasVLAConfig, *, dataset: str, frames: int, vggt: str) -> Self:
+    def of(cls, config: AtlasVLAConfig, *, dataset: str, frames: int, weights: str) -> Self:
         """Make the key of a policy's cache of one dataset; arguments as the attributes of those names."""
         patches = prod(side // config.patch_size for side in config.image_size)
         return cls(
@@ -63,17 +63,21 @@ class CacheKey:
             image_size=tuple(config.image_size),
             augmentation=augmentation(config),
             copies=config.feature_cache_copies,
-            vggt=vggt,
-            output_layers=tuple(config.vggt_output_layers),
-            dtype=str(backbones.part_dtype(config, "vggt")).removeprefix("torch."),
-            layer=(len(config.view_keys), 1 + patches, 2 * config.vggt_embed_dim),
+            weights=weights,
+            output_layers=config.geometry_layers,
+            dtype=str(backbones.part_dtype(config, config.geometry_backbone)).removeprefix("torch."),
+            layer=(len(config.view_keys), 1 + patches, 2 * config.geometry_dim),
         )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Read the key that :meth:`to_json` wrote."""
         lists = ("views", "image_size", "output_layers", "layer")
-        values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in content.items()}
+        # What the fingerprint was called while VGGT was the only backbone (up to commit eb51224).
+        names = {"vggt": "weights"}
+        values: dict[str, Any] = {
+            names.get(name, name): tuple(value) if name in lists else value for name, value in content.items()
+        }
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The policy's side of a feature cache: rows for the frames of a batch, instead of VGGT's forward pass."""
+"""The policy's side of a feature cache: rows for the frames of a batch, instead of a backbone's forward pass."""
 
 import logging
 from pathlib import Path
@@ -32,19 +32,19 @@ def sample_pixels(views: Views) -> Tensor:
 
 
 class FeatureCache:
-    """VGGT's features of a dataset's frames, read from disk: :meth:`encode_views` in place of the model's own.
+    """Features of a dataset's frames, read from disk: :meth:`encode_views` in place of the model's own.
 
     Args:
         folder: What ``atlasvla-cache`` wrote.
         key: What the policy and its dataset need.
-        model: The network, with frozen VGGT; it runs for frames that are not in the cache.
+        model: The network, with a frozen backbone; it runs for frames that are not in the cache.
 
     Raises:
         FeatureCacheError: If there is no cache, a damaged one, or one of something else.
     """
 
     def __init__(self, folder: str | Path, key: CacheKey, model: AtlasVLA):
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         found = read_key(self.folder)
         differences = found.differences(key)
         if differences:
@@ -58,7 +58,7 @@ class FeatureCache:
         self._reader = CacheReader(self.folder, key)
         there = int(self._reader.done.sum())
         logger.info(
-            "Feature cache %s: %d of %d frames, %d copies each; VGGT runs for the other frames only.",
+            "Feature cache %s: %d of %d frames, %d copies each; the other frames are encoded.",
             self.folder,
             there,
             key.frames,
@@ -72,7 +72,7 @@ class FeatureCache:
         return (FeatureCache, (self.folder, self.key, self._model))
 
     def encode_views(self, views: Views) -> GeometryTokens:
-        """Return VGGT's features of a batch's frames; a random copy of each, where there are several.
+        """Return the features of a batch's frames; a random copy of each, where there are several.
 
         The copies are augmented, so views that are not (a held-out loss) are encoded by the model.
 
@@ -83,15 +83,16 @@ class FeatureCache:
             The features on the device of the images.
 
         Raises:
-            ValueError: If VGGT is not what the cache was made with, or the frames are not those of the cache's dataset.
+            ValueError: If the backbone is not what the cache was made with, or the frames are not those of the cache's
+                dataset.
         """
         if views.augmented != (self.key.copies > 1):
             return self._model.encode_views(views)
         assert self._model.aggregator is not None  # a blind policy has no feature cache
         if not is_frozen(self._model.aggregator):
             raise ValueError(
-                "VGGT learns (an adapter is in it?), so what it made of the data before is of no use. Name modules "
-                f"outside VGGT with --peft.target_modules, or {WITHOUT}."
+                "The geometry backbone learns (an adapter is in it?), so what it made of the data before is of no use. "
+                f"Name modules outside it with --peft.target_modules, or {WITHOUT}."
             )
         frames = self._frames(views)
         there = self._reader.done[frames].astype(bool)

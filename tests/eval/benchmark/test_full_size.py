@@ -7,7 +7,6 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-import yaml
 
 from eval.benchmark.full_size import command as full_size
 from eval.benchmark.full_size.command import FullSizeConfig, check_room, main, preset_commands, set_aside_earlier, shown
@@ -17,6 +16,11 @@ from eval.common.environment_info import machine
 from eval.common.errors import EvalError
 
 PRESETS = FullSizeConfig().presets
+GEOMETRY = {
+    "atlasvla_dinov2": ["--policy.vggt_model=w/VGGT-1B", "--policy.vision_tower=w/dinov2-base"],
+    "atlasvla_da3_small": ["--policy.da3_model=w/DA3-SMALL"],
+    "atlasvla_da3_base": ["--policy.da3_model=w/DA3-BASE"],
+}
 
 
 # Presets are found from there.
@@ -73,7 +77,7 @@ def test_commands_name_the_preset_the_weights_and_the_cpu(preset):
     assert Path(train[0]).name == "lerobot-train"
     flags = {
         f"--config_path=configs/policy/{preset}.yaml",
-        "--policy.vggt_model=w/VGGT-1B",
+        *GEOMETRY.get(preset, ["--policy.vggt_model=w/VGGT-1B"]),
         "--policy.language_model=w/Qwen3-0.6B-Base",
         "--policy.device=cpu",
         "--policy.dtype=float32",
@@ -87,14 +91,19 @@ def test_commands_name_the_preset_the_weights_and_the_cpu(preset):
         "--env_eval_freq=0",
         f"--output_dir=out/{preset}/train",
     }
-    vision = yaml.safe_load(Path(f"configs/policy/{preset}.yaml").read_text())["policy"]["vision"]
-    tower = {"--policy.vision_tower=w/dinov2-base"} if preset == "atlasvla_dinov2" else set()
-    assert (vision == "dinov2") == bool(tower)
-    assert set(train[1:]) == flags | tower
+    assert set(train[1:]) == flags
 
     last = f"out/{preset}/train/checkpoints/last/pretrained_model"
     assert commands["resume"][1:] == [f"--config_path={last}/train_config.json", "--resume=true", "--steps=5"]
     assert {"eval.benchmark.full_size.worker", "--what=act", f"--path={last}"} <= set(commands["act"])
+
+
+def test_only_the_weights_that_the_presets_need_are_written():
+    da3 = FullSizeConfig(root=Path("out"), presets=["atlasvla_da3_base"])
+    assert full_size.preparation(da3)["weights"][-1] == "--models=[DA3-BASE,Qwen3-0.6B-Base]"
+    assert full_size.aggregator_commands(da3) == {}
+    assert FullSizeConfig().models == ["DA3-BASE", "DA3-SMALL", "Qwen3-0.6B-Base", "VGGT-1B", "dinov2-base"]
+    assert FullSizeConfig(presets=["atlasvla_tiny"]).models == []
 
 
 def test_weights_lie_in_the_root_unless_elsewhere():
@@ -136,7 +145,7 @@ def test_a_missed_bar_is_named_and_fails_the_run(overrides, message, tmp_path, c
     assert full_size.write_report(cfg, made, [], 100.0, {}) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"missed: atlasvla_libero: {message}"
-    assert lines[-1].startswith("full size: 2 of 3 presets pass, peak ")
+    assert lines[-1].startswith("full size: 4 of 5 presets pass, peak ")
     report = (tmp_path / "report.md").read_text()
     assert f"- MISSED: atlasvla_libero: {message}" in report
     assert "| atlasvla_libero | **fail** |" in report
@@ -167,7 +176,7 @@ def test_report_and_figures_are_written(tmp_path, capsys):
     cfg.root.mkdir()
     assert full_size.write_report(cfg, outcome(), [f"--root={cfg.root}", "--steps=2"], 100.0, machine()) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"full size: 3 of 3 presets pass, peak 7.5 GiB, report {cfg.root / 'report.md'}"
+    assert last == f"full size: 5 of 5 presets pass, peak 7.5 GiB, report {cfg.root / 'report.md'}"
     report = (cfg.root / "report.md").read_text()
     assert str(tmp_path) not in report
     row = (
@@ -249,8 +258,8 @@ def test_a_full_disk_is_found_beforehand(tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100 * GIB, 90 * GIB, 9 * 10**9))
     assert main([f"--root={tmp_path / 'out'}"]) == 1
-    # 6.6 GB of weights and 2 GB a preset.
-    assert "needs 12.6 GB, its disk has 9.0 GB left" in capsys.readouterr().err
+    # 7.0 GB of weights and 2 GB a preset.
+    assert "needs 17.0 GB, its disk has 9.0 GB left" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     check_room(FullSizeConfig(root=tmp_path / "out", presets=["atlasvla_libero"]))
 

@@ -99,7 +99,10 @@ def test_other_types_are_refused(tmp_path):
 def test_sizes_are_those_of_the_released_files():
     """Bytes of model.safetensors in facebook/VGGT-1B, Qwen/Qwen3-0.6B-Base and facebook/dinov2-base."""
     sizes = {one.name: checkpoint_size(one.tensors, one.dtype, one.metadata) for one in releases()}
+    da3 = {name: sizes.pop(name) for name in ("DA3-SMALL", "DA3-BASE")}
     assert sizes == {"VGGT-1B": 5_026_367_224, "Qwen3-0.6B-Base": 1_192_135_096, "dinov2-base": 346_345_912}
+    # Without their depth heads; the headers are the smaller part.
+    assert da3 == {"DA3-SMALL": pytest.approx(93e6, rel=0.01), "DA3-BASE": pytest.approx(365e6, rel=0.01)}
     assert len(vggt_tensors()) == 1797
 
 
@@ -156,6 +159,8 @@ def test_command_line(tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "tiny" / "model.safetensors").write_bytes(b"")
     assert main([f"--root={tmp_path}"]) == 1
     assert "has 0 bytes" in capsys.readouterr().err
+    assert main([f"--root={tmp_path}", "--models=[VGGT-1B]"]) == 1
+    assert "no model VGGT-1B; there are tiny (--models)" in capsys.readouterr().err
 
 
 def test_tensor_list_is_expanded():

@@ -69,6 +69,16 @@ def test_weights_made_in_the_released_sizes_are_read(tmp_path):
     assert notes == []
 
 
+def test_a_da3_preset_takes_its_own_size(tmp_path):
+    for size, width in (("small", 384), ("base", 768)):
+        random, _ = settings(f"atlasvla_da3_{size}", "float32", None, {})
+        assert (random["da3_init"], random["freeze_da3"], random["da3_embed_dim"]) == ("random", True, width)
+        assert "vggt_init" not in random
+        read, _ = settings(f"atlasvla_da3_{size}", "float32", tmp_path, {})
+        assert read["da3_model"] == str(tmp_path / f"DA3-{size.upper()}")
+        assert "da3_init" not in read
+
+
 @pytest.mark.parametrize(("name", "part"), [("none", "no policy 'none'"), ("act+fast", "unknown variant 'fast'")])
 def test_unknown_names(name, part):
     with pytest.raises(EvalError, match=part):

@@ -1,32 +1,30 @@
-"""Files are written whole or not at all, and the reports in the repository are as compact as the writer makes them."""
+"""A folder has one writer, and the reports in the repository are as compact as the writer makes them."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from eval.common.files import json_text, replacing, write_text
+from eval.common.errors import EvalError
+from eval.common.files import json_text, only_writer, set_aside
 
 RESULTS = Path(__file__).parents[3] / "eval/results"
 
 
-def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path):
-    file = tmp_path / "new/picture.png"
-    write_text(file, "before")
-
-    def fail_halfway() -> None:
-        with replacing(file) as scratch:
-            assert scratch.suffix == ".png"
-            scratch.write_text("half of it")
-            raise OSError("full")
-
-    with pytest.raises(OSError, match="full"):
-        fail_halfway()
-    assert file.read_text() == "before"
-    with replacing(file) as scratch:
-        scratch.write_text("after")
-    assert file.read_text() == "after"
-    assert list(file.parent.iterdir()) == [file]
+def test_a_folder_has_one_writer_and_what_an_earlier_run_left_is_moved_with_it(tmp_path):
+    folder = tmp_path / "out"
+    with only_writer(folder):
+        (folder / "old").touch()
+        with (
+            pytest.raises(EvalError, match=rf"Another process is writing to --root={folder}; wait"),
+            only_writer(folder, "--root"),
+        ):
+            pass
+        kept = set_aside(folder, sorted(folder.iterdir()))
+    assert (kept / "old").exists()
+    assert not folder.exists()
+    with only_writer(folder):
+        assert set_aside(folder, sorted(folder.iterdir())) is None
 
 
 def test_json_has_a_line_for_each_value_object_and_rollout():

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from eval.common.errors import EvalError
+from eval.common.files import only_writer
 from eval.common.lerobot_results import read_eval_info
 from eval.demo import command as demo
 from eval.demo import report as demo_report
@@ -23,6 +27,7 @@ from lerobot_atlasvla.inspection.reliance import IMAGES
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
 from tests.eval.run_folders import make_run, rollouts_of
+from tests.helpers.forked import Forked, hold
 
 CHANGE = {"mean": 0.5, "low": 0.4, "high": 0.6, "episodes": [0.5, 0.5]}
 
@@ -130,6 +135,40 @@ def test_a_stage_that_fails_shows_the_end_of_its_log(tmp_path):
     lines = "print('loading', flush=True); raise SystemExit('no such folder: x')"
     with pytest.raises(EvalError, match=r"train failed with exit status 1; .*\nloading\nno such folder: x"):
         demo.run_stage("train", demo.Stage("", [sys.executable, "-c", lines]), "1/1", tmp_path / "train.log")
+
+
+def test_a_demo_that_runs_is_neither_moved_nor_joined(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "prepare_libero", lambda: None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/train.log").touch()
+    with Forked(hold, tmp_path / "out") as first:
+        assert first.told() == "held"
+        assert demo.main([f"--output_dir={tmp_path / 'out'}"]) == 1
+    assert f"Another process is writing to --output_dir={tmp_path / 'out'}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_stage_of_a_killed_demo_keeps_others_out_of_its_folder(tmp_path):
+    """It goes on writing there."""
+
+    def run_stage(tell) -> None:
+        with only_writer(tmp_path / "out") as lock:
+            wait = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(600)"
+            stage = demo.Stage("", [sys.executable, "-c", wait])
+            demo.run_stage("train", stage, "1/1", tmp_path / "out/train.log", lock)
+
+    log = tmp_path / "out/train.log"
+    with Forked(run_stage):
+        while not log.exists() or not log.read_text().strip():
+            time.sleep(0.01)
+    stage = int(log.read_text())
+    with pytest.raises(EvalError, match="Another process is writing"), only_writer(tmp_path / "out"):
+        pass
+    os.kill(stage, signal.SIGKILL)
+    while os.path.exists(f"/proc/{stage}/fd/0"):
+        time.sleep(0.01)
+    with only_writer(tmp_path / "out"):
+        pass
 
 
 def test_progress_follows_one_bar_of_the_output_however_it_is_cut_up():

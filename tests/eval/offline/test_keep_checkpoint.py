@@ -1,6 +1,7 @@
 """A checkpoint kept in half precision is the same policy up to rounding, with digests that hold and a card."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from eval.offline.keep_checkpoint import main
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
+from tests.helpers.forked import Forked
 
 
 @pytest.fixture
@@ -59,6 +61,22 @@ def test_what_can_not_be_kept_leaves_nothing_behind(checkpoint, tmp_path, capsys
     copy.mkdir()
     assert main([f"--checkpoint={checkpoint}", f"--output_dir={copy}"]) == 1
     assert f"--output_dir={copy} exists" in capsys.readouterr().err
+
+
+def test_two_at_once_give_one_whole_copy(checkpoint, tmp_path, capfd):
+    """The second, which found no folder when it began, does not touch the first one's."""
+    arguments = [f"--checkpoint={checkpoint}", f"--output_dir={tmp_path / 'kept'}"]
+
+    def keep(tell) -> None:
+        sys.exit(main(arguments))
+
+    with Forked(keep) as one, Forked(keep) as other:
+        assert sorted((one.wait(), other.wait())) == [0, 1]
+    assert f"--output_dir={tmp_path / 'kept'} exists" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "trained"]
+    for line in (tmp_path / "kept/SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((tmp_path / "kept" / name).read_bytes()).hexdigest() == digest
 
 
 @pytest.mark.parametrize("name", ["atlasvla_tiny_spatial", "atlasvla_tiny_spatial_blind"])

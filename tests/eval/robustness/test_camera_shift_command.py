@@ -15,6 +15,7 @@ from eval.robustness.camera_shift.grid import Point
 from eval.rollout.run_folder import Rollout, Run, open_log, read_run, write_run
 from eval.rollout.settings import RunConfig
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
+from tests.helpers.forked import Forked, hold
 
 
 class Runs:
@@ -110,6 +111,17 @@ def test_points_come_outwards_and_checkpoints_take_turns(tmp_path, checkpoints, 
         "total: 10/10 = 100.0 % [72.2, 100.0]",
     ]
     assert json.loads((tmp_path / "reports/my_shift/report.json").read_text())["complete"] is True
+
+
+def test_a_second_command_is_refused_before_it_changes_the_grid(tmp_path, checkpoints, runs, capsys):
+    assert main(arguments(tmp_path, checkpoints)) == 0
+    before, visited = (tmp_path / "out/grid.json").read_bytes(), len(runs.visited)
+    with Forked(hold, tmp_path / "out") as first:
+        assert first.told() == "held"
+        assert main(arguments(tmp_path, checkpoints, "--episodes=9")) == 1
+    assert f"Another process is writing to --output_dir={tmp_path / 'out'}" in capsys.readouterr().err
+    assert (tmp_path / "out/grid.json").read_bytes() == before
+    assert len(runs.visited) == visited
 
 
 def test_checkpoints_of_different_image_sizes_need_a_choice(tmp_path, checkpoints, runs, capsys):

@@ -19,6 +19,7 @@ from eval.rollout.run_folder import read_run
 from eval.rollout.worker import FinishedRollout, RolloutJob
 from tests.conftest import CHUNK
 from tests.eval.rollout.simulated_run import BASE, SIMULATOR, TASKS, FakePool, config, records
+from tests.helpers.forked import Forked, hold
 
 
 def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
@@ -151,3 +152,24 @@ def test_a_full_disk_keeps_what_is_finished(checkpoint, simulated, monkeypatch, 
     assert len(records()) == 2
     assert main(BASE) == 0
     assert len(records()) == 4 * TASKS
+
+
+def test_a_second_run_of_one_folder_is_refused_before_it_changes_anything(checkpoint, simulated, capsys):
+    """Not even ``run.json``, which it would let grow."""
+    assert main([*BASE, "--episodes=1"]) == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    with Forked(hold, Path("out")) as first:
+        assert first.told() == "held"
+        assert main([*BASE, "--seeds=[1, 2]"]) == 1
+        assert capsys.readouterr().err.endswith(
+            "Another process is writing to --output_dir=out; wait for it, stop it, or choose another folder.\n"
+        )
+        assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert main([*BASE, "--seeds=[1, 2]", "--episodes=1"]) == 0
+    assert len(records()) == 3 * TASKS
+
+
+def test_a_run_that_can_not_begin_leaves_no_folder(checkpoint, simulated, capsys):
+    (checkpoint / "model.safetensors").unlink()
+    assert main([*BASE, "--output_dir=new/out"]) == 1
+    assert not Path("new").exists()

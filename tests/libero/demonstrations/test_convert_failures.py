@@ -1,6 +1,9 @@
 """atlasvla-convert: damaged input, wrong settings, and runs that stop half way."""
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -121,6 +124,34 @@ def test_nothing_to_convert_is_an_error(tmp_path, capsys, make, reason):
     assert reason in err
     assert "nothing could be converted" in err
     assert not (tmp_path / "ds").exists()
+
+
+def test_a_file_that_another_program_writes_to_is_named_as_locked(tmp_path, source, capsys):
+    """And not as damaged: converted once it is closed."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", f"import h5py; f = h5py.File({str(source)!r}, 'r+'); print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "HDF5_USE_FILE_LOCKING"},
+    )
+    try:
+        assert writer.stdout.readline()
+        main([f"--files=[{source}]", f"--root={tmp_path / 'ds'}"])
+    finally:
+        writer.communicate(b"\n")
+    message = capsys.readouterr().err
+    assert "another program has it open for writing" in message
+    assert "damaged" not in message
+    assert main([f"--files=[{source}]", f"--root={tmp_path / 'ds'}"]) == 0
+
+
+def test_a_file_that_may_not_be_read_is_named_as_such(tmp_path, source, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    assert main([f"--files=[{source}]", f"--root={tmp_path / 'ds'}"]) == 1
+    assert "permission denied" in capsys.readouterr().err
 
 
 def test_a_damaged_chunk_costs_one_demonstration(tmp_path, source):

@@ -172,5 +172,5 @@ def test_a_second_store_on_the_same_folder_is_refused_and_disturbs_nothing(tmp_p
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotOurDatasetError, match=r"--root=.*file/ds can't be made or opened: Not a directory"):
+    with pytest.raises(NotOurDatasetError, match=r"--root=.*file/ds can't be written: .*Not a directory"):
         open_store(tmp_path / "file/ds")

