@@ -104,7 +104,7 @@ def test_numbers_that_need_scaling_and_get_none_are_warned_about(stats, needles,
     identity = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": NormalizationMode.IDENTITY}
     AtlasVLAPolicy(tiny_config(normalization_mapping=identity), dataset_meta=SimpleNamespace(stats=dict(stats)))
     kind = "ACTION" if "action" in stats else "STATE"
-    better = json.dumps({name: "MEAN_STD" if name == kind else "IDENTITY" for name in identity})
+    better = json.dumps({name: "MEAN_STD" if name == kind else "IDENTITY" for name in sorted(identity)})
     for needle in [*needles, f"--policy.normalization_mapping='{better}'"]:
         assert needle in caplog.text
 
