@@ -1,7 +1,6 @@
 """AtlasVLA as LeRobot sees it: keys, action queue, loss reduction, groups, files. The network is in ``model/``."""
 
 import logging
-import threading
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, ClassVar, Self
 import torch
 from huggingface_hub import ModelCard
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .configuration_atlasvla import AtlasVLAConfig
@@ -20,10 +18,11 @@ from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
 from .model.sizes import check_fits_memory
 from .policy import rtc
+from .policy.action_queues import ActionQueues
 from .policy.pipeline_files import check_pipelines
 from .policy.saved_pipelines import check_saved_pipelines
 from .policy.statistics_checks import unscaled_ranges, usable_statistics
-from .policy.value_checks import check_finite_actions, check_finite_loss, check_image_range
+from .policy.value_checks import check_finite_actions, check_finite_loss
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
 from .training.dataset_checks import check_numbers
@@ -34,22 +33,6 @@ from .weights import backbones, checkpoint, model_card, peft
 from .weights.backbones import BackboneRecord
 
 logger = logging.getLogger(__name__)
-
-
-class ActionQueues(threading.local):
-    """Queues by feature name, empty in every thread that has not used them yet.
-
-    ``lerobot-eval --env.max_parallel_tasks`` runs several tasks in threads over one policy object; with one shared
-    queue a task would execute the actions of another.
-    """
-
-    by_name: dict[str, deque[Tensor]] | None = None
-    # Whether images of this episode have been looked at.
-    images_checked: bool = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Copies and pickles of a policy start with empty queues; thread-local state can't be copied.
-        return (ActionQueues, ())
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
@@ -275,21 +258,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Forget this thread's actions that were predicted but not executed; call it when an episode starts."""
-        self._thread_queues.by_name = {ACTION: deque(maxlen=self.config.n_action_steps)}
-        self._thread_queues.images_checked = False
-
-    def _check_images(self, batch: dict[str, Tensor]) -> None:
-        """Check the images' range in the first batch of an episode, and of training; what comes after is alike."""
-        if not self._thread_queues.images_checked:
-            check_image_range(self.config, batch)
-            self._thread_queues.images_checked = True
+        self._thread_queues.reset(self.config)
 
     @property
     def _queues(self) -> dict[str, deque[Tensor]]:
         """Return this thread's queues. LeRobot looks for this name when it drops queued actions."""
-        if self._thread_queues.by_name is None:
-            self.reset()
-        return self._thread_queues.by_name or {}
+        return self._thread_queues.by_name(self.config)
 
     def forward(
         self,
@@ -319,7 +293,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
         actions_BTA, valid_BT = self.action_chunks.of(batch)
         inputs = prepare(self.config, batch, training=self.training)
-        self._check_images(batch)
+        self._thread_queues.check_images(self.config, batch)
         encode_views = (self.feature_cache or self.model).encode_views
         with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():
             geometry = encode_views(inputs.views)
@@ -375,7 +349,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             "execution_horizon": execution_horizon,
         }
         inputs = prepare(self.config, batch, training=False)
-        self._check_images(batch)
+        self._thread_queues.check_images(self.config, batch)
         with self._autocast():
             words = self.model.encode_language(inputs)
             if self.config.compile_model:
@@ -415,15 +389,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if self._rtc_enabled():
             raise ValueError(rtc.NOT_STEP_BY_STEP)
-        queue, count = self._queues[ACTION], environments(batch)
-        if queue and len(queue[0]) != count:
-            logger.warning(
-                "select_action got %d environments after %d: the queued actions are dropped and all chunks predicted "
-                "anew. Call reset() when an episode starts.",
-                count,
-                len(queue[0]),
-            )
-            queue.clear()
+        queue = self._thread_queues.of_environments(self.config, environments(batch))
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
             queue.extend(chunk_BTA.transpose(0, 1))
