@@ -28,6 +28,7 @@ from .training.action_chunks import ActionChunks
 from .training.dataset_checks import check_numbers
 from .training.feature_cache.key import CacheKey
 from .training.feature_cache.reader import FeatureCache
+from .training.parameter_groups import parameter_groups
 from .training.step_rng import StepRng
 from .weights import backbones, checkpoint, model_card, peft
 from .weights.backbones import BackboneRecord
@@ -231,30 +232,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return self
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override]
-        """Return the parameters that learn, in a fixed order: new parts, then unfrozen pretrained backbones.
-
-        Each comes as tensors of two or more axes (decayed), then vectors and scalars (not). Backbones learn at
-        ``optimizer_backbone_lr``; adapters put into them, such as LoRA's, count as new. All ask the optimizer for one
-        fused step, which saves small policies time; one that has none ignores it.
-        """
-        modules = self.model.backbones()
-        # Under PEFT, whatever learns inside a backbone is an adapter.
-        inside = {
-            id(parameter)
-            for part in backbones.pretrained_parts(self.config)
-            if not self.config.use_peft
-            for name, parameter in modules[part].named_parameters()
-            if "lora_" not in name
-        }
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        new = [p for p in trainable if id(p) not in inside]
-        old = [p for p in trainable if id(p) in inside]
-        groups: list[dict[str, Any]] = []
-        for members, own in ((new, {}), (old, {"lr": self.config.optimizer_backbone_lr})):
-            own |= {"fused": True}  # LeRobot's AdamWConfig has no such field
-            groups.append(own | {"params": [p for p in members if p.ndim >= 2]})
-            groups.append(own | {"params": [p for p in members if p.ndim < 2], "weight_decay": 0.0})
-        return [group for group in groups if group["params"]]
+        """Return the parameters that learn, in groups (:func:`~.training.parameter_groups.parameter_groups`)."""
+        return parameter_groups(self)
 
     def reset(self) -> None:
         """Forget this thread's actions that were predicted but not executed; call it when an episode starts."""
