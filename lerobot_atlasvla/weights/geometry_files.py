@@ -46,7 +46,7 @@ def check_vggt(resolved: ResolvedWeights, flag: str) -> None:
 
 
 def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
-    """Return the arguments of :class:`~lerobot_atlasvla.model.da3.DA3Encoder` that fit the weights.
+    """Return the arguments of :class:`~lerobot_atlasvla.model.geometry.da3.DA3Encoder` that fit the weights.
 
     Raises:
         WeightsError: If the files hold no DA3, or one that sees one view at a time, is nested, or is not supported.
