@@ -1,7 +1,6 @@
 """AtlasVLA as LeRobot sees it: keys, action queue, loss reduction, groups, files. The network is in ``model/``."""
 
 import logging
-import threading
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, ClassVar, Self
 import torch
 from huggingface_hub import ModelCard
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .configuration_atlasvla import AtlasVLAConfig
@@ -20,36 +18,22 @@ from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
 from .model.sizes import check_fits_memory
 from .policy import rtc
+from .policy.action_queues import ActionQueues
 from .policy.pipeline_files import check_pipelines
 from .policy.saved_pipelines import check_saved_pipelines
 from .policy.statistics_checks import unscaled_ranges, usable_statistics
-from .policy.value_checks import check_finite_actions, check_finite_loss, check_image_range
+from .policy.value_checks import check_finite_actions, check_finite_loss
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
 from .training.dataset_checks import check_numbers
 from .training.feature_cache.key import CacheKey
 from .training.feature_cache.reader import FeatureCache
+from .training.parameter_groups import parameter_groups
 from .training.step_rng import StepRng
 from .weights import backbones, checkpoint, model_card, peft
 from .weights.backbones import BackboneRecord
 
 logger = logging.getLogger(__name__)
-
-
-class ActionQueues(threading.local):
-    """Queues by feature name, empty in every thread that has not used them yet.
-
-    ``lerobot-eval --env.max_parallel_tasks`` runs several tasks in threads over one policy object; with one shared
-    queue a task would execute the actions of another.
-    """
-
-    by_name: dict[str, deque[Tensor]] | None = None
-    # Whether images of this episode have been looked at.
-    images_checked: bool = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Copies and pickles of a policy start with empty queues; thread-local state can't be copied.
-        return (ActionQueues, ())
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
@@ -248,48 +232,17 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return self
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # pyrefly: ignore[bad-override]
-        """Return the parameters that learn, in a fixed order: new parts, then unfrozen pretrained backbones.
-
-        Each comes as tensors of two or more axes (decayed), then vectors and scalars (not). Backbones learn at
-        ``optimizer_backbone_lr``; adapters put into them, such as LoRA's, count as new. All ask the optimizer for one
-        fused step, which saves small policies time; one that has none ignores it.
-        """
-        modules = self.model.backbones()
-        # Under PEFT, whatever learns inside a backbone is an adapter.
-        inside = {
-            id(parameter)
-            for part in backbones.pretrained_parts(self.config)
-            if not self.config.use_peft
-            for name, parameter in modules[part].named_parameters()
-            if "lora_" not in name
-        }
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        new = [p for p in trainable if id(p) not in inside]
-        old = [p for p in trainable if id(p) in inside]
-        groups: list[dict[str, Any]] = []
-        for members, own in ((new, {}), (old, {"lr": self.config.optimizer_backbone_lr})):
-            own |= {"fused": True}  # LeRobot's AdamWConfig has no such field
-            groups.append(own | {"params": [p for p in members if p.ndim >= 2]})
-            groups.append(own | {"params": [p for p in members if p.ndim < 2], "weight_decay": 0.0})
-        return [group for group in groups if group["params"]]
+        """Return the parameters that learn, in groups (:func:`~.training.parameter_groups.parameter_groups`)."""
+        return parameter_groups(self)
 
     def reset(self) -> None:
         """Forget this thread's actions that were predicted but not executed; call it when an episode starts."""
-        self._thread_queues.by_name = {ACTION: deque(maxlen=self.config.n_action_steps)}
-        self._thread_queues.images_checked = False
-
-    def _check_images(self, batch: dict[str, Tensor]) -> None:
-        """Check the images' range in the first batch of an episode, and of training; what comes after is alike."""
-        if not self._thread_queues.images_checked:
-            check_image_range(self.config, batch)
-            self._thread_queues.images_checked = True
+        self._thread_queues.reset(self.config)
 
     @property
     def _queues(self) -> dict[str, deque[Tensor]]:
         """Return this thread's queues. LeRobot looks for this name when it drops queued actions."""
-        if self._thread_queues.by_name is None:
-            self.reset()
-        return self._thread_queues.by_name or {}
+        return self._thread_queues.by_name(self.config)
 
     def forward(
         self,
@@ -319,7 +272,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
         actions_BTA, valid_BT = self.action_chunks.of(batch)
         inputs = prepare(self.config, batch, training=self.training)
-        self._check_images(batch)
+        self._thread_queues.check_images(self.config, batch)
         encode_views = (self.feature_cache or self.model).encode_views
         with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():
             geometry = encode_views(inputs.views)
@@ -375,7 +328,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             "execution_horizon": execution_horizon,
         }
         inputs = prepare(self.config, batch, training=False)
-        self._check_images(batch)
+        self._thread_queues.check_images(self.config, batch)
         with self._autocast():
             words = self.model.encode_language(inputs)
             if self.config.compile_model:
@@ -415,15 +368,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if self._rtc_enabled():
             raise ValueError(rtc.NOT_STEP_BY_STEP)
-        queue, count = self._queues[ACTION], environments(batch)
-        if queue and len(queue[0]) != count:
-            logger.warning(
-                "select_action got %d environments after %d: the queued actions are dropped and all chunks predicted "
-                "anew. Call reset() when an episode starts.",
-                count,
-                len(queue[0]),
-            )
-            queue.clear()
+        queue = self._thread_queues.of_environments(self.config, environments(batch))
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
             queue.extend(chunk_BTA.transpose(0, 1))

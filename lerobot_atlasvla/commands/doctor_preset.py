@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
 from lerobot_atlasvla.policy.columns import squeezed_views
 from lerobot_atlasvla.utils.paths import pattern_in
-from lerobot_atlasvla.weights.download import with_patience
+from lerobot_atlasvla.utils.patience import with_patience
 
 from .doctor_machine import CheckFailedError, brief, failing_on, gib
 

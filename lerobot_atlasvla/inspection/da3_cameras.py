@@ -8,7 +8,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from lerobot_atlasvla.inputs import prepare_views
-from lerobot_atlasvla.model.da3 import DA3CameraDecoder
+from lerobot_atlasvla.model.geometry.da3 import DA3CameraDecoder
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 
 from .depth import fill_head

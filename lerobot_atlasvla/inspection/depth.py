@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from lerobot_atlasvla.inputs import prepare_views
-from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from lerobot_atlasvla.model.geometry.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.weights import backbones
 from lerobot_atlasvla.weights.download import ResolvedWeights

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 from lerobot_atlasvla.files.replacing import write_text
-from lerobot_atlasvla.weights.download import size_of, with_patience
+from lerobot_atlasvla.utils.patience import size_of, with_patience
 
 logger = logging.getLogger(__name__)
 

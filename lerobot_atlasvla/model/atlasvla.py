@@ -17,14 +17,14 @@ from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 from .action_heads import FlowHead, L1Head
 from .conditioning import SpatialSoftmax
-from .da3 import DA3Encoder
 from .decoder import ActionDecoder
 from .frozen import frozen_forward
 from .fusion import BlindFusion, EarlyFusion, Fused, LateFusion
-from .geometry_backbone import GeometryBackbone
+from .geometry.backbone import GeometryBackbone
+from .geometry.da3 import DA3Encoder
+from .geometry.vggt import Aggregator
 from .language import LanguageEncoder, pool_tokens
 from .types import GeometryTokens, ModelInputs, Prefix, TokenGroup, Views
-from .vggt import Aggregator
 from .vision import Dinov2Tower, PatchTower
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .frozen import frozen_forward
-from .geometry_backbone import GeometryBackbone
+from .geometry.backbone import GeometryBackbone
+from .geometry.vggt import Aggregator
 from .layers import CrossAttention
 from .types import GeometryTokens, TokenGroup
-from .vggt import Aggregator
 
 
 class Fused(NamedTuple):

@@ -1,1 +1,1 @@
-"""Helpers that know nothing about policies: missing extras, the hook of LIBERO, command lines, folders of users."""
+"""Helpers that know nothing about policies: missing extras, LIBERO's hook, command lines, users' folders, stalls."""

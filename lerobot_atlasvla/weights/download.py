@@ -8,11 +8,11 @@ import logging
 import os
 import re
 import shlex
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from lerobot_atlasvla.utils.patience import size_of, with_patience
 
 logger = logging.getLogger(__name__)
 
@@ -389,68 +389,3 @@ def _cached_commits(name: str) -> list[str]:
         return []
     models = [repo for repo in repositories if (repo.repo_type, repo.repo_id) == ("model", name)]
     return sorted(revision.commit_hash for repo in models for revision in repo.revisions)
-
-
-# Others' pace: a server may answer, and still never end.
-
-
-class StalledError(OSError):
-    """Work came to no end, and hardly moved on, for too long."""
-
-
-def with_patience[T](
-    work: Callable[[], T], *, seconds: float, progress: Callable[[], int] | None = None, least: int = 1
-) -> T:
-    """Do some work, and give it up when it stalls.
-
-    It runs in a thread of its own, which is abandoned then: a read that waits for a byte a second can't be stopped.
-
-    Args:
-        work: What to do.
-        seconds: Longest time without an end or progress, s.
-        progress: Tells how far it has come, such as the bytes on disk; without it, ``seconds`` are for all of the work.
-        least: By how much ``progress`` must grow for the time to start again.
-
-    Returns:
-        What ``work`` returned; what it raised is raised.
-
-    Raises:
-        StalledError: If the time is up.
-    """
-    done = threading.Event()
-    outcome: dict[str, Any] = {}
-
-    def run() -> None:
-        try:
-            outcome["result"] = work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
-            outcome["error"] = error
-        finally:
-            done.set()
-
-    threading.Thread(target=run, name="atlasvla-patience", daemon=True).start()
-    reached = progress() if progress else 0
-    # In parts, so that progress is seen soon after it is made.
-    parts = 20
-    waited = 0
-    while not done.wait(seconds / parts):
-        waited += 1
-        if progress and progress() - reached >= least:
-            reached, waited = progress(), 0
-        elif waited >= parts:
-            moved = f"less than {least} bytes came" if progress else "no end"
-            raise StalledError(f"stalled: {moved} within {seconds:g} s")
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of all files below a folder, 0 if there is none; files may come and go meanwhile."""
-    total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += 0 if file.is_symlink() else file.stat().st_size
-        except OSError:
-            continue
-    return total

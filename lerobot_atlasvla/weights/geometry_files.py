@@ -46,7 +46,7 @@ def check_vggt(resolved: ResolvedWeights, flag: str) -> None:
 
 
 def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
-    """Return the arguments of :class:`~lerobot_atlasvla.model.da3.DA3Encoder` that fit the weights.
+    """Return the arguments of :class:`~lerobot_atlasvla.model.geometry.da3.DA3Encoder` that fit the weights.
 
     Raises:
         WeightsError: If the files hold no DA3, or one that sees one view at a time, is nested, or is not supported.
@@ -71,8 +71,8 @@ def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
         )
     # One of them may be damaged, which is found when the tensors are read.
     width = mode(widths)
-    head_dim = next((shape[-1] for name, shape in shapes.items() if shape and name.endswith(".q_norm.weight")), 0)
-    if not head_dim and "camera_token" not in shapes:
+    norms = [shape[-1] for name, shape in shapes.items() if shape and name.endswith(".q_norm.weight")]
+    if not norms and "camera_token" not in shapes:
         raise WeightsError(
             f"{resolved.name} is a monocular or metric Depth Anything 3 or a plain DINOv2 (it has no camera_token), "
             f"which {DA3_REFUSED['DA3MONO']}; {DA3_SUPPORTED} ({flag})."
@@ -82,7 +82,9 @@ def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
             f"{resolved.name} is {DA3_TOO_LARGE[width]} by its width of {width}, which {DA3_REFUSED['LARGE']}; "
             f"{DA3_SUPPORTED} ({flag})."
         )
-    depth, heads = DA3_SIZES.get(width, (1 + max(blocks), max(1, width // (head_dim or 64))))
+    # Nor may a damaged norm make up heads that no encoder can have.
+    head_dim = next((size for size in norms if size and size % 4 == 0 and width % size == 0), 64)
+    depth, heads = DA3_SIZES.get(width, (1 + max(blocks), max(1, width // head_dim)))
     return {"embed_dim": width, "depth": depth, "num_heads": heads}
 
 

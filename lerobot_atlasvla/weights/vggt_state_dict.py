@@ -46,7 +46,7 @@ def _translate(name: str, *, to_vggt: bool) -> str:
 
 
 def from_vggt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors of VGGT's aggregator to the state dict of :class:`~lerobot_atlasvla.model.vggt.Aggregator`.
+    """Rename tensors of VGGT's aggregator to the state dict of :class:`~.model.geometry.vggt.Aggregator`.
 
     Args:
         tensors: Checkpoint names without the ``aggregator.`` prefix.

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lerobot_atlasvla.model.vggt import Aggregator
-from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from lerobot_atlasvla.model.geometry.vggt import Aggregator
+from lerobot_atlasvla.model.geometry.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.weights.vggt_state_dict import AGGREGATOR_PREFIX, from_vggt
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lerobot_atlasvla.model.da3 import ALTERNATING_FROM, DA3CameraDecoder, DA3Encoder
+from lerobot_atlasvla.model.geometry.da3 import ALTERNATING_FROM, DA3CameraDecoder, DA3Encoder
 from tests.golden.adapter import below
 
 SIZES = {"vits": (384, 12, 6), "vitb": (768, 12, 12)}

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lerobot_atlasvla.model import da3
-from lerobot_atlasvla.model.da3 import DA3CameraDecoder, DA3Encoder
+from lerobot_atlasvla.model.geometry import da3
+from lerobot_atlasvla.model.geometry.da3 import DA3CameraDecoder, DA3Encoder
 from tests.golden.da3_adapter import SIZES, run
 from tests.golden.recipe import MAX_DIFFERENCE, MAX_RELATIVE, draw_images, draw_weights
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from eval.benchmark.full_size.weights import vggt_tensors
 from lerobot_atlasvla.model import layers
-from lerobot_atlasvla.model.vggt import Aggregator
-from lerobot_atlasvla.model.vggt_heads import CameraHead, DepthHead
+from lerobot_atlasvla.model.geometry.vggt import Aggregator
+from lerobot_atlasvla.model.geometry.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.weights.vggt_state_dict import to_vggt
 from tests.golden.adapter import run
 from tests.golden.recipe import MAX_DIFFERENCE, MAX_RELATIVE, draw_images, draw_weights

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from eval.offline.geometry_view import describe_cameras
 from lerobot_atlasvla.inspection.da3_cameras import DA3Cameras, distance_and_turn
-from lerobot_atlasvla.model.da3 import DA3CameraDecoder
+from lerobot_atlasvla.model.geometry.da3 import DA3CameraDecoder
 from tests.helpers import released
 
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.model import vggt
 from lerobot_atlasvla.model.frozen import freeze, frozen_forward, is_frozen, parameters_of
+from lerobot_atlasvla.model.geometry import vggt
 from lerobot_atlasvla.model.layers import apply_rope, rope_2d_tables
 from tests.conftest import tiny_config
 from tests.helpers.released import open_gates, preprocessed, released_policy, write_vggt

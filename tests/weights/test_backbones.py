@@ -57,7 +57,7 @@ def test_q_k_and_v_of_vggts_dinov2_are_taken_from_one_tensor(tmp_path):
     """The map between the released names and transformers' is applied on the way in."""
     from safetensors.torch import save_file
 
-    from lerobot_atlasvla.model.vggt import Aggregator
+    from lerobot_atlasvla.model.geometry.vggt import Aggregator
 
     sizes = {"embed_dim": 384, "depth": 1, "num_heads": 6}
     upstream = backbones.to_vggt(Aggregator(patch_embed="dinov2_vits14_reg", **sizes).state_dict())

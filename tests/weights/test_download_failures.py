@@ -8,6 +8,7 @@ import sys
 import pytest
 from huggingface_hub import constants
 
+import lerobot_atlasvla
 from lerobot_atlasvla.weights import download as module
 from lerobot_atlasvla.weights.download import WeightsError, forget, resolve
 from tests.helpers.hub_server import Fault, point_client_to
@@ -210,8 +211,12 @@ def test_the_environment_of_a_process_is_obeyed(hub, cache):
     """The same without patched constants: HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE as users set them."""
     commit = hub.publish(REPO, FILES)
     program = (
-        # By path: the package would import LeRobot, which takes seconds.
-        f"import runpy, sys; found = runpy.run_path({module.__file__!r})['resolve']({REPO!r}, flag='--x')\n"
+        # The package without its own first lines: they would import LeRobot, which takes seconds.
+        "import sys, types; package = sys.modules['lerobot_atlasvla'] = types.ModuleType('lerobot_atlasvla')\n"
+        f"package.__path__ = {lerobot_atlasvla.__path__!r}\n"
+        "from lerobot_atlasvla.weights.download import resolve\n"
+        f"found = resolve({REPO!r}, flag='--x')\n"
+        "assert 'lerobot' not in sys.modules\n"
         "sys.stdout.write(found.revision + ' ' + found.fallback)"
     )
 

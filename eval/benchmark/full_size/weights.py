@@ -25,7 +25,7 @@ from transformers import Dinov2Config, Dinov2Model, PretrainedConfig, Qwen3Confi
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
 from lerobot_atlasvla.files.replacing import replacing
-from lerobot_atlasvla.model.da3 import DA3CameraDecoder, DA3Encoder
+from lerobot_atlasvla.model.geometry.da3 import DA3CameraDecoder, DA3Encoder
 from lerobot_atlasvla.policy.byte_tokenizer import make_byte_tokenizer
 
 # Names and shapes of the 1,797 float32 tensors of the released facebook/VGGT-1B, runs of indices collapsed.

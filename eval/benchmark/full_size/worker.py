@@ -169,7 +169,7 @@ def time_aggregator(cfg: WorkerConfig) -> dict[str, Any]:
     """Time a forward pass of VGGT's aggregator alone, in float32 on the CPU, weights read as the policy does."""
     from accelerate import init_empty_weights
 
-    from lerobot_atlasvla.model.vggt import Aggregator
+    from lerobot_atlasvla.model.geometry.vggt import Aggregator
 
     if cfg.threads:
         torch.set_num_threads(cfg.threads)

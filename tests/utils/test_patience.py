@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from lerobot_atlasvla.weights.download import StalledError, size_of, with_patience
+from lerobot_atlasvla.utils.patience import StalledError, size_of, with_patience
 
 
 def test_results_and_errors_are_handed_on():

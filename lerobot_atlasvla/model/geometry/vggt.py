@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .geometry_backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
-from .layers import Block, RopeTables, rope_2d_tables
-from .vision import ImageNetScale, build_patch_embed
+from lerobot_atlasvla.model.layers import Block, RopeTables, rope_2d_tables
+from lerobot_atlasvla.model.vision import ImageNetScale, build_patch_embed
+
+from .backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
 
 
 class Aggregator(GeometryBackbone):

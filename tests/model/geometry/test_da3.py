@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from lerobot_atlasvla.model.da3 import DA3Encoder
+from lerobot_atlasvla.model.geometry.da3 import DA3Encoder
 from tests.helpers.released import released_policy
 
 VIEWS = torch.rand(2, 3, 3, 28, 42, generator=torch.Generator().manual_seed(0))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import RopeTables
-from .vision import check_image_size
+from lerobot_atlasvla.model.layers import RopeTables
+from lerobot_atlasvla.model.vision import check_image_size
 
 
 class AggregatorOutput(NamedTuple):

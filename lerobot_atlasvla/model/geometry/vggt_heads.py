@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
 
-from .layers import Block, Mlp
+from lerobot_atlasvla.model.layers import Block, Mlp
 
 POSE_SIZE = 9
 ROUNDS = 4

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
 
-from .geometry_backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
-from .layers import Block, RopeTables, rope_2d_tables
-from .vision import ConvPatchEmbed, ImageNetScale, RememberedTable
+from lerobot_atlasvla.model.layers import Block, RopeTables, rope_2d_tables
+from lerobot_atlasvla.model.vision import ConvPatchEmbed, ImageNetScale, RememberedTable
+
+from .backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
 
 PATCH_SIZE = 14
 # The first block that has rotary positions, norms on q and k, and a camera token; before it, each view is a DINOv2.

@@ -1,0 +1,66 @@
+"""Actions that were predicted but not executed yet, and what else a thread remembers of its episode."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
+from .value_checks import check_image_range
+
+logger = logging.getLogger(__name__)
+
+
+class ActionQueues(threading.local):
+    """Queues by feature name, empty in every thread that has not used them yet.
+
+    ``lerobot-eval --env.max_parallel_tasks`` runs several tasks in threads over one policy object; with one shared
+    queue a task would execute the actions of another.
+    """
+
+    _by_name: dict[str, deque[Tensor]] | None = None
+    # Whether images of this episode have been looked at.
+    _images_checked: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles of a policy start with empty queues; thread-local state can't be copied.
+        return (ActionQueues, ())
+
+    def reset(self, config: AtlasVLAConfig) -> None:
+        """Start an episode in this thread: no queued actions, and images that nobody has looked at."""
+        self._by_name = {ACTION: deque(maxlen=config.n_action_steps)}
+        self._images_checked = False
+
+    def by_name(self, config: AtlasVLAConfig) -> dict[str, deque[Tensor]]:
+        """Return this thread's queues: of actions (B, A), normalized, the next one first."""
+        if self._by_name is None:
+            self.reset(config)
+        return self._by_name or {}
+
+    def of_environments(self, config: AtlasVLAConfig, count: int) -> deque[Tensor]:
+        """Return this thread's actions, dropped with a warning if they are of another number of environments, B."""
+        queue = self.by_name(config)[ACTION]
+        if queue and len(queue[0]) != count:
+            logger.warning(
+                "select_action got %d environments after %d: the queued actions are dropped and all chunks predicted "
+                "anew. Call reset() when an episode starts.",
+                count,
+                len(queue[0]),
+            )
+            queue.clear()
+        return queue
+
+    def check_images(self, config: AtlasVLAConfig, batch: Mapping[str, Tensor]) -> None:
+        """Check the images' range in the first batch of an episode, and of training; what comes after is alike.
+
+        Raises:
+            ValueError: For images outside [0, 1] (:func:`~.value_checks.check_image_range`).
+        """
+        if not self._images_checked:
+            check_image_range(config, batch)
+            self._images_checked = True

@@ -1,0 +1,152 @@
+"""Writing a feature cache: whole or to be continued, and nothing of other people's files."""
+
+import copy
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from lerobot.configs.default import DatasetConfig, PeftConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from lerobot_atlasvla.commands import cache_features as build_module
+from lerobot_atlasvla.commands.cache_features import build
+from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.training.feature_cache import files
+from lerobot_atlasvla.training.feature_cache.key import FeatureCacheError
+from tests.conftest import tiny_config
+from tests.helpers.random_dataset import REPO_ID
+from tests.training.feature_cache.helpers import TOTAL, settings
+
+
+def test_a_build_goes_on_where_it_was_killed(data, released, tmp_path, monkeypatch):
+    cfg = settings(data, released, tmp_path / "resumed")
+    calls = []
+    add = build_module._add
+
+    def killed_in_the_third_batch(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        add(*args)
+
+    monkeypatch.setattr(build_module, "_add", killed_in_the_third_batch)
+    with pytest.raises(KeyboardInterrupt):
+        build(cfg)
+    done = tmp_path / "resumed/done.bin"
+    assert sum(done.read_bytes()) == 10
+    monkeypatch.setattr(build_module, "_add", lambda *args: calls.append(args) or add(*args))
+    build(cfg)
+    assert sum(done.read_bytes()) == TOTAL
+    assert len(calls) == 3 + 3  # 14 frames are left, five at a time
+    build(cfg)
+    assert len(calls) == 6
+    whole = build(settings(data, released, tmp_path / "whole"))
+    assert (tmp_path / "resumed/features.bin").read_bytes() == (whole / "features.bin").read_bytes()
+
+
+def test_a_second_writer_is_refused(data, released, cache, tmp_path):
+    """Two at once used to truncate each other's files."""
+    folder = shutil.copytree(cache, tmp_path / "copy")
+    (folder / "done.bin").write_bytes(bytes((folder / "done.bin").stat().st_size))
+    with (
+        files.CacheWriter(folder, files.read_key(folder)),
+        pytest.raises(FeatureCacheError, match=f"Another process is writing to --policy.feature_cache={folder}"),
+    ):
+        build(settings(data, released, folder))
+    assert build(settings(data, released, folder)) == folder
+    assert (folder / "done.bin").read_bytes() == (cache / "done.bin").read_bytes()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(data, released, cache, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(FeatureCacheError, match=r"thesis\.txt"):
+        build(settings(data, released, tmp_path / "mine"))
+    assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    before = (cache / "features.bin").read_bytes()
+    with pytest.raises(FeatureCacheError, match=r"something else.*image_size"):
+        build(settings(data, released, cache, image_size=(24, 24)))
+    assert (cache / "features.bin").read_bytes() == before
+
+
+def test_too_small_a_disk_is_noticed_before_anything_is_computed(data, released, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(build_module, "_add", lambda *args: pytest.fail("computed"))
+    with pytest.raises(FeatureCacheError, match=r"need 0\.\d+ GB.*--policy\.feature_cache_copies"):
+        build(settings(data, released, tmp_path / "full"))
+    # Nothing stands in the way of a smaller one.
+    assert not (tmp_path / "full").exists()
+
+
+def test_a_disk_that_fills_up_loses_nothing(data, released, tmp_path, monkeypatch):
+    cfg = settings(data, released, tmp_path / "full")
+    written = []
+    pwrite = files.os.pwrite
+
+    def full_after_a_while(file, content, offset):
+        written.append(len(content))
+        if len(written) > 25:
+            raise OSError(28, "No space left on device")
+        return pwrite(file, content, offset)
+
+    monkeypatch.setattr(files.os, "pwrite", full_after_a_while)
+    with pytest.raises(FeatureCacheError, match=r"No space left.*run the same command again"):
+        build(cfg)
+    # Three writes a frame; the batch in which the disk ran full does not count.
+    assert sum((tmp_path / "full/done.bin").read_bytes()) == 5
+    monkeypatch.undo()
+    build(cfg)
+    whole = build(settings(data, released, tmp_path / "whole"))
+    assert (tmp_path / "full/features.bin").read_bytes() == (whole / "features.bin").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"freeze_vggt": False}, "freeze_vggt"),
+        ({"fusion": "early"}, "fusion"),
+        ({"vision": "patch", "vision_patch_size": 8}, "vision"),
+        ({"random_shift": 4}, "feature_cache_copies"),
+        ({"feature_cache_copies": 4}, "feature_cache_copies"),
+        ({"feature_cache_copies": 0}, "feature_cache_copies"),
+        ({"empty_cameras": 1}, "empty_cameras"),
+    ],
+)
+def test_settings_that_leave_no_use_for_a_cache_are_refused(overrides, named):
+    with pytest.raises(ConfigError, match=named):
+        tiny_config(**({"feature_cache": "somewhere", "freeze_vggt": True} | overrides))
+
+
+def test_what_build_refuses(data, released, tmp_path):
+    with pytest.raises(FeatureCacheError, match=r"--policy\.feature_cache=FOLDER"):
+        build(settings(data, released, None))
+    cfg = settings(data, released, tmp_path / "x")
+    cfg.dataset.image_transforms.enable = True
+    with pytest.raises(FeatureCacheError, match="image_transforms"):
+        build(cfg)
+    assert not (tmp_path / "x").exists()
+
+
+def test_adapters_in_vggt_are_refused_before_anything_is_computed(data, released, tmp_path):
+    cfg = settings(data, released, tmp_path / "peft")
+    cfg.peft = PeftConfig(method_type="LORA")
+    with pytest.raises(FeatureCacheError, match=r"--peft\.target_modules"):
+        build(cfg)
+    assert not (tmp_path / "peft").exists()
+
+
+def test_the_stem_of_the_tiny_preset_has_a_cache_too(data, tmp_path):
+    """Its weights were never released, so no rule renames them."""
+    overrides = {"vggt_init": "random", "freeze_vggt": True, "fusion": "late", "feature_cache": str(tmp_path / "cache")}
+    config = tiny_config(input_features={}, output_features={}, **overrides)
+    dataset = DatasetConfig(repo_id=REPO_ID, root=str(data))
+    cfg = TrainPipelineConfig(dataset=dataset, policy=config, batch_size=8, num_workers=0)
+    folder = build(copy.deepcopy(cfg))
+    assert files.read_key(folder).frames == TOTAL
+    from accelerate.utils import set_seed
+    from lerobot.policies.factory import make_policy as lerobots
+
+    set_seed(cfg.seed)
+    policy = lerobots(config, ds_meta=LeRobotDataset(REPO_ID, root=data).meta)
+    assert policy.feature_cache is not None
