@@ -96,6 +96,16 @@ def dataset_stats() -> dict:
     }
 
 
+@pytest.fixture(autouse=True)
+def _simulator_settings_stay():
+    """Undo what commands that run in the test's process tell the simulators through the environment."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("ATLASVLA_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("ATLASVLA_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture
 def policy():
     from lerobot_atlasvla import AtlasVLAPolicy

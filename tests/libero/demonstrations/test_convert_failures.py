@@ -128,6 +128,7 @@ def test_nothing_to_convert_is_an_error(tmp_path, capsys, make, reason):
 
 def test_a_file_that_another_program_writes_to_is_named_as_locked(tmp_path, source, capsys):
     """And not as damaged: converted once it is closed."""
+    source /= f"{STEM}_demo.hdf5"
     writer = subprocess.Popen(
         [sys.executable, "-c", f"import h5py; f = h5py.File({str(source)!r}, 'r+'); print(flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -146,6 +147,8 @@ def test_a_file_that_another_program_writes_to_is_named_as_locked(tmp_path, sour
 
 
 def test_a_file_that_may_not_be_read_is_named_as_such(tmp_path, source, capsys, monkeypatch):
+    source /= f"{STEM}_demo.hdf5"
+
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", str(source))
 
