@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+
+from tqdm import tqdm
 
 from lerobot_atlasvla.files.folder_lock import FolderLock
 
@@ -30,6 +33,8 @@ class Forked:
             status = 1
             try:
                 os.close(reads)
+                # tqdm's lock is shared with forked processes: one killed while it draws a bar would keep it for good.
+                tqdm.set_lock(threading.RLock())
                 work(*arguments, lambda line: os.write(writes, f"{line}\n".encode()))
                 status = 0
             except SystemExit as end:

@@ -17,6 +17,7 @@ from lerobot.common.train_utils import load_training_state, save_checkpoint, upd
 from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.factory import make_pre_post_processors
+from tqdm import tqdm
 
 from eval.rollout.run import main as eval_run
 from eval.rollout.run_folder import ROLLOUTS_FILE, RUN_FILE, read_run
@@ -91,6 +92,19 @@ def survive(name: str, folders: Path, work: Callable[[Path], object], progress: 
         assert leftovers(folder) == []
     sys.stdout.write(f"{name}: {ROUNDS} rounds, {killed} of {ROUNDS * KILLS} starts killed while they ran\n")
     return [folders / "undisturbed", *(folders / str(number) for number in range(ROUNDS))]
+
+
+def test_a_process_killed_while_it_draws_a_bar_leaves_the_others_theirs():
+    def draw(tell: Callable[[object], object]) -> None:
+        tqdm.get_lock().acquire()
+        tell("drawing")
+        time.sleep(600)
+
+    with Forked(draw) as process:
+        assert process.told() == "drawing"
+    for lock in tqdm.get_lock().locks:
+        assert lock.acquire(timeout=1)
+        lock.release()
 
 
 @pytest.mark.usefixtures("simulator")
