@@ -118,6 +118,44 @@ def figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
+def common_content(
+    run: Run, kind: str, asked: int, categories: Mapping[str, Mapping[str, Any]], identity: str
+) -> dict[str, Any]:
+    """Return what every benchmark's ``report.json`` has.
+
+    Args:
+        run: The run.
+        kind: Of the report.
+        asked: Rollouts that the settings ask for.
+        categories: Figures by category.
+        identity: Attribute of a rollout that tells those of one task number apart.
+    """
+    columns = ("suite", "task_id", identity, "success", "undisturbed", "steps", "path_m", "jerk_m_s3")
+    return {
+        "schema_version": 1,
+        "kind": kind,
+        "name": run.name,
+        "benchmark": run.settings["benchmark"],
+        "complete": len(run.rollouts) >= asked,
+        "rollouts_asked": asked,
+        "prompt": run.settings["prompt"],
+        "displaced_cm": run.settings["displace_cm"],
+        "total": figures(run.rollouts),
+        "mean_of_categories": statistics.fmean(float(group["rate"]) for group in categories.values()),
+        "categories": categories,
+        "policy": run.policy,
+        "training": run.training,
+        "settings": run.settings,
+        "simulator": run.simulator,
+        "versions": run.versions,
+        "rollout_columns": list(columns),
+        "rollout_rows": [
+            [getattr(rollout, column) for column in columns]
+            for rollout in sorted(run.rollouts, key=lambda rollout: rollout.key)
+        ],
+    }
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(statistics.fmean(known), 4) if known else None

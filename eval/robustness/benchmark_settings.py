@@ -1,6 +1,5 @@
 """Settings that ``eval.plus`` and ``eval.pro`` share: they roll one policy out on tasks made of LIBERO's."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -17,6 +16,8 @@ class BenchmarkSettings(SimulationSettings):
     checkpoint: Path
     # Folder of the run and its report. It must not exist yet, or hold a run of the same checkpoint and settings.
     output_dir: Path
+    # LIBERO suites: libero_spatial, libero_object, libero_goal, libero_10.
+    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
     # Seed of the simulator's resets, of policies that draw random numbers, and of the noise.
     seed: int = 1000
     # Steps without motion after a reset, in which objects drop onto the table. LeRobot takes 10.
@@ -35,23 +36,25 @@ class BenchmarkSettings(SimulationSettings):
     # Run nothing; write the report from what is in --output_dir.
     report_only: bool = False
 
-    def run_config(self, suites: Sequence[str], episodes: int) -> RunConfig:
-        """Return the settings for ``eval.run``.
+    @property
+    def rollouts_per_task(self) -> int:
+        """Return how often each task is done."""
+        return 1
 
-        Args:
-            suites: LIBERO suites that the tasks are made of.
-            episodes: Rollouts per task.
+    def run_config(self) -> RunConfig:
+        """Return the settings for ``eval.run``.
 
         Raises:
             EvalError: If the seed is none; the other settings are checked by ``eval.run``.
         """
+        episodes = self.rollouts_per_task
         if not 0 <= self.seed < 2**32 - episodes:
             raise EvalError(f"--seed={self.seed} must lie in 0 .. {2**32 - episodes - 1}.")
         shared = {setting.name: getattr(self, setting.name) for setting in fields(SimulationSettings)}
         return RunConfig(
             checkpoint=self.checkpoint,
             output_dir=self.output_dir,
-            suites=list(suites),
+            suites=list(self.suites),
             seeds=[self.seed],
             episodes=episodes,
             settle_steps=self.settle_steps,

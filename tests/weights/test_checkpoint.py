@@ -12,18 +12,16 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
-from lerobot_atlasvla.weights import backbones, checkpoint
+from lerobot_atlasvla.weights import checkpoint
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import tiny_config
 from tests.helpers.released import (
-    SMALL_DINOV2,
     WEIGHTS,
     change_file,
     open_gates,
     preprocessed,
     released_config,
     released_policy,
-    write_all,
 )
 
 PREFIXES = {
@@ -34,17 +32,6 @@ PREFIXES = {
 FOLDERS = {"vggt": "vggt", "language": "qwen3", "vision_tower": "dinov2"}
 FLAGS = {"vggt": "vggt_model", "language": "language_model", "vision_tower": "vision_tower"}
 DINOV2 = {"vision": "dinov2"}
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(backbones, "DINOV2_BASE", SMALL_DINOV2)
-    return write_all(tmp_path / "released")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "saved"
 
 
 def written_parts(folder) -> set[str]:

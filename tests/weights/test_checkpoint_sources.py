@@ -6,21 +6,9 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
-from lerobot_atlasvla.weights import backbones
 from lerobot_atlasvla.weights.download import WeightsError
-from tests.helpers.released import SMALL_DINOV2, released_policy, write_all, write_vggt
+from tests.helpers.released import released_policy, write_vggt
 from tests.weights.test_checkpoint import DINOV2, FLAGS, FOLDERS, PREFIXES, actions, edit_config, written_parts
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(backbones, "DINOV2_BASE", SMALL_DINOV2)
-    return write_all(tmp_path / "released")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "saved"
 
 
 @pytest.mark.parametrize("part", sorted(PREFIXES))

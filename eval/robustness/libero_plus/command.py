@@ -4,9 +4,6 @@ A rollout is one of ``eval.run`` with a perturbation: the same workers, run fold
 into the run folder, ``report.json`` and ``report.md``.
 """
 
-import logging
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.common.cli import run_command, stoppable
 from eval.common.errors import EvalError
+from eval.robustness.benchmark_command import benchmark_main, roll_out_and_report
 from eval.robustness.benchmark_settings import BenchmarkSettings
 from eval.robustness.libero_plus.catalog import Catalog, read_catalog
 from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
@@ -24,8 +21,6 @@ from eval.robustness.libero_plus.prompts import PROMPTS, check_prompt, prompt_of
 from eval.robustness.libero_plus.report import write_report
 from eval.robustness.libero_plus.selection import Selection
 from eval.robustness.libero_plus.tasks import CATEGORIES, PlusTask, spoken
-from eval.rollout.run import AGAIN, run, total_line
-from eval.rollout.run_folder import read_run
 from eval.rollout.scene import Scene
 from eval.rollout.worker import Task
 
@@ -34,8 +29,6 @@ from eval.rollout.worker import Task
 class PlusConfig(BenchmarkSettings):
     """Roll a checkpoint out on LIBERO-Plus. Running the same command again continues where a stopped run was."""
 
-    # LIBERO suites: libero_spatial, libero_object, libero_goal, libero_10.
-    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
     # Kinds of perturbation: camera, robot, language, noise, layout (of which LIBERO has the assets of those with a
     # level in their name only). light, background and layout_add need LIBERO-Plus's own assets.
     categories: list[str] = field(default_factory=lambda: list(CATEGORIES))
@@ -65,7 +58,7 @@ class PlusConfig(BenchmarkSettings):
 
     def validate(self) -> None:
         """Raise :class:`EvalError` for the first setting that cannot work on its own."""
-        self.run_config(self.suites, 1).validate()
+        self.run_config().validate()
         self.selection().validate()
         check_prompt(self.prompt, PROMPTS)
         if self.robot_start not in ROBOT_STARTS:
@@ -136,28 +129,17 @@ class PlusBenchmark:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its last line of output is the result.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status, as that of ``eval.run``.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("eval.run").setLevel(logging.INFO)
+    """Run the command; see :func:`.benchmark_main`."""
 
     def body(cfg: PlusConfig, command: str) -> None:
         cfg.validate()
         catalog = read_catalog(cfg.plus_wheel, cfg.task_classification)
         chosen = cfg.selection().choose(catalog)
-        controls = [read_run(folder) for folder in cfg.controls]  # before hours of rollouts
-        if not cfg.report_only:
-            with stoppable(), tempfile.TemporaryDirectory(prefix="liberoplus-") as folder:
-                benchmark = PlusBenchmark(cfg, catalog, chosen, Path(folder))
-                run(cfg.run_config(cfg.suites, 1), command, benchmark)
-        finished = read_run(cfg.output_dir)
-        page = write_report(finished, controls, catalog)
-        sys.stdout.write(f"report: {page}\n{total_line(finished)}\n")
+        roll_out_and_report(
+            cfg,
+            command,
+            lambda folder: PlusBenchmark(cfg, catalog, chosen, folder),
+            lambda run, controls: write_report(run, controls, catalog),
+        )
 
-    return run_command("eval.plus", PlusConfig, body, argv, again=AGAIN)
+    return benchmark_main("eval.plus", PlusConfig, body, argv)

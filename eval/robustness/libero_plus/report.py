@@ -1,6 +1,5 @@
 """The report of ``python -m eval.plus``: per category, level and base task, beside controls and published rows."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -100,20 +99,8 @@ def _content(run: Run, tasks: Mapping[tuple[str, int], PlusTask], asked: int) ->
         }
     bases = shared.grouped(run.rollouts, lambda r: (_task(tasks, r).suite, _task(tasks, r).base))
     suites = shared.grouped(run.rollouts, lambda rollout: _task(tasks, rollout).suite)
-    settings = run.settings
-    return {
-        "schema_version": 1,
-        "kind": KIND,
-        "name": run.name,
-        "benchmark": NAME,
-        "complete": len(run.rollouts) >= asked,
-        "rollouts_asked": asked,
-        "prompt": settings["prompt"],
-        "robot_start": settings["robot_start"],
-        "displaced_cm": settings["displace_cm"],
-        "total": shared.figures(run.rollouts),
-        "mean_of_categories": statistics.fmean(group["rate"] for group in categories.values()),
-        "categories": categories,
+    return shared.common_content(run, KIND, asked, categories, "task_name") | {
+        "robot_start": run.settings["robot_start"],
         "suites": {suite: shared.figures(rollouts) for suite, rollouts in suites.items()},
         "base_tasks": [
             {
@@ -126,16 +113,6 @@ def _content(run: Run, tasks: Mapping[tuple[str, int], PlusTask], asked: int) ->
                 },
             }
             for (suite, base), rollouts in bases.items()
-        ],
-        "policy": run.policy,
-        "training": run.training,
-        "settings": settings,
-        "simulator": run.simulator,
-        "versions": run.versions,
-        "rollout_columns": ["suite", "task_id", "task_name", "success", "undisturbed", "steps", "path_m", "jerk_m_s3"],
-        "rollout_rows": [
-            [r.suite, r.task_id, r.task_name, r.success, r.undisturbed, r.steps, r.path_m, r.jerk_m_s3]
-            for r in sorted(run.rollouts, key=lambda rollout: rollout.key)
         ],
     }
 

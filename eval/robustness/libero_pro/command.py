@@ -4,15 +4,12 @@ A rollout is one of ``eval.run`` with the description and the initial states of 
 the run folder, ``report.json`` and ``report.md``.
 """
 
-import logging
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.common.cli import run_command, stoppable
+from eval.robustness.benchmark_command import benchmark_main, roll_out_and_report
 from eval.robustness.benchmark_settings import BenchmarkSettings
 from eval.robustness.libero_plus.prompts import check_prompt
 from eval.robustness.libero_pro.report import write_report
@@ -26,8 +23,6 @@ from eval.robustness.libero_pro.tasks import (
     check_suites,
 )
 from eval.robustness.package_data import PackageData
-from eval.rollout.run import AGAIN, run, total_line
-from eval.rollout.run_folder import read_run
 from eval.rollout.simulator import task_names
 from eval.rollout.worker import Task
 
@@ -36,8 +31,6 @@ from eval.rollout.worker import Task
 class ProConfig(BenchmarkSettings):
     """Roll a checkpoint out on LIBERO-PRO. Running the same command again continues where a stopped run was."""
 
-    # LIBERO suites: libero_spatial, libero_object, libero_goal, libero_10.
-    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
     # swap (two things change places), task (another goal) and lan (other words).
     perturbations: list[str] = field(default_factory=lambda: list(PERTURBATIONS))
     # Rollouts per task, on LIBERO-PRO's fixed initial states 0, 1, 2, ...; at most 50, as published results have.
@@ -49,9 +42,14 @@ class ProConfig(BenchmarkSettings):
     # overwrite hf-libero.
     pro_wheel: Path | None = None
 
+    @property
+    def rollouts_per_task(self) -> int:
+        """Return how often each task is done."""
+        return self.episodes
+
     def validate(self) -> None:
         """Raise :class:`EvalError` for the first setting that cannot work on its own."""
-        self.run_config(self.suites, self.episodes).validate()
+        self.run_config().validate()
         check_suites(self.suites)
         check_perturbations(self.perturbations)
         check_prompt(self.prompt, PROMPTS)
@@ -94,26 +92,12 @@ class ProBenchmark:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its last line of output is the result.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status, as that of ``eval.run``.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("eval.run").setLevel(logging.INFO)
+    """Run the command; see :func:`.benchmark_main`."""
 
     def body(cfg: ProConfig, command: str) -> None:
         cfg.validate()
-        controls = [read_run(folder) for folder in cfg.controls]  # before hours of rollouts
-        if not cfg.report_only:
-            data = PRO.open(cfg.pro_wheel)
-            with stoppable(), tempfile.TemporaryDirectory(prefix="liberopro-") as folder:
-                run(cfg.run_config(cfg.suites, cfg.episodes), command, ProBenchmark(cfg, data, Path(folder)))
-        finished = read_run(cfg.output_dir)
-        page = write_report(finished, controls)
-        sys.stdout.write(f"report: {page}\n{total_line(finished)}\n")
+        roll_out_and_report(
+            cfg, command, lambda folder: ProBenchmark(cfg, PRO.open(cfg.pro_wheel), folder), write_report
+        )
 
-    return run_command("eval.pro", ProConfig, body, argv, again=AGAIN)
+    return benchmark_main("eval.pro", ProConfig, body, argv)

@@ -1,6 +1,5 @@
 """The report of ``python -m eval.pro``: per perturbation, suite and task, beside controls."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,31 +55,10 @@ def write_report(run: Run, controls: Sequence[Run]) -> Path:
     of_suites = {suite: shared.figures(rollouts) for suite, rollouts in suites.items()}
     wanted = [(suite, kind) for suite in settings["suites"] for kind in settings["perturbations"]]
     asked = sum(SUITE_TASKS[suite] for suite, _ in wanted) * settings["episodes"]
-    content = {
-        "schema_version": 1,
-        "kind": KIND,
-        "name": run.name,
-        "benchmark": NAME,
-        "complete": len(run.rollouts) >= asked,
-        "rollouts_asked": asked,
-        "prompt": settings["prompt"],
-        "displaced_cm": settings["displace_cm"],
-        "total": shared.figures(run.rollouts),
-        "mean_of_categories": statistics.fmean(float(group["rate"]) for group in categories.values()),
-        "categories": categories,
+    content = shared.common_content(run, KIND, asked, categories, "init_state") | {
         "suites": of_suites,
         "tasks": list(of_tasks.values()),
         "controls": shared.control_figures(run, beside, perturbation_of),
-        "policy": run.policy,
-        "training": run.training,
-        "settings": settings,
-        "simulator": run.simulator,
-        "versions": run.versions,
-        "rollout_columns": ["suite", "task_id", "init_state", "success", "undisturbed", "steps", "path_m", "jerk_m_s3"],
-        "rollout_rows": [
-            [r.suite, r.task_id, r.init_state, r.success, r.undisturbed, r.steps, r.path_m, r.jerk_m_s3]
-            for r in sorted(run.rollouts, key=lambda rollout: rollout.key)
-        ],
     }
     named = {f"{kind}: {PERTURBATIONS[kind]}": group for kind, group in categories.items()}
     page = [
