@@ -100,9 +100,10 @@ def test_a_process_killed_while_it_draws_a_bar_leaves_the_others_theirs():
         tell("drawing")
         time.sleep(600)
 
+    locks = tqdm.get_lock().locks  # before the fork, as by anything that has drawn a bar
     with Forked(draw) as process:
         assert process.told() == "drawing"
-    for lock in tqdm.get_lock().locks:
+    for lock in locks:
         assert lock.acquire(timeout=1)
         lock.release()
 
