@@ -15,6 +15,11 @@ from tqdm import tqdm
 from lerobot_atlasvla.files.folder_lock import FolderLock
 
 
+def _bars(kind: type[tqdm]) -> list[type[tqdm]]:
+    """Return a class of bars and those made of it, each of which may have a lock of its own."""
+    return [kind, *(bar for made in kind.__subclasses__() for bar in _bars(made))]
+
+
 class Forked:
     """A process that runs a function, and is killed when the block ends.
 
@@ -34,7 +39,8 @@ class Forked:
             try:
                 os.close(reads)
                 # tqdm's lock is shared with forked processes: one killed while it draws a bar would keep it for good.
-                tqdm.set_lock(threading.RLock())
+                for bar in _bars(tqdm):
+                    bar.set_lock(threading.RLock())
                 work(*arguments, lambda line: os.write(writes, f"{line}\n".encode()))
                 status = 0
             except SystemExit as end:

@@ -18,6 +18,7 @@ from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.factory import make_pre_post_processors
 from tqdm import tqdm
+from tqdm.std import TqdmDefaultWriteLock
 
 from eval.rollout.run import main as eval_run
 from eval.rollout.run_folder import ROLLOUTS_FILE, RUN_FILE, read_run
@@ -94,13 +95,20 @@ def survive(name: str, folders: Path, work: Callable[[Path], object], progress: 
     return [folders / "undisturbed", *(folders / str(number) for number in range(ROUNDS))]
 
 
-def test_a_process_killed_while_it_draws_a_bar_leaves_the_others_theirs():
+class OwnBar(tqdm):
+    """As datasets' and LeRobot's: whichever class is asked for its lock first makes one."""
+
+
+@pytest.mark.parametrize("bar", [tqdm, OwnBar])
+def test_a_process_killed_while_it_draws_a_bar_leaves_the_others_theirs(bar, monkeypatch):
+    monkeypatch.setattr(bar, "_lock", TqdmDefaultWriteLock(), raising=False)
+
     def draw(tell: Callable[[object], object]) -> None:
-        tqdm.get_lock().acquire()
+        bar.get_lock().acquire()
         tell("drawing")
         time.sleep(600)
 
-    locks = tqdm.get_lock().locks  # before the fork, as by anything that has drawn a bar
+    locks = bar.get_lock().locks  # before the fork, as by anything that has drawn a bar
     with Forked(draw) as process:
         assert process.told() == "drawing"
     for lock in locks:
