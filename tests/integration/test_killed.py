@@ -140,7 +140,7 @@ def test_converting(tmp_path):
 
 def test_building_a_feature_cache(tmp_path):
     config, frames = tiny_config(), 40
-    key = CacheKey.of(config, dataset=REPO_ID, frames=frames, vggt="digest")
+    key = CacheKey.of(config, dataset=REPO_ID, frames=frames, weights="digest")
 
     def fill(folder: Path) -> None:
         for frame in (done_before(folder, key) == 0).nonzero()[0]:
