@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -43,11 +44,15 @@ class FolderLock:
         self._end = lambda: None
         made = [parent for parent in folder.absolute().parents if not parent.exists()]
         while fcntl is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
                 continue  # its last holder has just removed it
+            except FileExistsError:
+                if _is_something_else(folder):
+                    raise
+                continue  # the same, between finding it there and looking what it is
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -92,6 +97,14 @@ def _is_still(folder: Path, descriptor: int) -> bool:
     """Say whether the folder of that name is the locked one: its last holder may have removed it in between."""
     try:
         return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _is_something_else(folder: Path) -> bool:
+    """Say whether something that is no folder has that name, a link that leads nowhere included."""
+    try:
+        return not stat.S_ISDIR(folder.lstat().st_mode)
     except FileNotFoundError:
         return False
 

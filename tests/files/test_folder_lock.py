@@ -1,5 +1,6 @@
 """Two writers of one folder: the second is refused, nothing of the first is touched."""
 
+import errno
 import os
 import time
 
@@ -56,3 +57,29 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(FileExistsError):
         FolderLock(tmp_path / "a", "--root")
+
+
+def test_a_folder_that_is_removed_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """mkdir found it there, and a moment later, when it looks what it is, its last holder has removed it."""
+    mkdir, calls = os.mkdir, []
+
+    def found_then_gone(path, *arguments):
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        mkdir(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", found_then_gone)
+    lock = FolderLock(tmp_path / "folder", "--root")
+    assert (tmp_path / "folder").is_dir()
+    lock.release()
+
+
+@pytest.mark.parametrize("kind", ["file", "link that leads nowhere"])
+def test_what_is_no_folder_is_refused(tmp_path, kind):
+    if kind == "file":
+        (tmp_path / "folder").touch()
+    else:
+        (tmp_path / "folder").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError):
+        FolderLock(tmp_path / "folder", "--root")
