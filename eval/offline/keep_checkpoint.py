@@ -72,10 +72,12 @@ def keep(cfg: KeepConfig) -> None:
     """Make the copy.
 
     Raises:
-        EvalError: If the checkpoint is none of AtlasVLA's, or the copy's folder exists.
+        EvalError: If the checkpoint is none of AtlasVLA's.
+        FileExistsError: If the copy's folder exists, at the beginning or, made by another process, at the end.
     """
     folder = find_checkpoint(cfg.checkpoint)
-    _refuse_existing(cfg)
+    if cfg.output_dir.exists():
+        raise FileExistsError(cfg.output_dir)
     note = "" if cfg.note is None else cfg.note.read_text(encoding="utf-8")
     with replacing(cfg.output_dir) as copy:
         copy.mkdir()
@@ -87,12 +89,6 @@ def keep(cfg: KeepConfig) -> None:
         (copy / CARD).write_text(card(copy, note), encoding="utf-8")
         lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(copy.iterdir())]
         (copy / DIGESTS).write_text("".join(lines))
-        _refuse_existing(cfg)  # another process may have been quicker
-
-
-def _refuse_existing(cfg: KeepConfig) -> None:
-    if cfg.output_dir.exists():
-        raise EvalError(f"--output_dir={cfg.output_dir} exists; choose a new folder, or remove it.")
 
 
 def run(cfg: KeepConfig, _: str) -> None:
@@ -102,6 +98,8 @@ def run(cfg: KeepConfig, _: str) -> None:
     register_third_party_plugins()
     try:
         keep(cfg)
+    except FileExistsError as error:
+        raise EvalError(f"--output_dir={cfg.output_dir} exists; choose a new folder, or remove it.") from error
     except ValueError as error:
         raise EvalError(str(error)) from error
     size = sum(file.stat().st_size for file in cfg.output_dir.iterdir())

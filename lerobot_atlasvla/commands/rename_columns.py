@@ -44,7 +44,8 @@ def rename(config: RenameConfig) -> None:
     """Write the copy, whole or not at all.
 
     Raises:
-        RenameError: If the folder is no dataset of format v3, the copy's exists, or the names do not go together.
+        RenameError: If the folder is no dataset of format v3, or the names do not go together.
+        FileExistsError: If the copy's folder exists, at the beginning or, made by another process, at the end.
         OSError: If a file can't be read or written.
     """
     root, target, names = config.root, config.output_dir, config.rename_map
@@ -53,7 +54,7 @@ def rename(config: RenameConfig) -> None:
     if not (root / INFO).is_file():
         raise RenameError(f"--root={root} is no LeRobot dataset: it has no {INFO}.")
     if target.exists():
-        raise RenameError(f"--output_dir={target} exists; choose a folder that does not.")
+        raise FileExistsError(target)
     info = json.loads((root / INFO).read_text(encoding="utf-8"))
     if not str(info.get("codebase_version", "")).startswith("v3"):
         raise RenameError(
@@ -151,7 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
 
     def body(config: RenameConfig) -> None:
-        rename(config)
+        try:
+            rename(config)
+        except FileExistsError as error:
+            raise RenameError(f"--output_dir={config.output_dir} exists; choose a folder that does not.") from error
         sys.stdout.write(f"renamed copy: {config.output_dir}\n")
 
     return run_command("rename_columns", RenameConfig, body, argv, errors=(RenameError, OSError))

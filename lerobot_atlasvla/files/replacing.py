@@ -1,5 +1,6 @@
 """Files and folders that are written beside their place and then take it, so that nobody ever finds half of one."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -26,7 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
         path: A file, or a folder that does not exist or is empty.
 
     Raises:
-        OSError: If something can't be written, or ``path`` is a folder with something in it.
+        FileExistsError: If ``path`` is a folder with something in it, possibly of another process that was quicker.
+        OSError: If something can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
@@ -38,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(file)
             if file.is_file():
                 file.chmod(mode)
-        os.replace(scratch, path)
+        _take_place(scratch, path)
         sync(path.parent)
 
 
@@ -71,6 +73,16 @@ def sync(path: Path) -> None:
             _sync(path, os.O_RDONLY)
     else:
         _sync(path, os.O_RDWR)
+
+
+def _take_place(scratch: Path, path: Path) -> None:
+    try:
+        os.replace(scratch, path)
+    except OSError as error:
+        # POSIX lets a system say either; Linux says ENOTEMPTY, which Python has no class for.
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(errno.EEXIST, "exists and is not empty", str(path)) from error
+        raise
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -36,6 +36,21 @@ def test_what_is_no_dataset_or_in_the_way_is_refused(dataset_root, tmp_path, cap
     assert main(["--root=[1, 2]"]) == 2
 
 
+def test_a_copy_of_a_quicker_process_stays_and_the_error_says_so(dataset_root, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "copy"
+
+    def other_is_quicker(*_):
+        target.mkdir(exist_ok=True)
+        (target / "theirs").touch()
+
+    monkeypatch.setattr("lerobot_atlasvla.commands.rename_columns._copy_table", other_is_quicker)
+    names = '{"action": "observation.action"}'
+    assert main([f"--root={dataset_root}", f"--output_dir={target}", f"--rename_map={names}"]) == 1
+    assert f"--output_dir={target} exists; choose a folder that does not" in capsys.readouterr().err
+    assert [path.name for path in target.iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
 def test_a_copy_that_breaks_off_leaves_nothing(dataset_root, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -62,7 +62,7 @@ def test_a_folder_appears_whole_and_replaces_none_that_has_something_in_it(tmp_p
         (scratch / "deep/file").write_text("one")
         assert not folder.exists()
     assert (folder / "deep/file").read_text() == "one"
-    with pytest.raises(OSError, match="not empty"), replacing(folder) as scratch:  # noqa: PT012
+    with pytest.raises(FileExistsError, match="not empty"), replacing(folder) as scratch:  # noqa: PT012
         scratch.mkdir()
         (scratch / "other").touch()
     assert names(tmp_path) == ["kept"]

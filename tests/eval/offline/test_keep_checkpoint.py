@@ -79,6 +79,20 @@ def test_two_at_once_give_one_whole_copy(checkpoint, tmp_path, capfd):
         assert hashlib.sha256((tmp_path / "kept" / name).read_bytes()).hexdigest() == digest
 
 
+def test_a_copy_of_a_quicker_process_stays_and_the_error_says_so(checkpoint, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "kept"
+
+    def other_is_quicker(*_):
+        target.mkdir()
+        (target / "theirs").touch()
+        return "card"
+
+    monkeypatch.setattr("eval.offline.keep_checkpoint.card", other_is_quicker)
+    assert main([f"--checkpoint={checkpoint}", f"--output_dir={target}"]) == 1
+    assert f"--output_dir={target} exists" in capsys.readouterr().err
+    assert [path.name for path in target.iterdir()] == ["theirs"]
+
+
 @pytest.mark.parametrize("name", ["atlasvla_tiny_spatial", "atlasvla_tiny_spatial_blind"])
 def test_the_checkpoints_of_the_repository_are_whole_and_act(name):
     folder = Path(__file__).parents[3] / "checkpoints" / name
