@@ -3,8 +3,8 @@
 import ast
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,14 @@ class Catalog:
     data: PackageData
     tasks: tuple[PlusTask, ...]
     classification_sha256: str | None = None
+
+    @cached_property
+    def bases(self) -> dict[str, list[str]]:
+        """Return the names of the base tasks by suite, in order of appearance."""
+        found: dict[str, dict[str, None]] = {}
+        for task in self.tasks:
+            found.setdefault(task.suite, {})[task.base] = None
+        return {suite: list(names) for suite, names in found.items()}
 
     def instruction(self, task: PlusTask) -> str:
         """Return the ``:language`` of the task's description.
@@ -98,11 +106,3 @@ def _with_levels(catalog: Catalog, file: Path) -> Catalog:
         raise EvalError(f"{where} lacks {len(missing)} of LIBERO-Plus's tasks, first {missing[0]}.")
     tasks = tuple(replace(task, level=levels[task.suite, task.name]) for task in catalog.tasks)
     return Catalog(catalog.data, tasks, hashlib.sha256(content).hexdigest())
-
-
-def base_tasks(tasks: Sequence[PlusTask]) -> dict[str, list[str]]:
-    """Return the names of the base tasks by suite, in order of appearance."""
-    found: dict[str, dict[str, None]] = {}
-    for task in tasks:
-        found.setdefault(task.suite, {})[task.base] = None
-    return {suite: list(names) for suite, names in found.items()}

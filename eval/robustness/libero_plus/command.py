@@ -42,7 +42,8 @@ class PlusConfig(BenchmarkSettings):
     # Seed of that choice.
     selection_seed: int = 0
     # What the policy is told: clean (the training instruction, or the paraphrase of language tasks), bddl (the task
-    # description's) or leaky (the task's name, perturbation included, as most published numbers have it).
+    # description's), leaky (the task's name, perturbation included, as most published numbers have it) or other_task
+    # (the training instruction of another task, drawn with --seed: a control that shows who reads the instruction).
     prompt: str = "clean"
     # Where the arm starts in robot tasks: original (as LIBERO-Plus, whose initial states overwrite the posture) or
     # preserve (in the posture).
@@ -112,7 +113,7 @@ class PlusBenchmark:
         return [self._task(task, bases[task.suite, spoken(task.base)]) for task in self.chosen]
 
     def _task(self, task: PlusTask, base: int) -> Task:
-        instruction = prompt_of(task, self.cfg.prompt, self.catalog)
+        instruction = prompt_of(task, self.cfg.prompt, self.catalog, self.cfg.seed)
         if task.category == "layout":
             scene = Scene(task.suite, base, *self._layout_files(task))
         else:

@@ -11,7 +11,7 @@ from eval.robustness import benchmark_report as shared
 from eval.robustness.libero_plus.catalog import LEVELS, Catalog
 from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
 from eval.robustness.libero_plus.perturbation import ROBOT_STARTS
-from eval.robustness.libero_plus.prompts import PROMPTS
+from eval.robustness.libero_plus.prompts import OTHER_TASK, PROMPTS
 from eval.robustness.libero_plus.published import comparable_rows, warnings
 from eval.robustness.libero_plus.selection import Selection
 from eval.robustness.libero_plus.tasks import CATEGORIES, LABELS, PlusTask
@@ -19,13 +19,15 @@ from eval.rollout.run_folder import Rollout, Run
 
 KIND = "libero_plus"
 
-READING = """Read every category beside a blind and a wrist-only control (`--controls`). All camera, language and noise
-tasks start from fixed state 0 of their base task and change the scene camera's picture or the sentence only, so a
-policy that does not look passes camera and noise wherever it solves state 0, and where a scene has one instruction, as
-in libero_spatial, one that ignores the instruction passes language."""
+SHOWS = """All camera, language and noise tasks start from fixed state 0 of their base task and change the scene
+camera's picture or the sentence only, so a policy that does not look passes camera and noise wherever it solves state
+0, and where a scene has one instruction, as in libero_spatial, one that ignores the instruction passes language."""
+READING = f"Read every category beside a blind and a wrist-only control (`--controls`).\n{SHOWS}"
 LAYOUT = """"layout (level only)" has the tasks that move objects. Those that add objects (`_add`, more than half of the
 category), light and background need LIBERO-Plus's own assets and are not in this report: neither the layout row nor the
 totals can be compared with published ones."""
+CONTROL = """**--prompt=other_task: every task was told another task's instruction. This run is a control for the same
+policy's run on the right instructions, not a result on LIBERO-Plus.**"""
 LEVEL_NOTE = "Levels are LIBERO-Plus's: they count how many of four policies failed, not the size of the change."
 
 
@@ -61,6 +63,7 @@ def write_report(run: Run, controls: Sequence[Run], catalog: Catalog) -> Path:
     }
     page = [
         *shared.head_lines(f"{NAME}: {run.name}", run, content),
+        *([*CONTROL.splitlines(), ""] if run.settings["prompt"] == OTHER_TASK else []),
         *_convention_lines(run),
         *_category_lines(content),
         *shared.control_lines(content, LABELS),
@@ -119,6 +122,8 @@ def _content(run: Run, tasks: Mapping[tuple[str, int], PlusTask], asked: int) ->
 
 def _published(run: Run) -> list[dict[str, Any]]:
     settings = run.settings
+    if settings["prompt"] == OTHER_TASK:
+        return []
     return [
         asdict(row) | {"warnings": warnings(row, settings["prompt"], settings["robot_start"])}
         for row in comparable_rows(settings["suites"])

@@ -216,7 +216,10 @@ def test_controls_are_paired(plus):
     assert control["paired_total"]["both"] + control["paired_total"]["neither"] == control["total"]["rollouts"]
     assert control["paired_total"]["only_a"] == control["paired_total"]["only_b"] == 0
     assert control["paired_total"]["unshared_a"] == 46 - control["total"]["rollouts"]
-    assert "## Beside blind" in Path("out/report.md").read_text()
+    assert control["paired_total"]["paired_difference"][0] == 0
+    page = Path("out/report.md").read_text()
+    assert "## Beside blind" in page
+    assert "paired difference [95 % interval]" in page
 
 
 def test_a_control_with_another_prompt_is_refused(plus):
@@ -224,6 +227,17 @@ def test_a_control_with_another_prompt_is_refused(plus):
     status, printed = plus("--controls=[blind]")
     assert status == 1
     assert "its prompt is bddl, not clean" in printed.err
+
+
+def test_another_tasks_instruction_is_no_result_on_libero_plus(plus, jobs):
+    assert plus("--prompt=other_task", "--categories=[language, camera]")[0] == 0
+    told = {job.task.name: job.task.instruction for job in jobs}
+    assert told[f"{BOWL}_language_1_view_0_0_100_0_0_initstate_0"] == DRAWER.replace("_", " ")
+    assert told[f"{DRAWER}_view_25_0_100_0_0_initstate_0"] == BOWL.replace("_", " ")
+    assert (content()["prompt"], content()["published"]) == ("other_task", [])
+    page = Path("out/report.md").read_text()
+    assert "not a result on LIBERO-Plus" in " ".join(page.split())
+    assert "## Published" not in page
 
 
 def test_displaced_objects_are_marked(plus):
