@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from eval.robustness.libero_plus import names as plus_names
 from eval.robustness.libero_plus import report as plus
-from eval.robustness.libero_plus.tasks import CATEGORIES, LABELS, parse_task
+from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, LABELS, parse_task
 from eval.robustness.libero_pro import report as pro
 from eval.robustness.libero_pro import tasks as pro_tasks
 from eval.rollout.run_folder import Rollout
@@ -40,7 +40,7 @@ def _plus_category(rollout: Rollout) -> str:
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
-        ReportedBenchmark(plus_names.NAME, plus.KIND, _plus_category, CATEGORIES, plus.SHOWS, LABELS),
+        ReportedBenchmark(plus_names.NAME, plus.KIND, _plus_category, ALL_CATEGORIES, plus.SHOWS, LABELS),
         ReportedBenchmark(pro_tasks.NAME, pro.KIND, pro.perturbation_of, tuple(pro_tasks.PERTURBATIONS), pro.SHOWS),
     )
 }

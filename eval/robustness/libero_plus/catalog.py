@@ -58,7 +58,7 @@ class Catalog:
         return self.data.text_of(f"{_ROOT}bddl_files/{task.suite}/{stem}.bddl")
 
     def layout_states(self, task: PlusTask) -> np.ndarray:
-        """Return the one initial state of a layout task, (1, length)."""
+        """Return the one initial state of a task of layout or layout_add, (1, length)."""
         return self.data.states_of(f"{_ROOT}init_files/libero_newobj/{task.suite}/{task.name}.pruned_init")
 
 
