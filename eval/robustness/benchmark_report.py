@@ -63,14 +63,15 @@ def check_benchmark(run: Run, name: str, flag: str) -> None:
 
 
 def check_controls(run: Run, runs: Sequence[Run], name: str) -> list[Control]:
-    """Return the controls, labeled with the names of their folders.
+    """Return the controls, labeled with the names of their folders, or with their paths where two have one name.
 
     Raises:
         EvalError: As :func:`check_same_tasks`.
     """
     for control in runs:
         check_same_tasks(run, control, name, "controls")
-    return [Control(control.name, control) for control in runs]
+    names = [one.name for one in (run, *runs)]
+    return [Control(one.name if names.count(one.name) == 1 else str(one.path), one) for one in runs]
 
 
 def check_same_tasks(run: Run, other: Run, name: str, flag: str, but_for: Collection[str] = ()) -> None:

@@ -95,7 +95,7 @@ def _with_levels(catalog: Catalog, file: Path) -> Catalog:
         }
     except OSError as error:
         raise EvalError(f"{where} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EvalError(
             f"{where} is not LIBERO-Plus's task_classification.json ({first_line(error)}), which lists name and "
             "difficulty_level of every task by suite."

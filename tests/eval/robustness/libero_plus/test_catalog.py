@@ -134,6 +134,7 @@ def test_levels_come_from_upstreams_file(tmp_path):
     ("content", "message"),
     [
         ("{", "is not LIBERO-Plus's task_classification.json"),
+        ("[" * 100_000, "is not LIBERO-Plus's task_classification.json"),
         ("[]", "is not LIBERO-Plus's task_classification.json"),
         (json.dumps(_levels(libero_goal=[])), "lacks 1 of LIBERO-Plus's tasks, first turn_on_the_stove_moved"),
         (json.dumps(_levels(libero_goal=[{"name": "x", "difficulty_level": 9}])), "has the level 9; allowed: 1 to 5"),
