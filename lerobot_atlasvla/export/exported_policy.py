@@ -168,7 +168,7 @@ def main() -> None:
     recorded = recorded_observations(flags.observations, about) if flags.observations else ()
     for number, observation in enumerate(recorded):
         actions_TA = policy.predict_chunk(*observation)
-        sys.stdout.write(f"observation {number}: first action {np.round(actions_TA[0], 4).tolist()}\n")
+        sys.stdout.write(f"observation {number}: first action {[round(float(x), 4) for x in actions_TA[0]]}\n")
     for _ in range(10):  # the first ones are slower
         policy.predict_chunk(*observation)
     seconds, cpu = [], time.process_time()

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 RUNTIME_FILE = "exported_policy.py"
+# Not convolutions: onnxruntime has no 8-bit ones for the CPU. It makes a MatMul of a Gemm and calls that NAME_MatMul.
+_LINEAR = ("MatMul", "Gemm")
 # For --language=input, whose graph has no instructions: some that the comparison encodes itself.
 _SAMPLE_INSTRUCTIONS = ("pick up the cube", "open the drawer and put the bowl into it")
 
@@ -132,10 +134,18 @@ def quantize(file: Path) -> None:
     """Quantize the linear layers of a graph: weights to 8 bits beforehand, activations when it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(file).graph
+    matrices = {tensor.name for tensor in model.initializer if len(tensor.dims) == 2}
+    linear = [node.name for node in model.node if node.op_type in _LINEAR and node.input[1] in matrices]
     quantized = file.with_name(f"int8_{file.name}")
-    # Not convolutions: onnxruntime has no 8-bit ones for the CPU.
     quantize_dynamic(
-        file, quantized, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+        file,
+        quantized,
+        op_types_to_quantize=list(_LINEAR),
+        # Not attention to what is constant, such as a blind policy's geometry: it has more than two dimensions.
+        nodes_to_quantize=[*linear, *(f"{name}_MatMul" for name in linear)],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
     )
     quantized.replace(file)
 

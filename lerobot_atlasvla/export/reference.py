@@ -36,23 +36,24 @@ _EXPORTED_STEPS = (
     NormalizerProcessorStep,
     UnnormalizerProcessorStep,
 )
-# Float32 on the CPU, whatever it was trained in: what the graph computes in, too.
-_OVERRIDES = ("--device=cpu", "--dtype=float32", "--backbone_dtype=float32", "--compile_model=false")
 
 
 def read_config(folder: Path) -> AtlasVLAConfig:
-    """Read a checkpoint's configuration.
+    """Read a checkpoint's configuration; it will compute in float32 on the CPU, as the graph does.
 
     Raises:
         ExportError: If its head can't be exported.
         WeightsError: If it is damaged or another policy's.
     """
-    config = checkpoint_files.read_config(folder, cli_overrides=list(_OVERRIDES))
+    config = checkpoint_files.read_config(folder)
     if config.head != "l1":
         raise ExportError(
             f"--checkpoint={folder} has the action head {config.head}, which starts from noise and is not exported; "
             "train with --policy.head=l1."
         )
+    config.device = "cpu"
+    config.dtype = config.backbone_dtype = "float32"
+    config.compile_model = False
     return config
 
 
