@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from eval.common.errors import EvalError, first_line
 from eval.rollout.camera_keys import SCENE, camera_mapping
 from eval.rollout.settings import RunConfig
+from lerobot_atlasvla.utils.extras import MissingExtraError, require
 
 if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
@@ -21,8 +22,9 @@ logger = logging.getLogger("eval.run")
 BLIND_VIDEO_SIZE = 256
 CONFIG_FILE = "config.json"
 TRAIN_CONFIG_FILE = "train_config.json"
-# Of a whole policy, or of an adapter on top of another one.
-_WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors")
+EXPORT_FILE = "export.json"
+# Of a whole policy, of an adapter on top of another one, or of what atlasvla-export wrote.
+_WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors", "model.onnx")
 # What LeRobot's policies raise when their weights or processors are damaged or don't fit.
 LOADING_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 _COLLECT_RECORD = Path("meta/atlasvla_collect.json")
@@ -60,6 +62,16 @@ class Checkpoint:
     folder: Path
     config: "PreTrainedConfig"
     weights_sha256: str
+
+    @property
+    def is_export(self) -> bool:
+        """Return whether it is what ``atlasvla-export`` wrote, which runs in onnxruntime."""
+        return (self.folder / EXPORT_FILE).is_file()
+
+    @property
+    def kind(self) -> str:
+        """Return the policy's type, and whether it is an export."""
+        return f"{self.config.type} (onnx)" if self.is_export else self.config.type
 
     @property
     def n_action_steps(self) -> int | None:
@@ -121,11 +133,16 @@ def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
     """
     device = choose_device(cfg.device)
     checkpoint = read_checkpoint(cfg.checkpoint, device, cfg.n_action_steps)
+    if checkpoint.is_export:
+        if device != "cpu":
+            raise EvalError(f"--checkpoint={cfg.checkpoint} is an export, which runs on the CPU (--device=cpu).")
+        try:
+            require("onnxruntime", "export", f"--checkpoint={cfg.checkpoint}")
+        except MissingExtraError as error:
+            raise EvalError(f"{error}.") from error
     cameras = camera_mapping(list(checkpoint.config.image_features), cfg.cameras)
-    if cfg.overlay and checkpoint.config.type != "atlasvla":
-        raise EvalError(
-            f"--overlay=true is for policies of type atlasvla; this one is of type {checkpoint.config.type}."
-        )
+    if cfg.overlay and checkpoint.kind != "atlasvla":
+        raise EvalError(f"--overlay=true is for policies of type atlasvla; this one is of type {checkpoint.kind}.")
     if cfg.overlay and SCENE not in cameras:
         raise EvalError("--overlay=true shows the scene camera, which this policy does not have.")
     return EvaluatedPolicy(checkpoint, device, cameras, choose_image_size(cfg.image_size, checkpoint))

@@ -66,7 +66,7 @@ def plan_run(
         command=command,
         policy={
             "checkpoint": str(path.relative_to(here) if path.is_relative_to(here) else path),
-            "type": checkpoint.config.type,
+            "type": checkpoint.kind,
             "parameters": None,
             "n_action_steps": checkpoint.n_action_steps,
             "chunk_size": checkpoint.chunk_size,
