@@ -184,6 +184,8 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
         observation = {key: value for key, value in item.items() if key.startswith("observation.") or key == "task"}
         batch = preprocess(observation)
         try:
+            # Every frame for itself: of an earlier one's episode, the cameras would be remembered.
+            policy.reset()
             with AttentionRecorder(policy) as recorder:
                 policy.predict_action_chunk(batch)
         except ValueError as error:
