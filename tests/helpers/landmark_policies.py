@@ -37,7 +37,7 @@ def started(policy: AtlasVLAPolicy) -> AtlasVLAPolicy:
     with torch.no_grad():
         policy.train()(preprocessed(policy.config, seed=99))
         # So that they show in the actions of a fresh decoder.
-        policy.model.decoder.condition[0].weight[:, -policy.model.landmarks.output_dim :].mul_(20)
+        policy.model.decoder.queries.condition[0].weight[:, -policy.model.landmarks.output_dim :].mul_(20)
     return policy.eval()
 
 

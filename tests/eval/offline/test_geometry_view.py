@@ -22,7 +22,7 @@ from tests.helpers import released
 
 PIXELS = 48
 EPISODES, LENGTH = 2, 3
-HEADS = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4, 8, 8, 8)}
+HEADS = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (8, 16, 32, 32)}
 
 
 def colors(frame: int) -> tuple[int, int]:
