@@ -58,7 +58,7 @@ class AtlasVLA(nn.Module):
         self.vision_tower: PatchTower | Dinov2Tower | None = None
         if views:
             with making(self.geometry_part):
-                self.aggregator = _GEOMETRY_BACKBONES[self.geometry_part](config, self.grid)
+                self.aggregator = make_geometry_backbone(config, self.grid)
             if config.vision == "patch":
                 self.vision_tower = PatchTower(config.patch_size, config.vision_patch_dim, self.grid)
             elif config.vision == "dinov2":
@@ -263,6 +263,16 @@ _GEOMETRY_BACKBONES: dict[str, Callable[[AtlasVLAConfig, tuple[int, int]], Geome
     "vggt": _aggregator,
     "da3": _da3,
 }
+
+
+def make_geometry_backbone(config: AtlasVLAConfig, grid: tuple[int, int]) -> GeometryBackbone:
+    """Make the geometry backbone of a configuration, with fresh weights.
+
+    Args:
+        config: Sizes and choices.
+        grid: Patches per (column, row).
+    """
+    return _GEOMETRY_BACKBONES[config.geometry_backbone](config, grid)
 
 
 def _landmarks(config: AtlasVLAConfig, backbone: GeometryBackbone | None) -> Landmarks:
