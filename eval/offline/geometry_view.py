@@ -56,6 +56,12 @@ def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
             f"--checkpoint={checkpoint} is a policy of type {kind}; only {POLICY_TYPE} has action queries whose "
             "attention can be shown."
         )
+    conditioning = read_json(checkpoint / CONFIG_FILE).get("query_conditioning")
+    if conditioning == "only_landmarks":
+        raise EvalError(
+            f"--checkpoint={checkpoint} is a policy whose decoder sees no image patches "
+            f"(query_conditioning={conditioning}), so there is no attention to show."
+        )
     from lerobot.policies.factory import make_pre_post_processors
 
     from lerobot_atlasvla import AtlasVLAPolicy
