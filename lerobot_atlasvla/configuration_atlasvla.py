@@ -20,6 +20,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from .files.replacing import replacing
 from .policy.columns import select_columns, state_keys
 from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
+from .policy.landmark_checks import check_landmark_features, looks_like_wrist, take_former_conditioning
 from .policy.setting_types import Count, Number
 from .policy.type_checks import check_types, shown
 
@@ -166,14 +167,31 @@ class AtlasVLAConfig(PreTrainedConfig):
     decoder_num_heads: Count = 12
     # Action queries; 0 is one per action of the chunk. With another number, every action is a mixture of all queries.
     num_action_queries: Count = 0
-    # Whether state, language and a visual summary condition the action queries; otherwise they are only learned.
-    condition_queries: bool = True
-    # Hidden width of the MLP through which they do.
+    # What the action queries know from the start, beside state and language: keypoints (where each view's picture shows
+    # what, and a narrow map of it), landmarks (where in space; of VGGT's depth and camera heads), only_landmarks (and
+    # the decoder sees nothing else of the views). none: not even state and language, the queries are only learned.
+    query_conditioning: str = "keypoints"
+    # The former setting, which old checkpoints have: true is keypoints, false is none.
+    condition_queries: bool | None = None
+    # Hidden width of the MLP through which the queries get it.
     condition_hidden_size: Count = 512
-    # Keypoints per view (spatial softmax) in the visual summary.
+    # Keypoints or landmarks per view.
     summary_keypoints: Count = 32
-    # Channels of the flattened patch map in the visual summary.
+    # Channels of the flattened patch map beside the keypoints.
     summary_map_channels: Count = 8
+    # Where landmarks are: in first_view (the frame of the first camera of views) or base (the robot's, the frame in
+    # which its state gives the end effector's pose; needs hand_eye).
+    landmark_frame: str = "first_view"
+    # Pose of the first camera in the end effector's frame: x, y, z (m), quaternion x, y, z, w; OpenCV axes. For states
+    # that begin with the end effector's position (m) and rotation vector (rad), as LIBERO's. Empty: not known.
+    hand_eye: tuple[Number, ...] = ()
+    # Landmarks: meters per unit of the backbone's points. VGGT-1B's unit is its own (python -m eval.geometry_check).
+    landmark_scale: Number = 1.0
+    # Landmarks: what lies outside of this box does not count: lowest x, y, z, highest x, y, z (m). Empty: all counts.
+    landmark_box: tuple[Number, ...] = ()
+    # Landmarks, training only: shift the points of every camera that stands still at random, this standard deviation
+    # per axis (m).
+    landmark_noise: Number = 0.03
 
     # Action head: l1 (the whole chunk at once) or flow (flow matching).
     head: str = "l1"
@@ -237,6 +255,8 @@ class AtlasVLAConfig(PreTrainedConfig):
         self.vggt_output_layers = tuple(self.vggt_output_layers)
         self.da3_output_layers = tuple(self.da3_output_layers)
         self.views = _names(self.views)
+        self.hand_eye, self.landmark_box = tuple(self.hand_eye), tuple(self.landmark_box)
+        take_former_conditioning(self)
         check(self)
         # Equal settings are saved as equal bytes.
         self.normalization_mapping = dict(sorted(self.normalization_mapping.items()))
@@ -260,7 +280,9 @@ class AtlasVLAConfig(PreTrainedConfig):
 
     @property
     def geometry_layers(self) -> tuple[int, ...]:
-        """Return the layers of it that the decoder reads."""
+        """Return the layers of it that the decoder reads; none where it gets landmarks only."""
+        if self.query_conditioning == "only_landmarks":
+            return ()
         return getattr(self, f"{self.geometry_backbone}_output_layers")
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -287,6 +309,7 @@ class AtlasVLAConfig(PreTrainedConfig):
             ValueError: Naming the feature that is missing or has another shape, and all columns of the data.
         """
         select_columns(self, dataset)
+        check_landmark_features(self)
 
     @property
     def empty_camera_keys(self) -> tuple[str, ...]:
@@ -302,6 +325,16 @@ class AtlasVLAConfig(PreTrainedConfig):
     def view_keys(self) -> tuple[str, ...]:
         """Return the cameras the policy looks through, in its fixed order; none for a blind policy."""
         return () if self.is_blind else self.views or tuple(self.image_features)
+
+    @property
+    def reads_landmarks(self) -> bool:
+        """Return whether the action queries get 3-D landmarks of the views."""
+        return self.query_conditioning in ("landmarks", "only_landmarks")
+
+    @property
+    def first_view_moves(self) -> bool:
+        """Return whether the first camera moves with the hand, by the calibration or by its name."""
+        return bool(self.hand_eye) or (bool(self.view_keys) and looks_like_wrist(self.view_keys[0]))
 
     @property
     def state_dim(self) -> int:

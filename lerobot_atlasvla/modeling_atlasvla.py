@@ -16,6 +16,7 @@ from .files import safetensors_files
 from .inputs import environments, prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
+from .model.scene_cameras import Placement, SceneCameras
 from .model.sizes import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
@@ -102,7 +103,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         safetensors_files.install()  # LeRobot writes the rest of a checkpoint
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
-        self._thread_queues = ActionQueues()
+        self._thread_queues = ActionQueues.make()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
 
@@ -112,8 +113,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             if self.config.is_frozen(part):
                 freeze(module)
                 # Buffers, such as rotary frequencies, stay float32.
-                for parameter in module.parameters():
-                    parameter.data = parameter.data.to(backbones.part_dtype(self.config, part))
+                dtype = backbones.part_dtype(self.config, part)
+                for name, parameter in module.named_parameters():
+                    parameter.data = parameter.data.to(backbones.tensor_dtype(name, dtype))
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
             for block in aggregator.geometry_blocks():
@@ -134,7 +136,13 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         if self.config.feature_cache and meta is not None:
             part = self.config.geometry_backbone
             mark = self.backbone_record.fingerprint(part, self.model.backbones()[part])
-            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark)
+            key = CacheKey.of(
+                self.config,
+                dataset=meta.repo_id,
+                frames=meta.total_frames,
+                weights=mark,
+                points=self.model.points_shape,
+            )
             self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod
@@ -236,7 +244,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return parameter_groups(self)
 
     def reset(self) -> None:
-        """Forget this thread's actions that were predicted but not executed; call it when an episode starts."""
+        """Forget this thread's actions that were predicted but not executed, and where its cameras stood.
+
+        Call it when an episode starts.
+        """
         self._thread_queues.reset(self.config)
 
     @property
@@ -276,7 +287,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         encode_views = (self.feature_cache or self.model).encode_views
         with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():
             geometry = encode_views(inputs.views)
-            prefix = self.model.fuse(geometry, self.model.encode_language(inputs), inputs.state_BN)
+            # Frames of many episodes: each for itself.
+            placement = Placement(inputs.first_to_base_B34)
+            prefix = self.model.fuse(geometry, self.model.encode_language(inputs), inputs.state_BN, placement)
             loss_B = self.model.head.loss(self.model.decode(prefix), actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B
         mean = loss_B.detach().mean().item()
@@ -294,9 +307,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         inference_delay: int | None = None,
         prev_chunk_left_over: Tensor | None = None,
         execution_horizon: int | None = None,
+        cameras: SceneCameras | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Predict normalized actions (B, chunk_size, A), float32, from preprocessed observations.
+
+        A policy with landmarks takes the batch as the next frame of the episode that :meth:`reset` has started.
 
         Args:
             batch: Preprocessed observations.
@@ -305,6 +321,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalized, (T', A) for one
                 environment, (B, T', A) for several.
             execution_horizon: Real-time chunking: steps over which the old chunk fades out; by default rtc_config's.
+            cameras: Landmarks: where the cameras of the episode have stood so far; by default this thread's episode.
             **kwargs: Ignored.
 
         Raises:
@@ -334,7 +351,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             if self.config.compile_model:
                 # One shape for all instructions: a longer one must not compile everything again.
                 words = words.padded_to(self.config.tokenizer_max_length)
-            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words)
+            placement = None
+            if self.config.reads_landmarks:
+                placement = Placement(inputs.first_to_base_B34, cameras or self._thread_queues.cameras)
+            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words, placement)
             actions_BTA = self.model.head.sample(decoded_BTD, noise, guidance=guidance)
         check_finite_actions(actions_BTA, self.config, batch, self)
         return actions_BTA

@@ -143,6 +143,12 @@ def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
     cameras = camera_mapping(list(checkpoint.config.image_features), cfg.cameras)
     if cfg.overlay and checkpoint.kind != "atlasvla":
         raise EvalError(f"--overlay=true is for policies of type atlasvla; this one is of type {checkpoint.kind}.")
+    conditioning = getattr(checkpoint.config, "query_conditioning", "")
+    if cfg.overlay and conditioning == "only_landmarks":
+        raise EvalError(
+            "--overlay=true shows where the decoder looks in the images; that of this policy sees no image patches "
+            f"(query_conditioning={conditioning}). Leave it out."
+        )
     if cfg.overlay and SCENE not in cameras:
         raise EvalError("--overlay=true shows the scene camera, which this policy does not have.")
     return EvaluatedPolicy(checkpoint, device, cameras, choose_image_size(cfg.image_size, checkpoint))

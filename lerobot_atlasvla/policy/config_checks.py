@@ -8,6 +8,7 @@ from lerobot.configs.types import FeatureType, NormalizationMode
 
 from lerobot_atlasvla.model.sizes import DINOV2_SIZES, PATCH_EMBEDDERS
 
+from .landmark_checks import CONDITIONINGS, LANDMARK_FRAMES, check_conditioning
 from .type_checks import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ CHOICES = {
     "vggt_patch_embed": PATCH_EMBEDDERS,
     "language_init": ("pretrained", "random"),
     "vision_tower_init": ("pretrained", "random"),
+    "query_conditioning": CONDITIONINGS,
+    "landmark_frame": LANDMARK_FRAMES,
 }
 
 
@@ -86,6 +89,8 @@ NUMBERS = {
     "random_crop": Interval(0, 1, open_high=True),
     "color_jitter": Interval(0, 1, open_high=True),
     "vggt_layer_scale_init": Interval(0, 10, open_low=True),
+    "landmark_scale": Interval(0, 1000, open_low=True),
+    "landmark_noise": Interval(0, 1),
     "optimizer_lr": Interval(0, 1, open_low=True, open_high=True),
     "optimizer_backbone_lr": Interval(0, 1, open_high=True),
     "optimizer_weight_decay": Interval(0, 10),
@@ -140,6 +145,7 @@ def check(config: AtlasVLAConfig) -> None:
     _check_output_layers(config)
     _check_backbones(config)
     _check_da3(config)
+    check_conditioning(config)
     _check_names_of_geometry(config)
     _check_feature_cache(config)
 

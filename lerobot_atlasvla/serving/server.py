@@ -19,6 +19,8 @@ import grpc
 import numpy as np
 from grpc import aio
 
+from lerobot_atlasvla.model.scene_cameras import SceneCameras
+
 from . import rpc
 from .served_policy import ServedPolicy
 from .sessions import Sessions
@@ -47,9 +49,10 @@ class PolicyThread:
 
 @dataclass
 class _Session:
-    """One client: the actions that were predicted for it and not sent yet, each (A,)."""
+    """One client: the actions that were predicted for it and not sent yet, each (A,), and its episode's cameras."""
 
     actions: deque[np.ndarray] = field(default_factory=deque)
+    cameras: SceneCameras = field(default_factory=SceneCameras)
     # A client that calls twice at once must not get two chunks mixed.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -108,6 +111,8 @@ class PolicyService:
         session = self._session(context)
         async with session.lock:
             session.actions.clear()
+            # A new one: a prediction that is under way may still write to the old.
+            session.cameras = SceneCameras()
         return b""
 
     async def _select_action(self, requests: Requests, context: aio.ServicerContext) -> bytes:
@@ -120,7 +125,7 @@ class PolicyService:
                     raise rpc.RequestError(
                         grpc.StatusCode.FAILED_PRECONDITION, "No action is queued; the request needs an observation."
                     )
-                chunk_TA = await self._predict(message)
+                chunk_TA = await self._predict(message, session.cameras)
                 # Only now: a request that is given up while the policy computes leaves the queue as it was.
                 session.actions.extend(chunk_TA[: self._served.policy.config.n_action_steps])
             action_A = session.actions.popleft()
@@ -128,15 +133,15 @@ class PolicyService:
 
     async def _predict_action_chunk(self, requests: Requests, context: aio.ServicerContext) -> bytes:
         """Send a chunk of actions (T, A); the queue stays as it is."""
-        self._session(context)
-        return pack({"action": await self._predict(await rpc.only_message(requests))})
+        session = self._session(context)
+        return pack({"action": await self._predict(await rpc.only_message(requests), session.cameras)})
 
     async def _close(self, requests: Requests, context: aio.ServicerContext) -> bytes:
         """End a session."""
         self._sessions.close(rpc.metadata_value(context, SESSION_KEY))
         return b""
 
-    async def _predict(self, message: bytes) -> np.ndarray:
+    async def _predict(self, message: bytes, cameras: SceneCameras) -> np.ndarray:
         observation: dict[str, Any] = dict(unpack(message))
         if TASK_KEY in observation:
             try:
@@ -144,7 +149,7 @@ class PolicyService:
             except UnicodeDecodeError as error:
                 raise MessageError(f"{TASK_KEY} is not UTF-8: {error}") from error
         self._served.spec.check(observation)
-        return await self._thread.run(self._served.predict, observation)
+        return await self._thread.run(self._served.predict, observation, cameras)
 
 
 @contextlib.asynccontextmanager

@@ -23,7 +23,7 @@ from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE
 from . import download, geometry_files
 from .download import ResolvedWeights, WeightsError, listing
 from .tensor_files import digest, other_kinds, read_tensors
-from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
+from .vggt_state_dict import AGGREGATOR_PREFIX, OWN_HEADS, from_vggt, is_of_heads, to_vggt
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Part:
         check: Refuses the weights of another model, whose names say so; takes the same.
         from_file: Renames tensors of the released files to those of the module.
         to_file: Undoes that.
+        bare: What those names in the files begin with that none of ``prefixes`` stands before.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Part:
     check: Callable[[ResolvedWeights, str], None] | None = None
     from_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
     to_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
+    bare: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -103,6 +105,7 @@ PARTS = {
             check=geometry_files.check_vggt,
             from_file=from_vggt,
             to_file=to_vggt,
+            bare=OWN_HEADS,
         ),
         Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), geometry_files.da3_architecture),
         Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES), _read_architecture),
@@ -219,6 +222,11 @@ def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
     return getattr(torch, config.backbone_dtype)
 
 
+def tensor_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of one tensor of a part: VGGT's heads stay float32, for bfloat16 rounds 1 m to 4 mm."""
+    return torch.float32 if is_of_heads(name) else dtype
+
+
 def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: ResolvedWeights) -> tuple[str, str]:
     """Fill a part that was built without memory from its resolved weights.
 
@@ -235,14 +243,17 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
     expected = _released_names(name, module)
     shapes = {key: tuple(tensor.shape) for key, tensor in expected.items()}
     try:
-        tensors, report = read_tensors(resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes)
+        tensors, report = read_tensors(
+            resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes, bare=part.bare
+        )
         if kinds := other_kinds(tensors, expected):
             raise WeightsError(f"{resolved.name} does not fit the model: of another kind: {listing(kinds)}.")
     except WeightsError as error:
-        raise WeightsError(f"{error} ({part.flag})") from error
+        heads = f"{part.flag}; its heads are read for --policy.query_conditioning={config.query_conditioning}"
+        raise WeightsError(f"{error} ({heads if any(map(is_of_heads, expected)) else part.flag})") from error
     logger.info("%s", report)
     dtype = part_dtype(config, name)
-    as_stored = all(tensor.dtype == dtype for tensor in tensors.values())
+    as_stored = all(tensor.dtype == tensor_dtype(key, dtype) for key, tensor in tensors.items())
     fill(module, part.from_file(tensors), dtype)
     # Weights that were not cast have been hashed while they were read.
     return report.digest, report.digest if as_stored else fingerprint(name, module)
@@ -259,7 +270,9 @@ def _released_names(name: str, module: nn.Module) -> Mapping[str, Tensor]:
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """Put tensors in place of a module's parameters, cast to ``dtype``; no second copy where it is theirs already."""
-    module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    module.load_state_dict(
+        {name: tensor.to(tensor_dtype(name, dtype)) for name, tensor in tensors.items()}, assign=True
+    )
 
 
 class BackboneRecord:

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 AGGREGATOR_PREFIX = "aggregator."
+OWN_HEADS = ("camera_head.", "depth_head.")
+"""What the names of VGGT's heads begin with, in the released file beside the aggregator."""
+_HEADS_HERE = "own_heads."
 _PATCH_EMBED = "patch_embed."
 # (VGGT's pattern, transformers' pattern) below ``patch_embed.``; ``{i}`` is a block index.
 _DINOV2_NAMES = (
@@ -35,6 +38,11 @@ _QKV_PARTS = ("query", "key", "value")
 _QKV_PART = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)")
 
 
+def is_of_heads(name: str) -> bool:
+    """Return whether a tensor belongs to VGGT's heads, by its name in the file or in the module."""
+    return name.startswith((_HEADS_HERE, *OWN_HEADS))
+
+
 def _translate(name: str, *, to_vggt: bool) -> str:
     """Rename one tensor below ``patch_embed.`` (all but q, k, v); raise KeyError if no rule fits."""
     for vggt_pattern, hf_pattern in _DINOV2_NAMES:
@@ -49,13 +57,16 @@ def from_vggt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors of VGGT's aggregator to the state dict of :class:`~.model.geometry.vggt.Aggregator`.
 
     Args:
-        tensors: Checkpoint names without the ``aggregator.`` prefix.
+        tensors: Checkpoint names without the ``aggregator.`` prefix; those of VGGT's heads have none.
 
     Raises:
         KeyError: For a DINOv2 tensor that no rule covers.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if name.startswith(OWN_HEADS):
+            renamed[_HEADS_HERE + name] = tensor
+            continue
         if not name.startswith(_PATCH_EMBED) or name.startswith(f"{_PATCH_EMBED}proj."):
             renamed[name] = tensor
             continue
@@ -77,6 +88,9 @@ def to_vggt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
+        if name.startswith(_HEADS_HERE):
+            renamed[name.removeprefix(_HEADS_HERE)] = tensor
+            continue
         inner = name.removeprefix(_PATCH_EMBED)
         if not name.startswith(_PATCH_EMBED) or inner.startswith(_OWN_NAMES):
             renamed[name] = tensor

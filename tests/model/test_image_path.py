@@ -11,11 +11,11 @@ from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
 
 KINDS = [
     {},
-    {"condition_queries": False},
+    {"query_conditioning": "none"},
     {"head": "flow", "num_action_queries": 3},
     {"vision": "patch", "vision_patch_size": 8, "vision_patch_dim": 24},
     {"fusion": "early"},
-    {"fusion": "early", "condition_queries": False},
+    {"fusion": "early", "query_conditioning": "none"},
     {"fusion": "early", "vision": "patch", "vision_patch_size": 8, "vision_patch_dim": 24},
 ]
 
@@ -94,7 +94,7 @@ def test_a_pretrained_vggt_is_not_loaded_to_be_removed():
         tiny_config(vggt_blocks="removed", vggt_init="pretrained", vggt_patch_embed="conv")
 
 
-@pytest.mark.parametrize("overrides", [{}, {"condition_queries": False}, {"fusion": "early"}, {"head": "flow"}])
+@pytest.mark.parametrize("overrides", [{}, {"query_conditioning": "none"}, {"fusion": "early"}, {"head": "flow"}])
 def test_a_blind_policy_needs_no_images_and_has_no_part_for_them(overrides):
     policy, batch, other = make(views=("none",), **overrides)
     assert torch.equal(act(policy, batch), act(policy, other))

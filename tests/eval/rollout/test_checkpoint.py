@@ -13,7 +13,8 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.tdmpc.configuration_tdmpc import TDMPCConfig
 
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import read_checkpoint
+from eval.rollout.checkpoint import open_policy, read_checkpoint
+from eval.rollout.settings import RunConfig
 from eval.rollout.training_record import training_record
 from tests.conftest import CHUNK, tiny_config
 
@@ -195,3 +196,10 @@ def test_part_of_a_dataset_and_no_dataset(trained, tmp_path):
     assert record["minutes"] is None
     file.unlink()
     assert training_record(folder) is None
+
+
+def test_an_overlay_needs_a_decoder_that_looks_at_images(tmp_path):
+    folder = save(tmp_path / "saved", tiny_config(query_conditioning="only_landmarks"))
+    cfg = RunConfig(checkpoint=folder, output_dir=tmp_path / "out", overlay=True, device="cpu")
+    with pytest.raises(EvalError, match=r"--overlay=true.*query_conditioning=only_landmarks"):
+        open_policy(cfg)
