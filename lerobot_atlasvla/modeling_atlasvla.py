@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -102,6 +103,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         safetensors_files.install()  # LeRobot writes the rest of a checkpoint
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
+        self._make_language_releasable()
         self._thread_queues = ActionQueues()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
@@ -127,6 +129,19 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
+
+    def _make_language_releasable(self) -> None:
+        """Let training go on without a frozen language model whose weights can be read again."""
+        # A blind policy's first parameter is the language model's, and LeRobot looks there for the policy's device.
+        if (
+            self.config.is_frozen("language")
+            and "language" in backbones.pretrained_parts(self.config)
+            and not self.config.is_blind
+        ):
+            self.model.language.make_releasable(
+                unchanged=partial(self.backbone_record.is_unchanged, "language"),
+                read=partial(self.backbone_record.load_from_checkpoint, "language"),
+            )
 
     def _open_feature_cache(self) -> None:
         """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
@@ -378,4 +393,4 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """``dtype`` for whatever learns. LeRobot 0.6.1 trains under the same autocast; nothing else asks for it."""
         if self.config.dtype == "float32":
             return nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, dtype=getattr(torch, self.config.dtype))
+        return torch.autocast(self.model.decoder.queries.queries.device.type, dtype=getattr(torch, self.config.dtype))

@@ -284,11 +284,15 @@ def timed_steps(
     meter.reset_peak()
     for _ in range(cfg.warmup):
         step()
+    warmup_peak = meter.peak()
+    # What only the first steps need has gone by now: a frozen language model, whose instructions are encoded.
+    meter.reset_peak()
     seconds = [meter.seconds(step) for _ in range(cfg.train_steps)]
     return {
         "step_s": seconds,
         "samples_per_s": size / statistics.median(seconds),
         "peak_bytes": meter.peak(),
+        "warmup_peak_bytes": warmup_peak,
         "reserved_bytes": meter.reserved_peak(),
         "losses": [losses[0], losses[-1]],
     }

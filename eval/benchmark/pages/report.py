@@ -31,7 +31,9 @@ RATIO_NOTE = """To the quickest variant of the baseline in this run. Latency: mo
 samples per second at the same batch size, higher is better."""
 TRAINING_NOTE = """Forward, backward, clipping, the policy's own optimizer and parameter groups; the batch is
 preprocessed and on the device before. Samples per second from the median step. Memory is the peak over these steps: of
-tensors on a GPU, otherwise of the process (resident)."""
+tensors on a GPU, otherwise of the process (resident: Python, its libraries, mapped files and all). Steps before the
+timed ones do not count: with `--weights`, a preset's frozen language model is released in them, as in training once
+all instructions are encoded; random weights made in memory could not be read again and stay."""
 FLOOR_NOTE = """What a chunk takes at least: the FLOP of its matrix products, convolutions and attentions, each at the
 best rate that `torch.matmul` of square matrices reached in the same process with the same threads, right after the
 timed chunks (best of all rounds; on a GPU float32 is TF32). The instruction is encoded once, so a preset's count is
