@@ -375,6 +375,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Return the next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
 
+        With ``temporal_ensemble_coeff`` it predicts at every call, and returns the average of all chunks since
+        :meth:`reset` that reach this step.
+
         With another number of environments than at the last call, nobody knows whose the queued actions are: they are
         dropped, and every environment gets a chunk that was predicted from what it sees now.
 
@@ -383,6 +386,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if self._rtc_enabled():
             raise ValueError(rtc.NOT_STEP_BY_STEP)
+        if self.config.temporal_ensemble_coeff is not None:
+            chunk_BTA = self.predict_action_chunk(batch)
+            return self._thread_queues.ensemble_of(self.config, len(chunk_BTA)).next_action(chunk_BTA)
         queue = self._thread_queues.of_environments(self.config, environments(batch))
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]

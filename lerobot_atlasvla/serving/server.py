@@ -17,7 +17,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+import torch
 from grpc import aio
+
+from lerobot_atlasvla.policy.ensembling import Ensemble
 
 from . import rpc
 from .served_policy import ServedPolicy
@@ -47,9 +50,10 @@ class PolicyThread:
 
 @dataclass
 class _Session:
-    """One client: the actions that were predicted for it and not sent yet, each (A,)."""
+    """One client: the actions that were predicted for it and not sent yet, each (A,); or its chunks to be averaged."""
 
     actions: deque[np.ndarray] = field(default_factory=deque)
+    ensemble: Ensemble | None = None
     # A client that calls twice at once must not get two chunks mixed.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -108,6 +112,7 @@ class PolicyService:
         session = self._session(context)
         async with session.lock:
             session.actions.clear()
+            session.ensemble = None
         return b""
 
     async def _select_action(self, requests: Requests, context: aio.ServicerContext) -> bytes:
@@ -122,7 +127,13 @@ class PolicyService:
                     )
                 chunk_TA = await self._predict(message)
                 # Only now: a request that is given up while the policy computes leaves the queue as it was.
-                session.actions.extend(chunk_TA[: self._served.policy.config.n_action_steps])
+                policy = self._served.policy.config
+                if policy.temporal_ensemble_coeff is None:
+                    session.actions.extend(chunk_TA[: policy.n_action_steps])
+                else:
+                    session.ensemble = session.ensemble or Ensemble(policy)
+                    # In the robot's units: an average of what was normalized is the normalized average.
+                    session.actions.append(session.ensemble.next_action(torch.from_numpy(chunk_TA)[None])[0].numpy())
             action_A = session.actions.popleft()
             return pack({"action": action_A, "queued": np.array([len(session.actions)])})
 
