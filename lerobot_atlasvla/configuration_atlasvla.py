@@ -43,6 +43,9 @@ class AtlasVLAConfig(PreTrainedConfig):
     chunk_size: Count = 10
     # Actions executed before the next prediction; at most chunk_size.
     n_action_steps: Count = 10
+    # l1: predict at every step and execute the average of all chunks that reach it, weighted by exp(-coeff x age in
+    # chunks, oldest first): 0.01 as in ACT; above 0 older ones count more. Needs n_action_steps 1. Unset is off.
+    temporal_ensemble_coeff: Number | None = None
     # LeRobot's normalization by feature type. Images stay in [0, 1]: the model scales them itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {

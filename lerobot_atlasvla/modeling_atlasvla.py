@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -103,6 +104,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         safetensors_files.install()  # LeRobot writes the rest of a checkpoint
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
+        self._make_language_releasable()
         self._thread_queues = ActionQueues.make()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
@@ -129,6 +131,19 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
+
+    def _make_language_releasable(self) -> None:
+        """Let training go on without a frozen language model whose weights can be read again."""
+        # A blind policy's first parameter is the language model's, and LeRobot looks there for the policy's device.
+        if (
+            self.config.is_frozen("language")
+            and "language" in backbones.pretrained_parts(self.config)
+            and not self.config.is_blind
+        ):
+            self.model.language.make_releasable(
+                unchanged=partial(self.backbone_record.is_unchanged, "language"),
+                read=partial(self.backbone_record.load_from_checkpoint, "language"),
+            )
 
     def _open_feature_cache(self) -> None:
         """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
@@ -380,6 +395,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Return the next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
 
+        With ``temporal_ensemble_coeff`` it predicts at every call, and returns the average of all chunks since
+        :meth:`reset` that reach this step.
+
         With another number of environments than at the last call, nobody knows whose the queued actions are: they are
         dropped, and every environment gets a chunk that was predicted from what it sees now.
 
@@ -388,6 +406,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if self._rtc_enabled():
             raise ValueError(rtc.NOT_STEP_BY_STEP)
+        if self.config.temporal_ensemble_coeff is not None:
+            chunk_BTA = self.predict_action_chunk(batch)
+            return self._thread_queues.ensemble_of(self.config, len(chunk_BTA)).next_action(chunk_BTA)
         queue = self._thread_queues.of_environments(self.config, environments(batch))
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
@@ -398,4 +419,4 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """``dtype`` for whatever learns. LeRobot 0.6.1 trains under the same autocast; nothing else asks for it."""
         if self.config.dtype == "float32":
             return nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, dtype=getattr(torch, self.config.dtype))
+        return torch.autocast(self.model.decoder.queries.queries.device.type, dtype=getattr(torch, self.config.dtype))

@@ -24,7 +24,8 @@ from lerobot_atlasvla.files.replacing import write_text
 
 PLOT = "categories.png"
 # What a control may differ in: the policy, what it looks at, and how the workers were run.
-_OF_A_POLICY = ("n_action_steps", "image_size", "cameras", "threads", "fast_render", "fraction", "suites")
+_OF_A_POLICY = ("n_action_steps", "temporal_ensemble_coeff", "image_size", "cameras")
+_OF_A_POLICY += ("threads", "fast_render", "fraction", "suites")
 
 CLEAN_NOTE = """*Clean* successes are those in which, from settling to the last step, nothing moved by more than 1 mm or
 turned by more than 1 degree that the task's `:obj_of_interest` does not name: loose objects, and the joints of

@@ -132,7 +132,7 @@ def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
         EvalError: If it can't be read, or a setting does not fit it.
     """
     device = choose_device(cfg.device)
-    checkpoint = read_checkpoint(cfg.checkpoint, device, cfg.n_action_steps)
+    checkpoint = read_checkpoint(cfg.checkpoint, device, **cfg.policy_overrides)
     if checkpoint.is_export:
         if device != "cpu":
             raise EvalError(f"--checkpoint={cfg.checkpoint} is an export, which runs on the CPU (--device=cpu).")
@@ -196,17 +196,20 @@ def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
     return asked
 
 
-def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Checkpoint:
+def read_checkpoint(
+    path: Path, device: str, n_action_steps: int | None = None, temporal_ensemble_coeff: float | None = None
+) -> Checkpoint:
     """Find and read a checkpoint.
 
     Args:
         path: Folder of ``pretrained_model``, or the checkpoint or training run that has it inside.
         device: Where the policy will run.
         n_action_steps: Number of actions to execute per chunk instead of the checkpoint's own.
+        temporal_ensemble_coeff: How chunks are averaged instead of as the checkpoint says.
 
     Raises:
         EvalError: If there is no checkpoint, its configuration cannot be read, its pipelines name code to run, or
-            ``n_action_steps`` does not fit it.
+            ``n_action_steps`` or ``temporal_ensemble_coeff`` does not fit it.
     """
     import lerobot.policies  # noqa: F401 - registers LeRobot's own
     from draccus.utils import DecodingError
@@ -226,6 +229,13 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
         overrides = [f"--device={device}"]
         if n_action_steps is not None:
             overrides.append(f"--n_action_steps={n_action_steps}")
+        if temporal_ensemble_coeff is not None:
+            if not hasattr(config, "temporal_ensemble_coeff"):
+                raise EvalError(
+                    f"--temporal_ensemble_coeff={temporal_ensemble_coeff} cannot be set: a policy of type "
+                    f"{config.type} does not average its chunks."
+                )
+            overrides.append(f"--temporal_ensemble_coeff={temporal_ensemble_coeff}")
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=overrides)
     except (ValueError, TypeError, NotImplementedError, DecodingError) as error:
         file = "" if isinstance(error, PipelineError) else f" {folder / CONFIG_FILE} cannot be used:"

@@ -101,7 +101,7 @@ class WorkerSettings:
     Attributes:
         checkpoint: Folder of the checkpoint.
         device: Where the policy runs.
-        n_action_steps: Actions executed per chunk; None for the checkpoint's own number.
+        overrides: Settings of the policy that win over the checkpoint's (``SimulationSettings.policy_overrides``).
         output_dir: The run folder, for videos.
         cameras: LIBERO's cameras to the policy's views.
         settle_steps: Steps without motion after a reset.
@@ -115,7 +115,7 @@ class WorkerSettings:
 
     checkpoint: Path
     device: str
-    n_action_steps: int | None
+    overrides: Mapping[str, Any]
     output_dir: Path
     cameras: Mapping[str, str]
     settle_steps: int
@@ -143,7 +143,7 @@ class Evaluator:
         register_third_party_plugins()
         prepare_libero()
         self._settings = settings
-        checkpoint = read_checkpoint(settings.checkpoint, settings.device, settings.n_action_steps)
+        checkpoint = read_checkpoint(settings.checkpoint, settings.device, **settings.overrides)
         self._config = checkpoint.config
         try:
             self._policy, self._preprocessor, self._postprocessor = _load(checkpoint, self._env_config())

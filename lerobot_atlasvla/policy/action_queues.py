@@ -12,6 +12,7 @@ from torch import Tensor
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.scene_cameras import SceneCameras
 
+from .ensembling import Ensemble
 from .value_checks import check_image_range
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class ActionQueues(threading.local):
     """
 
     _by_name: dict[str, deque[Tensor]] | None = None
+    # The chunks of this episode so far, where they are averaged.
+    _ensemble: Ensemble | None = None
     # Whether images of this episode have been looked at.
     _images_checked: bool = False
     # Whether this thread starts its episodes itself.
@@ -54,13 +57,14 @@ class ActionQueues(threading.local):
         return (ActionQueues.make, ())
 
     def reset(self, config: AtlasVLAConfig) -> None:
-        """Start an episode in this thread: no queued actions, images that nobody has looked at, unknown cameras."""
+        """Start an episode in this thread: no actions of earlier chunks, unseen images, unknown cameras."""
         self._resets.count += 1
         self._resets_itself = True
         self._begin(config)
 
     def _begin(self, config: AtlasVLAConfig) -> None:
         self._by_name = {ACTION: deque(maxlen=config.n_action_steps)}
+        self._ensemble = None
         self._images_checked = False
         self._cameras = SceneCameras()
 
@@ -86,14 +90,18 @@ class ActionQueues(threading.local):
         """Return this thread's actions, dropped with a warning if they are of another number of environments, B."""
         queue = self.by_name(config)[ACTION]
         if queue and len(queue[0]) != count:
-            logger.warning(
-                "select_action got %d environments after %d: the queued actions are dropped and all chunks predicted "
-                "anew. Call reset() when an episode starts.",
-                count,
-                len(queue[0]),
-            )
+            _warn_of_another_number(count, len(queue[0]))
             queue.clear()
         return queue
+
+    def ensemble_of(self, config: AtlasVLAConfig, count: int) -> Ensemble:
+        """Return this thread's chunks, forgotten with a warning if they are of another number of environments, B."""
+        known = None if self._ensemble is None else self._ensemble.environments
+        if known is not None and known != count:
+            _warn_of_another_number(count, known)
+            self._ensemble = None
+        self._ensemble = self._ensemble or Ensemble(config)
+        return self._ensemble
 
     def check_images(self, config: AtlasVLAConfig, batch: Mapping[str, Tensor]) -> None:
         """Check the images' range in the first batch of an episode, and of training; what comes after is alike.
@@ -104,3 +112,12 @@ class ActionQueues(threading.local):
         if not self._images_checked:
             check_image_range(config, batch)
             self._images_checked = True
+
+
+def _warn_of_another_number(count: int, before: int) -> None:
+    logger.warning(
+        "select_action got %d environments after %d: the queued actions are dropped and all chunks predicted "
+        "anew. Call reset() when an episode starts.",
+        count,
+        before,
+    )

@@ -97,6 +97,8 @@ NUMBERS = {
     # 0 clips nothing.
     "optimizer_grad_clip_norm": Interval(0, 1e6),
 }
+# Of an exponential that is far from float32's largest number, even as a sum.
+LARGEST_EXPONENT = 80
 BETAS = Interval(0, 1, open_high=True)
 LARGEST_SIDE = 2048
 MOST_PATCHES = 16_384
@@ -127,6 +129,7 @@ def check(config: AtlasVLAConfig) -> None:
         _one_of(name, getattr(config, name), allowed)
     _check_chunk(config)
     _check_widths(config)
+    _check_ensembling(config)
     for name, (least, most) in COUNTS.items():
         if not least <= getattr(config, name) <= most:
             raise ConfigError(
@@ -164,6 +167,35 @@ def _check_chunk(config: AtlasVLAConfig) -> None:
     if config.n_obs_steps != 1:
         raise ConfigError(
             f"AtlasVLA reads one observation; got n_obs_steps {config.n_obs_steps} (--policy.n_obs_steps)."
+        )
+
+
+def _check_ensembling(config: AtlasVLAConfig) -> None:
+    coeff, chunk = config.temporal_ensemble_coeff, config.chunk_size
+    if coeff is None:
+        return
+    # The weights are exp(-coeff i), i < chunk_size, in float32.
+    allowed = Interval(-LARGEST_EXPONENT / max(1, chunk - 1), LARGEST_EXPONENT)
+    if coeff not in allowed:
+        raise ConfigError(
+            f"temporal_ensemble_coeff must lie in {allowed} with chunk_size {chunk}, got {coeff} "
+            "(--policy.temporal_ensemble_coeff; ACT's is 0.01)."
+        )
+    if config.n_action_steps != 1:
+        raise ConfigError(
+            f"temporal_ensemble_coeff {coeff} averages what was predicted at every step, so n_action_steps must be 1, "
+            f"got {config.n_action_steps} (--policy.n_action_steps=1, or leave out --policy.temporal_ensemble_coeff)."
+        )
+    if config.head != "l1":
+        raise ConfigError(
+            f"temporal_ensemble_coeff {coeff} averages predictions of the l1 head; those of head {config.head!r} start "
+            "from noise and may be of several ways to act (--policy.head=l1, or leave out "
+            "--policy.temporal_ensemble_coeff)."
+        )
+    if config.rtc_config is not None:
+        raise ConfigError(
+            f"temporal_ensemble_coeff {coeff} and rtc_config both merge a chunk with the ones before; set one of them "
+            "(--policy.temporal_ensemble_coeff, --policy.rtc_config)."
         )
 
 

@@ -17,9 +17,11 @@ from typing import Any
 
 import grpc
 import numpy as np
+import torch
 from grpc import aio
 
 from lerobot_atlasvla.model.scene_cameras import SceneCameras
+from lerobot_atlasvla.policy.ensembling import Ensemble
 
 from . import rpc
 from .served_policy import ServedPolicy
@@ -49,11 +51,18 @@ class PolicyThread:
 
 @dataclass
 class _Session:
-    """One client: the actions that were predicted for it and not sent yet, each (A,), and its episode's cameras."""
+    """One client: what was predicted for it, and its episode.
+
+    Attributes:
+        actions: Actions that were not sent yet, each (A,).
+        ensemble: Its chunks, where they are averaged.
+        cameras: Where its cameras are.
+        lock: Keeps a client that calls twice at once from getting two chunks mixed.
+    """
 
     actions: deque[np.ndarray] = field(default_factory=deque)
+    ensemble: Ensemble | None = None
     cameras: SceneCameras = field(default_factory=SceneCameras)
-    # A client that calls twice at once must not get two chunks mixed.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -111,6 +120,7 @@ class PolicyService:
         session = self._session(context)
         async with session.lock:
             session.actions.clear()
+            session.ensemble = None
             # A new one: a prediction that is under way may still write to the old.
             session.cameras = SceneCameras()
         return b""
@@ -127,7 +137,13 @@ class PolicyService:
                     )
                 chunk_TA = await self._predict(message, session.cameras)
                 # Only now: a request that is given up while the policy computes leaves the queue as it was.
-                session.actions.extend(chunk_TA[: self._served.policy.config.n_action_steps])
+                policy = self._served.policy.config
+                if policy.temporal_ensemble_coeff is None:
+                    session.actions.extend(chunk_TA[: policy.n_action_steps])
+                else:
+                    session.ensemble = session.ensemble or Ensemble(policy)
+                    # In the robot's units: an average of what was normalized is the normalized average.
+                    session.actions.append(session.ensemble.next_action(torch.from_numpy(chunk_TA)[None])[0].numpy())
             action_A = session.actions.popleft()
             return pack({"action": action_A, "queued": np.array([len(session.actions)])})
 

@@ -349,7 +349,11 @@ class BackboneRecord:
 
     def unchanged(self, parts: Mapping[str, nn.Module]) -> list[str]:
         """Return the frozen parts that are still, bit for bit, what their source gave."""
-        return [name for name, mark in self.fingerprints.items() if fingerprint(name, parts[name]) == mark]
+        return [name for name in self.fingerprints if self.is_unchanged(name, parts[name])]
+
+    def is_unchanged(self, name: str, module: nn.Module) -> bool:
+        """Return whether a part is frozen and still, bit for bit, what its source gave."""
+        return name in self.fingerprints and fingerprint(name, module) == self.fingerprints[name]
 
     def note_in(self, config: AtlasVLAConfig) -> None:
         """Write the record into a configuration; a substitute for the language model becomes the setting."""

@@ -105,6 +105,17 @@ def test_a_temporal_ensemble_looks_at_every_step(tmp_path):
         read_checkpoint(folder, "cpu", 5)
 
 
+def test_a_temporal_ensemble_of_ours_is_set_by_the_flag(trained, tmp_path):
+    asked = {"n_action_steps": 1, "temporal_ensemble_coeff": 0.01}
+    checkpoint = read_checkpoint(trained, "cpu", **asked)
+    assert (checkpoint.config.temporal_ensemble_coeff, checkpoint.images_every) == (0.01, 1)
+    # The policy's own check, and a policy that has no such setting.
+    with pytest.raises(EvalError, match=r"n_action_steps must be 1, got 4 \(--policy\.n_action_steps=1"):
+        read_checkpoint(trained, "cpu", temporal_ensemble_coeff=0.01)
+    with pytest.raises(EvalError, match=r"--temporal_ensemble_coeff=0\.01 cannot be set: a policy of type diffusion"):
+        read_checkpoint(save(tmp_path / "diffusion", DiffusionConfig(**FEATURES)), "cpu", temporal_ensemble_coeff=0.01)
+
+
 def test_action_steps_of_a_policy_without_them_are_refused(tmp_path, monkeypatch):
     folder = save(tmp_path / "act", ACTConfig(**FEATURES))
     real = ACTConfig.__getattribute__
