@@ -20,6 +20,7 @@ from .model.sizes import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
 from .policy.pipeline_files import check_pipelines
+from .policy.pretrained_geometry import order_views
 from .policy.saved_pipelines import check_saved_pipelines
 from .policy.statistics_checks import unscaled_ranges, usable_statistics
 from .policy.value_checks import check_finite_actions, check_finite_loss
@@ -81,8 +82,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             stats.update(usable_statistics(config, stats))
         pretrained = backbones.pretrained_parts(config)
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
+        backbones.take_sizes(config, resolved)
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
+        order_views(config)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()

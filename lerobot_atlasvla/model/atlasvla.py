@@ -22,6 +22,7 @@ from .frozen import frozen_forward
 from .fusion import BlindFusion, EarlyFusion, Fused, LateFusion
 from .geometry.backbone import GeometryBackbone
 from .geometry.da3 import DA3Encoder
+from .geometry.record import HeadSizes
 from .geometry.vggt import Aggregator
 from .language import LanguageEncoder, pool_tokens
 from .types import GeometryTokens, ModelInputs, Prefix, TokenGroup, Views
@@ -201,6 +202,8 @@ class AtlasVLA(nn.Module):
 
 
 def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
+    entry = config.backbone_architectures.get("vggt", {})
+    heads = entry.get("heads")
     return Aggregator(
         patch_embed=config.vggt_patch_embed if config.vision == "vggt" else None,
         patch_size=config.vggt_patch_size,
@@ -212,6 +215,7 @@ def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
         has_blocks=config.vggt_blocks != "removed",
         grid=grid,
         special_tokens=config.fusion == "late",
+        heads=None if heads is None else HeadSizes.of(heads, len(entry["views"])),
     )
 
 

@@ -201,8 +201,9 @@ def _check_images(config: AtlasVLAConfig) -> None:
         raise ConfigError(
             f"random_shift must lie in 0 .. {min(size) - 1} pixels, got {config.random_shift} (--policy.random_shift)."
         )
-    if len(set(config.views)) != len(config.views):
-        raise ConfigError(f"views names a camera twice: {shown(list(config.views))} (--policy.views).")
+    for name in ("views", "vggt_views"):
+        if len(set(keys := getattr(config, name))) != len(keys):
+            raise ConfigError(f"{name} names a camera twice: {shown(list(keys))} (--policy.{name}).")
     if BLIND[0] in config.views and not config.is_blind:
         raise ConfigError(
             f"views asks a blind policy for cameras: {shown(list(config.views))}. Either {BLIND[0]} alone, for "
@@ -254,10 +255,11 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
         )
     if config.vision == "vggt" and not config.is_blind:
         _check_patch_embed(config)
-    if config.vggt_init == "pretrained" and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
+    released = config.vggt_init == "pretrained" and config.vggt_model.startswith("facebook/VGGT")
+    if released and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
         raise ConfigError(
-            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "
-            "--policy.vggt_patch_embed=dinov2_vitl14_reg."
+            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, a backbone made by "
+            "atlasvla-pretrain (--policy.vggt_model), or --policy.vggt_patch_embed=dinov2_vitl14_reg."
         )
     if config.language_on_cpu and (not config.is_frozen("language") or config.peft_language):
         raise ConfigError(

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.architecture_sizes import architecture_sizes, da3_sizes
 from lerobot_atlasvla.model.language import small_qwen3
+from lerobot_atlasvla.policy import pretrained_geometry
 from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE
-from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE
+from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE, ConfigError, check
 
 from . import download, geometry_files
 from .download import ResolvedWeights, WeightsError, listing
 from .tensor_files import digest, other_kinds, read_tensors
-from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
+from .vggt_state_dict import AGGREGATOR_PREFIX, HEADS_PREFIX, from_vggt, to_vggt
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Part:
         name: ``vggt``, ``da3``, ``language`` or ``vision_tower``.
         model_field: Setting that names the weights.
         prefixes: What the released files may put before the tensors' names.
+        bare: How the names begin that never have such a prefix.
         companions: Small files wanted beside the weights.
         architecture: Reads what the network is built from off the weights and their companions, and refuses those of
             another model; takes the weights and the flag that names them. ``None``: the configuration says it all.
@@ -68,6 +70,7 @@ class Part:
     model_field: str
     prefixes: tuple[str, ...]
     companions: tuple[str, ...]
+    bare: tuple[str, ...] = ()
     architecture: Callable[[ResolvedWeights, str], dict[str, Any]] | None = None
     check: Callable[[ResolvedWeights, str], None] | None = None
     from_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
@@ -99,14 +102,21 @@ PARTS = {
             "vggt",
             "vggt_model",
             (AGGREGATOR_PREFIX, ""),
-            (),
+            ("config.json",),
+            (HEADS_PREFIX,),
             check=geometry_files.check_vggt,
             from_file=from_vggt,
             to_file=to_vggt,
         ),
-        Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), geometry_files.da3_architecture),
-        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES), _read_architecture),
-        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",), _read_architecture),
+        Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), architecture=geometry_files.da3_architecture),
+        Part(
+            "language",
+            "language_model",
+            ("model.", ""),
+            ("config.json", *_TOKENIZER_FILES),
+            architecture=_read_architecture,
+        ),
+        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",), architecture=_read_architecture),
     )
 }
 
@@ -151,8 +161,33 @@ def resolve(config: AtlasVLAConfig, name: str) -> ResolvedWeights:
     return download.resolve(source, revision=revision, **options)
 
 
+def take_sizes(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> None:
+    """Put the sizes of VGGT weights that say themselves what they are into the configuration.
+
+    Args:
+        config: The configuration; changed.
+        resolved: The weights of parts that are about to be read.
+
+    Raises:
+        WeightsError: If their record is damaged, or a setting says something else or does not go with it.
+    """
+    if "vggt" not in resolved:
+        return
+    config.backbone_architectures.pop("vggt", None)
+    record = geometry_files.vggt_record(resolved["vggt"], PARTS["vggt"].flag)
+    if record is None:
+        return
+    if problem := pretrained_geometry.take_sizes(config, record):
+        raise WeightsError(problem)
+    try:
+        check(config)
+    except ConfigError as error:
+        raise WeightsError(f"With the sizes of {resolved['vggt'].name}: {error}") from error
+    config.backbone_architectures["vggt"] = pretrained_geometry.saved_entries(config, record)
+
+
 def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
-    """Return the sizes that each part is built from, under transformers' names, or DA3's; none for VGGT.
+    """Return the sizes that each part is built from, under transformers' names, or DA3's; of VGGT, roles and heads.
 
     Args:
         config: The configuration; architectures it has recorded are used for parts that are not in ``resolved``.
@@ -186,7 +221,8 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
         )
     # Damaged shapes of DA3's weights show when all of them are read, with their names.
     by_shape = resolved.keys() & {"da3"}
-    found = {name: found[name] if name in by_shape else _sizes(name, found[name]) for name in readers}
+    known = [*readers, *({"vggt"} & found.keys() if pretrained_geometry.uses_record(config) else ())]
+    found = {name: found[name] if name in by_shape else _sizes(name, found[name]) for name in known}
     if "da3" in readers and max(config.da3_output_layers) >= found["da3"]["depth"]:
         raise WeightsError(
             f"{config.da3_model} has {found['da3']['depth']} blocks, so da3_output_layers can't be "
@@ -202,8 +238,9 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
 
 def _sizes(name: str, architecture: Any) -> dict[str, Any]:
     """Return what may reach the network of an architecture that a file names."""
+    readers = {"da3": da3_sizes, "vggt": pretrained_geometry.check_entries}
     try:
-        return da3_sizes(architecture) if name == "da3" else architecture_sizes(architecture)
+        return readers.get(name, architecture_sizes)(architecture)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise WeightsError(
             f"The config.json of the {name.replace('_', ' ')} can't be built: {error} ({PARTS[name].flag})."
@@ -235,7 +272,9 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
     expected = _released_names(name, module)
     shapes = {key: tuple(tensor.shape) for key, tensor in expected.items()}
     try:
-        tensors, report = read_tensors(resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes)
+        tensors, report = read_tensors(
+            resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes, bare=part.bare
+        )
         if kinds := other_kinds(tensors, expected):
             raise WeightsError(f"{resolved.name} does not fit the model: of another kind: {listing(kinds)}.")
     except WeightsError as error:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 AGGREGATOR_PREFIX = "aggregator."
+# Of the heads of a backbone made by ``atlasvla-pretrain``; they stand beside the aggregator, as VGGT's own heads do.
+HEADS_PREFIX = "point_heads."
 _PATCH_EMBED = "patch_embed."
 # (VGGT's pattern, transformers' pattern) below ``patch_embed.``; ``{i}`` is a block index.
 _DINOV2_NAMES = (

@@ -17,6 +17,9 @@ from lerobot_atlasvla.model.layers import Block, RopeTables, rope_2d_tables
 from lerobot_atlasvla.model.vision import ImageNetScale, build_patch_embed
 
 from .backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
+from .point_heads import PointHeads, point_map
+from .points import PointMap
+from .record import HeadSizes
 
 
 class Aggregator(GeometryBackbone):
@@ -37,6 +40,7 @@ class Aggregator(GeometryBackbone):
         layer_scale_init: Start value of the layer scale (0.01 in VGGT).
         has_blocks: Without frame and global blocks (an ablation), every layer's output is its input, twice.
         special_tokens: Whether camera and register tokens are put before the patches, as in VGGT.
+        heads: Sizes of the heads that make points of the last layer (:meth:`points`); None without.
     """
 
     size_flags = "--policy.image_size, --policy.vggt_patch_size"
@@ -57,6 +61,7 @@ class Aggregator(GeometryBackbone):
         layer_scale_init: float = 0.01,
         has_blocks: bool = True,
         special_tokens: bool = True,
+        heads: HeadSizes | None = None,
     ):
         super().__init__(patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
         if depth % aa_block_size:
@@ -86,6 +91,7 @@ class Aggregator(GeometryBackbone):
 
         self.frame_blocks = blocks()
         self.global_blocks = blocks()
+        self.point_heads = None if heads is None else PointHeads(2 * embed_dim, heads)
 
     def block_names(self, layer: int) -> tuple[str, ...]:
         """Return the names of a pair's two blocks."""
@@ -94,6 +100,24 @@ class Aggregator(GeometryBackbone):
     def geometry_blocks(self) -> list[nn.Module]:
         """Return all frame blocks, then all global ones."""
         return [*self.frame_blocks, *self.global_blocks]
+
+    def points(self, layers: Sequence[Tensor], grid: tuple[int, int]) -> PointMap:
+        """Return the points of the scene that each view's cells show.
+
+        Args:
+            layers: Outputs ``(B, V, P, 2C)``, the last of them that of the last pair: the camera token first, the patch
+                tokens last, with or without registers between them.
+            grid: Patches per (column, row).
+
+        Raises:
+            ValueError: If the backbone has no such heads.
+        """
+        if self.point_heads is None:
+            raise ValueError(
+                "This geometry backbone has no heads that make points; those of atlasvla-pretrain have "
+                "(--policy.vggt_model), while the last pair is among --policy.vggt_output_layers."
+            )
+        return point_map(self.point_heads, layers, grid)
 
     def embed(self, images_BV3HW: Tensor) -> Tensor:
         """Patch tokens ``(B, V, P, C)`` of RGB images in [0, 1]."""
