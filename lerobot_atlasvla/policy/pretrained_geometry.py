@@ -114,9 +114,8 @@ def take_sizes(config: AtlasVLAConfig, record: GeometryRecord) -> str:
 
 def saved_entries(config: AtlasVLAConfig, record: GeometryRecord) -> dict[str, Any]:
     """Return what a checkpoint keeps of a record beside the sizes: the views' roles, and the heads where they fit."""
-    reads_last = max(config.vggt_output_layers) == record.depth - 1
-    has_heads = record.heads is not None and config.vision == "vggt" and config.fusion == "late" and reads_last
-    return {"views": list(record.views), "heads": asdict(record.heads) if has_heads and record.heads else None}
+    heads = record.heads if config.vision == "vggt" and config.fusion == "late" else None
+    return {"views": list(record.views), "heads": None if heads is None else asdict(heads)}
 
 
 def check_entries(entries: Any) -> dict[str, Any]:

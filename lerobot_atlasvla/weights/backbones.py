@@ -57,24 +57,24 @@ class Part:
         name: ``vggt``, ``da3``, ``language`` or ``vision_tower``.
         model_field: Setting that names the weights.
         prefixes: What the released files may put before the tensors' names.
-        bare: How the names begin that never have such a prefix.
         companions: Small files wanted beside the weights.
         architecture: Reads what the network is built from off the weights and their companions, and refuses those of
             another model; takes the weights and the flag that names them. ``None``: the configuration says it all.
         check: Refuses the weights of another model, whose names say so; takes the same.
         from_file: Renames tensors of the released files to those of the module.
         to_file: Undoes that.
+        bare: What those names in the files begin with that none of ``prefixes`` stands before.
     """
 
     name: str
     model_field: str
     prefixes: tuple[str, ...]
     companions: tuple[str, ...]
-    bare: tuple[str, ...] = ()
     architecture: Callable[[ResolvedWeights, str], dict[str, Any]] | None = None
     check: Callable[[ResolvedWeights, str], None] | None = None
     from_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
     to_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
+    bare: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -103,20 +103,14 @@ PARTS = {
             "vggt_model",
             (AGGREGATOR_PREFIX, ""),
             ("config.json",),
-            (HEADS_PREFIX,),
             check=geometry_files.check_vggt,
             from_file=from_vggt,
             to_file=to_vggt,
+            bare=(HEADS_PREFIX,),
         ),
-        Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), architecture=geometry_files.da3_architecture),
-        Part(
-            "language",
-            "language_model",
-            ("model.", ""),
-            ("config.json", *_TOKENIZER_FILES),
-            architecture=_read_architecture,
-        ),
-        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",), architecture=_read_architecture),
+        Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), geometry_files.da3_architecture),
+        Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES), _read_architecture),
+        Part("vision_tower", "vision_tower", ("", "dinov2."), ("config.json",), _read_architecture),
     )
 }
 

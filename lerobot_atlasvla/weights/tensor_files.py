@@ -76,7 +76,7 @@ def read_tensors(
         source: Name of the weights, for the report and error messages.
         prefixes: What the files may put in front of every name; the one under which most expected names are found is
             taken.
-        bare: How the names begin that never have such a prefix.
+        bare: What those names begin with that never have a prefix.
 
     Returns:
         The tensors by expected name, and the report.
@@ -90,14 +90,14 @@ def read_tensors(
             checkpoint = _open(path, stack)
             place.update(dict.fromkeys(checkpoint.shapes, checkpoint))
         prefix = max(prefixes, key=lambda candidate: sum(candidate + name in place for name in expected))
-        stored = {name: name if bare and name.startswith(bare) else prefix + name for name in expected}
-        _check(place, expected, stored, source, weights)
-        tensors = {name: place[stored[name]].read(stored[name]) for name in expected}
+        full = {name: name if bare and name.startswith(bare) else prefix + name for name in expected}
+        _check(place, expected, full, prefix, source, weights)
+        tensors = {name: place[full[name]].read(full[name]) for name in expected}
     if bad := not_finite(tensors):
         raise WeightsError(
             f"{source} has weights that are not finite: {listing(bad)}. File: {listing([str(p) for p in weights])}."
         )
-    used = set(stored.values())
+    used = set(full.values())
     ignored = Counter(name.split(".")[0] for name in sorted(place) if name not in used)
     return tensors, LoadReport(source, len(tensors), ignored, digest(tensors))
 
@@ -208,16 +208,17 @@ def _first_line(error: Exception) -> str:
 def _check(
     place: Mapping[str, _Checkpoint],
     expected: Mapping[str, Sequence[int]],
-    stored: Mapping[str, str],
+    full: Mapping[str, str],
+    prefix: str,
     source: str,
     weights: Sequence[Path],
 ) -> None:
-    """Raise if an expected tensor is not there, under the name it is stored by, or has another shape."""
-    missing = [name for name in expected if stored[name] not in place]
+    """Raise if an expected tensor is not there or has another shape."""
+    missing = [name for name in expected if full[name] not in place]
     other = [
         f"{name} (file: {list(found)}, model: {list(expected[name])})"
         for name in expected
-        if stored[name] in place and (found := place[stored[name]].shapes[stored[name]]) != tuple(expected[name])
+        if full[name] in place and (found := place[full[name]].shapes[full[name]]) != tuple(expected[name])
     ]
     problems = []
     if missing:
@@ -226,8 +227,6 @@ def _check(
     if other:
         problems.append(f"{len(other)} of {len(expected)} tensors of another shape: {listing(other)}")
     if problems:
-        first = next(iter(stored))
-        prefix = stored[first].removesuffix(first)
         under = f", looked for with the prefix {prefix!r}" if prefix else ""
         raise WeightsError(
             f"{source} does not fit the model: {'; '.join(problems)}{under}. "

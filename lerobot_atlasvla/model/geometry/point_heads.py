@@ -61,7 +61,7 @@ class PointHeads(nn.Module):
 
     def __init__(self, dim: int, sizes: HeadSizes):
         super().__init__()
-        self.cells, self.frame = sizes.cells_per_patch, sizes.frame
+        self.cells, self.frame = sizes.cells_per_side, sizes.frame
         self.cell_norm, self.camera_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         width = self.cells**2 * (_SCALARS + sizes.descriptor_dim)
         self.cell_mlp = Mlp(dim, sizes.hidden_dim, width)

@@ -36,7 +36,7 @@ class HeadSizes:
     Attributes:
         hidden_dim: Hidden width of their two MLPs.
         descriptor_dim: Width E of a cell's descriptor.
-        cells_per_patch: Cells per patch side.
+        cells_per_side: Cells per patch side.
         frame: One of :data:`FRAMES`.
         statistics: What the heads predict offsets from, a flat list of numbers per view: ``intrinsics`` (3 x 3 by rows,
             in image widths and heights), ``log_depth`` (mean, depth in m), ``point`` (mean, m), ``pose`` (mean
@@ -45,7 +45,7 @@ class HeadSizes:
 
     hidden_dim: int
     descriptor_dim: int
-    cells_per_patch: int
+    cells_per_side: int
     frame: str
     statistics: dict[str, list[list[float]]]
 
@@ -69,7 +69,7 @@ class HeadSizes:
             raise RecordError(f"heads.statistics.intrinsics has a row that is no camera matrix: {found['intrinsics']}")
         return cls(
             **{name: _count(f"heads.{name}", entries.get(name)) for name in ("hidden_dim", "descriptor_dim")},
-            cells_per_patch=_count("heads.cells_per_patch", entries.get("cells_per_patch"), most=16),
+            cells_per_side=_count("heads.cells_per_side", entries.get("cells_per_side"), most=16),
             frame=frame,
             statistics=found,
         )

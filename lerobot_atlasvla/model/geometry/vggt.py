@@ -92,6 +92,9 @@ class Aggregator(GeometryBackbone):
         self.frame_blocks = blocks()
         self.global_blocks = blocks()
         self.point_heads = None if heads is None else PointHeads(2 * embed_dim, heads)
+        if heads is not None:
+            self.point_layers, self.point_frame = (depth - 1,), heads.frame
+            self.descriptor_dim, self.cells_per_patch = heads.descriptor_dim, heads.cells_per_side**2
 
     def block_names(self, layer: int) -> tuple[str, ...]:
         """Return the names of a pair's two blocks."""
@@ -101,22 +104,13 @@ class Aggregator(GeometryBackbone):
         """Return all frame blocks, then all global ones."""
         return [*self.frame_blocks, *self.global_blocks]
 
-    def points(self, layers: Sequence[Tensor], grid: tuple[int, int]) -> PointMap:
-        """Return the points of the scene that each view's cells show.
+    def points(self, layers: Sequence[Tensor], grid: tuple[int, int], patches_BVPC: Tensor | None = None) -> PointMap:
+        """Return the points of heads made by ``atlasvla-pretrain``, as in :meth:`GeometryBackbone.points`.
 
-        Args:
-            layers: Outputs ``(B, V, P, 2C)``, the last of them that of the last pair: the camera token first, the patch
-                tokens last, with or without registers between them.
-            grid: Patches per (column, row).
-
-        Raises:
-            ValueError: If the backbone has no such heads.
+        With or without register tokens: the camera token comes first, the patch tokens last.
         """
         if self.point_heads is None:
-            raise ValueError(
-                "This geometry backbone has no heads that make points; those of atlasvla-pretrain have "
-                "(--policy.vggt_model), while the last pair is among --policy.vggt_output_layers."
-            )
+            return super().points(layers, grid)
         return point_map(self.point_heads, layers, grid)
 
     def embed(self, images_BV3HW: Tensor) -> Tensor:
