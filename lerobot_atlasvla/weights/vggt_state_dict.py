@@ -30,7 +30,7 @@ _DINOV2_NAMES = (
     ("blocks.{i}.ls1.gamma", "encoder.layer.{i}.layer_scale1.lambda1"),
     ("blocks.{i}.ls2.gamma", "encoder.layer.{i}.layer_scale2.lambda1"),
 )
-# Below ``patch_embed.``: a single convolution (VGGT's "conv"), and the stem, of which no weights were ever released.
+# Below ``patch_embed.``: a single convolution (VGGT's "conv"), and the stem of backbones from scratch.
 _OWN_NAMES = ("proj.", "layers.", "pos_embed")
 _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)")
 _QKV_PARTS = ("query", "key", "value")
@@ -57,8 +57,10 @@ def from_vggt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         KeyError: For a DINOv2 tensor that no rule covers.
     """
     renamed: dict[str, Tensor] = {}
+    # Only DINOv2 has a class token beside its positions; the stem has a pos_embed, too, under its own name.
+    own = _OWN_NAMES if f"{_PATCH_EMBED}cls_token" not in tensors else _OWN_NAMES[:-1]
     for name, tensor in tensors.items():
-        if not name.startswith(_PATCH_EMBED) or name.startswith(f"{_PATCH_EMBED}proj."):
+        if not name.startswith(_PATCH_EMBED) or name.removeprefix(_PATCH_EMBED).startswith(own):
             renamed[name] = tensor
             continue
         inner = name.removeprefix(_PATCH_EMBED)
