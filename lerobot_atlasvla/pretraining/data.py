@@ -6,6 +6,7 @@ Shape suffixes: N states, A views of a state, V roles, H and W in pixels, h and 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,7 @@ from lerobot_atlasvla.model.sizes import available_memory
 from .settings import CELLS_PER_SIDE, PretrainConfig, PretrainError
 
 INFO = Path("meta/info.json")
+_RECORD = Path("meta/atlasvla_geometry.json")
 _ROWS_AT_ONCE = 64
 
 
@@ -42,6 +44,7 @@ class GeometryData:
         alternatives: Per role, the views that can play it.
         episodes_N: Episode of each state.
         digest: SHA-256 of the dataset's ``meta/info.json``.
+        collected: Settings with which ``atlasvla-collect-geometry`` made it, such as ranges of cameras; else empty.
     """
 
     images_NAHW3: Tensor
@@ -51,6 +54,7 @@ class GeometryData:
     alternatives: tuple[tuple[int, ...], ...]
     episodes_N: Tensor
     digest: str
+    collected: dict[str, Any]
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -131,6 +135,7 @@ def read_data(config: PretrainConfig) -> GeometryData:
         alternatives=tuple(tuple(range(start, end)) for start, end in pairwise(starts)),
         episodes_N=episodes,
         digest=f"sha256:{hashlib.sha256((config.dataset_root / INFO).read_bytes()).hexdigest()}",
+        collected=_collected(config.dataset_root / _RECORD),
     )
     _check_numbers(config, data, used)
     if len(episodes.unique()) < 2:
@@ -153,6 +158,15 @@ def _open(config: PretrainConfig) -> Any:
     # As below.
     except Exception as error:
         raise PretrainError(f"--dataset_root={root} can't be read: {brief(error)}.") from error
+
+
+def _collected(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PretrainError(f"{file} is damaged ({brief(error)}): collect the data again.") from error
 
 
 def _geometry_keys(name: str) -> tuple[str, str, str]:

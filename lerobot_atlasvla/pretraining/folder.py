@@ -112,6 +112,7 @@ def write(
             "held_out_states": len(held_out_N),
             "episodes": len(data.episodes_N.unique()),
             "ranges": ranges(data, config.views),
+            "collected": data.collected,
         },
         "training": {"settings": config.fixed(), **{name: last[name] for name in ("step", "wall_s", "cpu_s")}},
         "held_out": last["held_out"],

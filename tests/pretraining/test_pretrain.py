@@ -211,6 +211,16 @@ def test_no_dataset_is_refused(tmp_path):
     assert "can't be read" in refused(tmp_path, tmp_path / "backbone")
 
 
+def test_what_the_data_were_collected_with_is_recorded(data_root, tmp_path):
+    root = shutil.copytree(data_root, tmp_path / "data")
+    (root / "meta/atlasvla_geometry.json").write_text('{"settings": {"azimuth": [-75.0, 75.0]}}')
+    pretrain(settings(root, tmp_path / "backbone", steps=0))
+    content = json.loads((tmp_path / "backbone/config.json").read_text())
+    assert content["data"]["collected"] == {"azimuth": [-75.0, 75.0]}
+    (root / "meta/atlasvla_geometry.json").write_text("[]")
+    assert "atlasvla_geometry.json is damaged" in refused(root, tmp_path / "other")
+
+
 def test_one_episode_leaves_none_to_hold_out(tmp_path):
     root = write_geometry_dataset(tmp_path / "data", episodes=1, frames=3)
     assert "at least two" in refused(root, tmp_path / "backbone")
