@@ -261,6 +261,12 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
             "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, a backbone made by "
             "atlasvla-pretrain (--policy.vggt_model), or --policy.vggt_patch_embed=dinov2_vitl14_reg."
         )
+    if config.vggt_views and (config.vision == "da3" or config.vggt_init != "pretrained"):
+        raise ConfigError(
+            f"vggt_views {shown(list(config.vggt_views))} names cameras in the roles of a pretrained VGGT; got vision "
+            f"{config.vision!r} and vggt_init {config.vggt_init!r} (leave out --policy.vggt_views; --policy.views sets "
+            "the order of cameras)."
+        )
     if config.language_on_cpu and (not config.is_frozen("language") or config.peft_language):
         raise ConfigError(
             "language_on_cpu needs a language model that does not learn, whose features can be remembered; got "

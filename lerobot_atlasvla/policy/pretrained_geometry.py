@@ -141,7 +141,7 @@ def order_views(config: AtlasVLAConfig) -> None:
     """
     entry = config.backbone_architectures.get("vggt")
     if entry is None or not uses_record(config):
-        if config.vggt_views:
+        if config.vggt_views and not config.is_blind:
             raise ValueError(
                 "vggt_views says which cameras have the roles of a backbone made by atlasvla-pretrain, and this policy "
                 "has none: leave out --policy.vggt_views; --policy.views sets the order of cameras."

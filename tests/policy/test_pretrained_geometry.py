@@ -16,7 +16,7 @@ from lerobot_atlasvla.policy.pretrained_geometry import role_of
 from lerobot_atlasvla.training.feature_cache.key import CacheKey
 from tests.conftest import ACTION_DIM, IMAGE, PIXELS, STATE, STATE_DIM, WRIST, raw_batch, tiny_config
 from tests.helpers.geometry_backbone import write_backbone
-from tests.helpers.released import preprocessed
+from tests.helpers.released import preprocessed, write_vggt
 
 # What the record says; a user need not.
 SCENE = "observation.images.scene"
@@ -179,7 +179,9 @@ def test_vggt_views_must_name_the_policys_cameras(backbone, told):
 
 
 def test_vggt_views_needs_a_backbone_with_roles(backbone):
-    assert "--policy.vggt_views" in refusal(backbone, vggt_init="random", vggt_views=(WRIST, IMAGE))
+    random = {name: value for name, value in vars(tiny_config()).items() if name.startswith("vggt_")}
+    for changes in (random, {"vision": "da3"}):
+        assert "--policy.vggt_views" in refusal(backbone, **(changes | {"vggt_views": (WRIST, IMAGE)}))
 
 
 def test_a_backbone_of_the_scene_alone_leaves_the_wrist_camera_out(tmp_path):
@@ -287,6 +289,20 @@ def test_weights_of_other_sizes_than_the_record_are_refused(tmp_path):
     assert "of another shape" in refusal(folder)
 
 
+def test_vggt_views_needs_a_record_too(tmp_path):
+    write_vggt(tmp_path / "vggt")
+    sizes = {
+        "vggt_patch_embed": "conv",
+        "vggt_patch_size": 8,
+        "vggt_embed_dim": 32,
+        "vggt_depth": 2,
+        "vggt_num_heads": 2,
+    }
+    sizes |= {"vggt_output_layers": (0, 1), "image_size": (32, 32)}
+    assert make(tmp_path / "vggt", **sizes).config.view_keys == (IMAGE, WRIST)
+    assert "--policy.vggt_views" in refusal(tmp_path / "vggt", vggt_views=(WRIST, IMAGE), **sizes)
+
+
 def test_a_backbone_without_heads_acts_and_has_no_points(tmp_path):
     folder = write_backbone(tmp_path / "plain")
     content = json.loads((folder / "config.json").read_text()) | {"heads": None}
@@ -325,4 +341,5 @@ def test_copies_know_what_was_unset(backbone):
 
 
 def test_a_blind_twin_needs_no_backbone(tmp_path):
-    assert make(tmp_path / "nothing", views=("none",)).config.view_keys == ()
+    for told in ((), (WRIST, IMAGE)):
+        assert make(tmp_path / "nothing", views=("none",), vggt_views=told).config.view_keys == ()
