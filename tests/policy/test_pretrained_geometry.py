@@ -14,6 +14,8 @@ from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.inputs import prepare
 from lerobot_atlasvla.policy.pretrained_geometry import role_of
 from lerobot_atlasvla.training.feature_cache.key import CacheKey
+from lerobot_atlasvla.weights import backbones
+from lerobot_atlasvla.weights.download import ResolvedWeights, WeightsError
 from tests.conftest import ACTION_DIM, IMAGE, PIXELS, STATE, STATE_DIM, WRIST, raw_batch, tiny_config
 from tests.helpers.geometry_backbone import write_backbone
 from tests.helpers.released import preprocessed, write_vggt
@@ -332,6 +334,26 @@ def test_it_may_learn_on(backbone):
     loss, _ = policy.train().forward(batch)
     loss.backward()
     assert policy.model.aggregator.frame_blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+
+
+def from_hub(folder) -> dict[str, ResolvedWeights]:
+    return {"vggt": ResolvedWeights("user/mini", "c0ffee", (folder / "model.safetensors",), folder)}
+
+
+def test_sizes_of_a_backbone_on_the_hub_are_known_once_it_is_found(backbone):
+    config = AtlasVLAConfig(**settings("user/mini"))
+    assert config.image_size == (224, 224)
+    backbones.take_sizes(config, from_hub(backbone))
+    assert (config.image_size, config.vggt_embed_dim, config.vggt_output_layers) == ((PIXELS, PIXELS), 32, (1,))
+    assert config.backbone_architectures["vggt"]["views"] == ["wrist", "scene"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"), [({"vggt_num_heads": 8}, "--policy.vggt_num_heads"), ({"random_shift": 40}, "random_shift")]
+)
+def test_what_contradicts_a_backbone_on_the_hub_is_refused(backbone, changes, word):
+    with pytest.raises(WeightsError, match=word):
+        backbones.take_sizes(AtlasVLAConfig(**settings("user/mini", **changes)), from_hub(backbone))
 
 
 def test_copies_know_what_was_unset(backbone):
