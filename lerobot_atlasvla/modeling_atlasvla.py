@@ -3,7 +3,6 @@
 import logging
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,6 +21,7 @@ from .model.sizes import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
 from .policy.pipeline_files import check_pipelines
+from .policy.pretrained_geometry import order_views
 from .policy.saved_pipelines import check_saved_pipelines
 from .policy.statistics_checks import unscaled_ranges, usable_statistics
 from .policy.value_checks import check_finite_actions, check_finite_loss
@@ -33,7 +33,7 @@ from .training.feature_cache.reader import FeatureCache
 from .training.parameter_groups import parameter_groups
 from .training.step_rng import StepRng
 from .weights import backbones, checkpoint, model_card, peft
-from .weights.backbones import BackboneRecord
+from .weights.backbone_record import BackboneRecord
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             stats.update(usable_statistics(config, stats))
         pretrained = backbones.pretrained_parts(config)
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
+        backbones.take_sizes(config, resolved)
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
+        order_views(config)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()
@@ -104,20 +106,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         safetensors_files.install()  # LeRobot writes the rest of a checkpoint
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
-        self._make_language_releasable()
+        self.backbone_record.make_releasable(self.model.language)
         self._thread_queues = ActionQueues.make()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
 
     def _prepare(self) -> None:
         """Freeze, cast and set up the network; its weights may come later."""
-        for part, module in self.model.backbones().items():
-            if self.config.is_frozen(part):
-                freeze(module)
-                # Buffers, such as rotary frequencies, stay float32.
-                dtype = backbones.part_dtype(self.config, part)
-                for name, parameter in module.named_parameters():
-                    parameter.data = parameter.data.to(backbones.tensor_dtype(name, dtype))
+        backbones.freeze_parts(self.config, self.model.backbones())
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
             for block in aggregator.geometry_blocks():
@@ -132,32 +128,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
 
-    def _make_language_releasable(self) -> None:
-        """Let training go on without a frozen language model whose weights can be read again."""
-        # A blind policy's first parameter is the language model's, and LeRobot looks there for the policy's device.
-        if (
-            self.config.is_frozen("language")
-            and "language" in backbones.pretrained_parts(self.config)
-            and not self.config.is_blind
-        ):
-            self.model.language.make_releasable(
-                unchanged=partial(self.backbone_record.is_unchanged, "language"),
-                read=partial(self.backbone_record.load_from_checkpoint, "language"),
-            )
-
     def _open_feature_cache(self) -> None:
         """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
         meta = self.action_chunks.meta
         if self.config.feature_cache and meta is not None:
             part = self.config.geometry_backbone
             mark = self.backbone_record.fingerprint(part, self.model.backbones()[part])
-            key = CacheKey.of(
-                self.config,
-                dataset=meta.repo_id,
-                frames=meta.total_frames,
-                weights=mark,
-                points=self.model.points_shape,
-            )
+            shape = self.model.points_shape
+            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark, points=shape)
             self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod

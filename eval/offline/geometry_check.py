@@ -46,12 +46,13 @@ class GeometryCheckConfig:
     views: list[str] = field(default_factory=list)
     # Frames measured, spread evenly over the dataset.
     frames: int = 50
-    # (height, width) in pixels that the backbone sees.
-    image_size: list[int] = field(default_factory=lambda: [224, 224])
+    # (height, width) in pixels that the backbone sees. Empty: what its record says, 224 x 224 for weights without one.
+    image_size: list[int] = field(default_factory=list)
     # Overlap: distances, cm, within which a cell of the first view must have one of another view.
     near_cm: list[float] = field(default_factory=lambda: [1.0, 2.0, 5.0])
-    # Show pictures that are stored mirrored (by their camera matrix) the right way round.
-    unmirror: bool = True
+    # Show pictures that are stored mirrored (by their camera matrix) the right way round. Unset: yes, but not to a
+    # backbone with a record, which learned from stored pictures.
+    unmirror: bool | None = None
     # Where to compute: cpu or cuda. Unset: on a GPU if there is one.
     device: str | None = None
 
@@ -71,12 +72,14 @@ def check(cfg: GeometryCheckConfig) -> dict[str, Any]:
     dataset = read_dataset(meta, cfg.dataset_root, None)
     config, backbone = load_backbone(cfg, views)
     count = min(cfg.frames, len(dataset))
+    has_record = "vggt" in config.backbone_architectures
+    unmirror = not has_record if cfg.unmirror is None else cfg.unmirror
     rows, looks = [], []
     for index in range(count):
         # Integers: (k + 1/2) / K of the length, rounded down.
         frame = (2 * index + 1) * len(dataset) // (2 * count)
         item: Any = dataset[frame]
-        truth = Truth([read_view(cfg, item, name, frame) for name in views], cfg.unmirror)
+        truth = Truth([read_view(cfg, item, name, frame) for name in views], unmirror)
         looks.append(look(backbone, truth, config.image_size))
         rows.append({"frame": frame} | compare(looks[-1], cfg.near_cm))
     scale = statistics.median(row["scale"] for row in rows)
@@ -88,7 +91,7 @@ def check(cfg: GeometryCheckConfig) -> dict[str, Any]:
         "views": views,
         "image_size": list(config.image_size),
         "near_cm": cfg.near_cm,
-        "unmirrored": cfg.unmirror,
+        "unmirrored": unmirror,
         "environment": versions() | machine(),
         "frames": rows,
     }
@@ -158,17 +161,20 @@ def load_backbone(cfg: GeometryCheckConfig, views: Sequence[str]) -> tuple["Atla
 
     try:
         resolved = download.resolve(cfg.vggt_model, revision=None, companions=(), flag="--vggt_model")
-        sizes = geometry_files.vggt_settings(resolved, "--vggt_model")
+        settings: dict[str, Any] = {}
+        if geometry_files.vggt_record(resolved, "--vggt_model") is None:
+            settings = geometry_files.vggt_settings(resolved, "--vggt_model")
+            settings |= {"vggt_output_layers": (settings["vggt_depth"] - 1,), "image_size": (224, 224)}
+        if cfg.image_size:
+            settings["image_size"] = tuple(cfg.image_size)
         config = AtlasVLAConfig(
             device=cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             push_to_hub=False,
             vggt_model=cfg.vggt_model,
-            vggt_output_layers=(sizes["vggt_depth"] - 1,),
-            # Of another length, it is refused by its own check.
-            image_size=tuple(cfg.image_size),  # pyrefly: ignore[bad-argument-type]
             query_conditioning="only_landmarks",
-            **sizes,
+            **settings,
         )
+        backbones.take_sizes(config, {"vggt": resolved})
         height, width = config.image_size
         with init_empty_weights():
             backbone = make_geometry_backbone(config, (height // config.patch_size, width // config.patch_size))

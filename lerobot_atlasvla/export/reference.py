@@ -42,7 +42,7 @@ def read_config(folder: Path) -> AtlasVLAConfig:
     """Read a checkpoint's configuration; it will compute in float32 on the CPU, as the graph does.
 
     Raises:
-        ExportError: If its head can't be exported.
+        ExportError: If its head, its conditioning or temporal ensembling can't be exported.
         WeightsError: If it is damaged or another policy's.
     """
     config = checkpoint_files.read_config(folder)
@@ -50,6 +50,16 @@ def read_config(folder: Path) -> AtlasVLAConfig:
         raise ExportError(
             f"--checkpoint={folder} has the action head {config.head}, which starts from noise and is not exported; "
             "train with --policy.head=l1."
+        )
+    if config.temporal_ensemble_coeff is not None:
+        raise ExportError(
+            f"--checkpoint={folder} averages chunks, which the exported policy does not; set temporal_ensemble_coeff, "
+            f"{config.temporal_ensemble_coeff}, to null in its config.json."
+        )
+    if config.reads_landmarks:
+        raise ExportError(
+            f"--checkpoint={folder} has query_conditioning {config.query_conditioning}, whose cameras' places are "
+            "averaged over an episode, which a graph can't; train with --policy.query_conditioning=keypoints."
         )
     config.device = "cpu"
     config.dtype = config.backbone_dtype = "float32"

@@ -22,6 +22,7 @@ from .frozen import frozen_forward
 from .fusion import BlindFusion, EarlyFusion, Fused, LandmarkFusion, LateFusion
 from .geometry.backbone import GeometryBackbone
 from .geometry.da3 import DA3Encoder
+from .geometry.record import HeadSizes
 from .geometry.vggt import Aggregator
 from .landmarks import Landmarks
 from .language import LanguageEncoder, pool_tokens
@@ -240,6 +241,8 @@ class AtlasVLA(nn.Module):
 
 
 def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
+    entry = config.backbone_architectures.get("vggt", {})
+    heads = entry.get("heads")
     return Aggregator(
         patch_embed=config.vggt_patch_embed if config.vision == "vggt" else None,
         patch_size=config.vggt_patch_size,
@@ -251,7 +254,8 @@ def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
         has_blocks=config.vggt_blocks != "removed",
         grid=grid,
         special_tokens=config.fusion == "late",
-        own_heads=config.reads_landmarks,
+        heads=None if heads is None else HeadSizes.of(heads, len(entry["views"])),
+        own_heads=config.reads_landmarks and heads is None,
     )
 
 

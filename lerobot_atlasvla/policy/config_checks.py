@@ -8,6 +8,7 @@ from lerobot.configs.types import FeatureType, NormalizationMode
 
 from lerobot_atlasvla.model.sizes import DINOV2_SIZES, PATCH_EMBEDDERS
 
+from .columns import BLIND
 from .landmark_checks import CONDITIONINGS, LANDMARK_FRAMES, check_conditioning
 from .type_checks import ConfigError, shown
 
@@ -104,8 +105,6 @@ LARGEST_SIDE = 2048
 MOST_PATCHES = 16_384
 # Numbers of a feature: a longer state or action is no robot's.
 LARGEST_FEATURE = 16_384
-# What ``views`` holds for a policy without images.
-BLIND = ("none",)
 # DINOv2's own, in every released size, and DA3's.
 DINOV2_PATCH_SIZE = 14
 DA3_SUPPORTED = "supported are depth-anything/DA3-SMALL and depth-anything/DA3-BASE, both Apache-2.0"
@@ -239,8 +238,9 @@ def _check_images(config: AtlasVLAConfig) -> None:
         raise ConfigError(
             f"random_shift must lie in 0 .. {min(size) - 1} pixels, got {config.random_shift} (--policy.random_shift)."
         )
-    if len(set(config.views)) != len(config.views):
-        raise ConfigError(f"views names a camera twice: {shown(list(config.views))} (--policy.views).")
+    for name in ("views", "vggt_views"):
+        if len(set(keys := getattr(config, name))) != len(keys):
+            raise ConfigError(f"{name} names a camera twice: {shown(list(keys))} (--policy.{name}).")
     if BLIND[0] in config.views and not config.is_blind:
         raise ConfigError(
             f"views asks a blind policy for cameras: {shown(list(config.views))}. Either {BLIND[0]} alone, for "
@@ -292,10 +292,17 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
         )
     if config.vision == "vggt" and not config.is_blind:
         _check_patch_embed(config)
-    if config.vggt_init == "pretrained" and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
+    released = config.vggt_init == "pretrained" and config.vggt_model.startswith("facebook/VGGT")
+    if released and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
         raise ConfigError(
-            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "
-            "--policy.vggt_patch_embed=dinov2_vitl14_reg."
+            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, a backbone made by "
+            "atlasvla-pretrain (--policy.vggt_model), or --policy.vggt_patch_embed=dinov2_vitl14_reg."
+        )
+    if config.vggt_views and (config.vision == "da3" or config.vggt_init != "pretrained"):
+        raise ConfigError(
+            f"vggt_views {shown(list(config.vggt_views))} names cameras in the roles of a pretrained VGGT; got vision "
+            f"{config.vision!r} and vggt_init {config.vggt_init!r} (leave out --policy.vggt_views; --policy.views sets "
+            "the order of cameras)."
         )
     if config.language_on_cpu and (not config.is_frozen("language") or config.peft_language):
         raise ConfigError(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lerobot.utils.constants import OBS_IMAGES
-
+from .pretrained_geometry import known_heads, role_of
 from .type_checks import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ _HAND_EYE_NUMBERS, _BOX_NUMBERS = 7, 6
 _FARTHEST_M = 1000.0
 # VGGT's depth head has an eighth of the width in channels, whose positions come in fours.
 _WIDTH_UNIT = 32
-_WRIST_WORDS = ("wrist", "hand", "gripper")
-# The wrist camera as LeRobot's LIBERO environment calls it.
-_WRIST_NAMES = ("image2",)
 
 
 def take_former_conditioning(config: AtlasVLAConfig) -> None:
@@ -90,12 +86,14 @@ def check_conditioning(config: AtlasVLAConfig) -> None:
             f"{asked} looks for the same landmarks in every sample, in views that are always there; got empty_cameras "
             f"{config.empty_cameras} (--policy.empty_cameras=0, or --policy.query_conditioning=keypoints)."
         )
-    if config.vggt_embed_dim % _WIDTH_UNIT:
+    heads = known_heads(config)
+    if heads is None and config.vggt_embed_dim % _WIDTH_UNIT:
         raise ConfigError(
             f"{asked} needs VGGT's depth head, for which vggt_embed_dim must be a multiple of {_WIDTH_UNIT}, got "
             f"{config.vggt_embed_dim} (--policy.vggt_embed_dim)."
         )
-    if config.landmark_frame == "base" and not config.hand_eye:
+    sees_base = heads is not None and heads.frame == "base"
+    if config.landmark_frame == "base" and not config.hand_eye and not sees_base:
         raise ConfigError(
             "landmark_frame='base' needs the pose of the first camera in the end effector's frame, and hand_eye is "
             "empty; give its seven numbers (--policy.hand_eye), or use --policy.landmark_frame=first_view."
@@ -136,8 +134,7 @@ def check_landmark_features(config: AtlasVLAConfig) -> None:
 
 def looks_like_wrist(key: str) -> bool:
     """Return whether a camera moves with the hand, by its name."""
-    name = key.removeprefix(f"{OBS_IMAGES}.").lower()
-    return name in _WRIST_NAMES or any(word in name for word in _WRIST_WORDS)
+    return role_of(key, ()) == "wrist"
 
 
 def _check_hand_eye(config: AtlasVLAConfig) -> None:

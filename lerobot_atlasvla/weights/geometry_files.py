@@ -1,6 +1,7 @@
 """Tell the weight files of VGGT and of Depth Anything 3 apart, and the sizes of DA3 by its shapes.
 
-All are called ``model.safetensors``, so a file says what it is by the names and shapes of its tensors.
+All are called ``model.safetensors``, so a file says what it is by the names and shapes of its tensors; a backbone made
+by ``atlasvla-pretrain`` by the record beside it as well.
 """
 
 import re
@@ -8,12 +9,13 @@ from collections.abc import Mapping
 from statistics import mode
 from typing import Any
 
+from lerobot_atlasvla.model.geometry.record import FILE, GeometryRecord, RecordError, read_record
 from lerobot_atlasvla.model.sizes import DINOV2_SIZES
 from lerobot_atlasvla.policy.config_checks import DA3_REFUSED, DA3_SUPPORTED
 
 from .download import ResolvedWeights, WeightsError, listing
 from .tensor_files import read_shapes
-from .vggt_state_dict import AGGREGATOR_PREFIX
+from .vggt_state_dict import AGGREGATOR_PREFIX, HEADS_PREFIX
 
 # The Hub's files, converted copies, the encoder alone.
 DA3_PREFIXES = ("model.backbone.pretrained.", "backbone.pretrained.", "")
@@ -28,6 +30,24 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _NESTED = re.compile(r"(model\.)?da3(_metric)?\.backbone\.")
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def vggt_record(resolved: ResolvedWeights, flag: str) -> GeometryRecord | None:
+    """Return the record beside VGGT's weights; None for weights that need none, such as VGGT-1B's.
+
+    Raises:
+        WeightsError: If it is damaged, or missing beside the weights of a backbone made by ``atlasvla-pretrain``.
+    """
+    try:
+        record = read_record(resolved.folder)
+    except RecordError as error:
+        raise WeightsError(f"{error} ({flag}).") from error
+    if record is None and any(name.startswith(HEADS_PREFIX) for name in read_shapes(resolved.weights)):
+        raise WeightsError(
+            f"{resolved.name} holds a geometry backbone made by atlasvla-pretrain, whose {FILE} is missing in "
+            f"{resolved.folder} or another model's: copy the whole folder again ({flag})."
+        )
+    return record
 
 
 def check_vggt(resolved: ResolvedWeights, flag: str) -> None:
