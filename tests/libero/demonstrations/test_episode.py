@@ -17,6 +17,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     rotate_image,
 )
 from lerobot_atlasvla.libero.experts.mishaps import Mishap
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
 
 # -- noise -------------------------------------------------------------------------------------------------------------
 
@@ -159,7 +160,7 @@ def test_a_recovery_shows_the_way_back_and_not_the_mishap(blind, monkeypatch):
     assert attempt.trajectory is not None
     assert blind.env.check_success()
     actions = attempt.trajectory.actions
-    mishap = np.array(executed[episode.SETTLE_STEPS : -len(actions)])
+    mishap = np.array(executed[SETTLE_STEPS : -len(actions)])
     assert 1.0 in mishap[:, 6]
     np.testing.assert_array_equal(np.array(executed[-len(actions) :]), actions)  # the labels are the way back alone
     # The fingers are closed on nothing, which a robot that starts afresh never shows; the first thing is to open them.
