@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_TASKS
 from lerobot_atlasvla.utils.paths import pattern_in
@@ -39,16 +39,8 @@ class DatasetConfig:
     # Stop when a task fails this many times in a row.
     max_failures: int = 20
 
-    suites: ClassVar[tuple[str, ...]] = tuple(SUITE_TASKS)
+    suites = tuple(SUITE_TASKS)
     """Suites that the command can do."""
-    minima: ClassVar[dict[str, float]] = {
-        "episodes_per_task": 1,
-        "seed": 0,
-        "image_size": 1,
-        "workers": 1,
-        "save_every": 1,
-        "max_failures": 1,
-    }
 
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
@@ -64,10 +56,15 @@ class DatasetConfig:
             raise CollectionError(f"--root={str(self.root)!r} must name a folder.")
         if problem := pattern_in(self.root, "--root"):
             raise CollectionError(problem)
-        for name, minimum in self.minima.items():
+        for name, minimum in self._minima().items():
             value = getattr(self, name)
             if not value >= minimum:
                 raise CollectionError(f"--{name}={value} must be at least {minimum}.")
+
+    def _minima(self) -> dict[str, float]:
+        """Return the smallest value of each number that has one."""
+        one = ("episodes_per_task", "image_size", "workers", "save_every", "max_failures")
+        return {"seed": 0} | dict.fromkeys(one, 1)
 
     def _unknown_suite(self) -> str:
         return f"--suite={self.suite} is no suite of LIBERO; allowed: {', '.join(self.suites)}."

@@ -43,6 +43,13 @@ class TaskProgress:
         """Return the attempts that were dropped."""
         return self.attempts - self.kept
 
+    def record(self) -> dict[str, Any]:
+        """Return the task's part of the record (JSON types)."""
+        values = asdict(self) | {"failures": self.failures}
+        if self.frames_of_reference is None:
+            del values["frames_of_reference"]
+        return values
+
 
 @dataclass
 class Progress:
@@ -63,9 +70,7 @@ class Progress:
             **config.record_notes(),
             **source,
             "wall_s": round(self.wall_s, 1),
-            "tasks": {
-                str(task_id): {**asdict(task), "failures": task.failures} for task_id, task in self.tasks.items()
-            },
+            "tasks": {str(task_id): task.record() for task_id, task in self.tasks.items()},
         }
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from lerobot_atlasvla.libero.cameras.features import CONVENTION
 from lerobot_atlasvla.libero.cameras.ranges import RandomCameraConfig
@@ -48,8 +48,7 @@ class CollectConfig(RandomCameraConfig):
     # Store depth, intrinsics and extrinsics of both cameras with every frame.
     store_geometry: bool = False
 
-    suites: ClassVar[tuple[str, ...]] = SUITES
-    minima: ClassVar[dict[str, float]] = RandomCameraConfig.minima | {"noise": 0, "extra_steps": 0, "max_steps": 1}
+    suites = SUITES
 
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
@@ -62,6 +61,9 @@ class CollectConfig(RandomCameraConfig):
             raise CollectionError(f"--recovery_share={self.recovery_share} must be from 0 to 1.")
         if self.store_geometry:
             self.check_cells()
+
+    def _minima(self) -> dict[str, float]:
+        return super()._minima() | {"noise": 0, "extra_steps": 0, "max_steps": 1}
 
     def _unknown_suite(self) -> str:
         return f"--suite={self.suite} is not known to the scripted expert; allowed: {', '.join(SUITES)}."

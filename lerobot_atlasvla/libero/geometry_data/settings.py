@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from lerobot_atlasvla.libero.cameras.features import CONVENTION
 from lerobot_atlasvla.libero.cameras.ranges import RandomCameraConfig
@@ -50,14 +50,6 @@ class GeometryConfig(RandomCameraConfig):
     # By up to this much along each, cm.
     object_offset_cm: float = 6.0
 
-    minima: ClassVar[dict[str, float]] = RandomCameraConfig.minima | {
-        "states_per_episode": 1,
-        "every_steps": 1,
-        "max_steps": 1,
-        "noise": 0,
-        "object_offset_cm": 0,
-    }
-
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
         super().validate()
@@ -79,6 +71,10 @@ class GeometryConfig(RandomCameraConfig):
         if self.random_cameras is None:
             raise CollectionError("--random_cameras=None must be at least 1.")
         self.check_cells()
+
+    def _minima(self) -> dict[str, float]:
+        one = ("states_per_episode", "every_steps", "max_steps")
+        return super()._minima() | dict.fromkeys(one, 1) | {"noise": 0, "object_offset_cm": 0}
 
     @property
     def chosen_sources(self) -> list[str]:
