@@ -59,12 +59,12 @@ class DatasetConfig:
         for name, minimum in self._minima().items():
             value = getattr(self, name)
             if not value >= minimum:
-                raise CollectionError(f"--{name}={value} must be at least {minimum}.")
+                raise CollectionError(f"--{name}={value} must be at least {minimum:g}.")
 
     def _minima(self) -> dict[str, float]:
         """Return the smallest value of each number that has one."""
         one = ("episodes_per_task", "image_size", "workers", "save_every", "max_failures")
-        return {"seed": 0} | dict.fromkeys(one, 1)
+        return {"seed": 0.0} | dict.fromkeys(one, 1.0)
 
     def _unknown_suite(self) -> str:
         return f"--suite={self.suite} is no suite of LIBERO; allowed: {', '.join(self.suites)}."

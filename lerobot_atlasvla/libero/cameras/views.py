@@ -15,8 +15,8 @@ from lerobot_atlasvla.libero.tasks import SCENE_CAMERA, WRIST_CAMERA
 
 CLEARANCE_M = 0.15
 """A camera is at least so far from the robot."""
-HIDDEN_M = 0.1
-"""An object is hidden if a ray to it meets something else more than this far in front of it."""
+HIDDEN_M = 0.01
+"""An object is hidden if a ray to its origin meets something else more than this far in front of it."""
 
 # What MuJoCo draws from: everything that moves, in the world's frame.
 _POSES = ("xpos", "xmat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos")
@@ -131,7 +131,7 @@ class Viewer:
 
     def suits(self, pose: CameraPose) -> bool:
         """Return whether at least half of the loose objects can be seen from a pose, and it is clear of the robot."""
-        return self._clear_of_robot(pose) and 2 * self._seen(pose).sum() >= len(self._loose)
+        return self._clear_of_robot(pose) and bool(2 * self._seen(pose).sum() >= len(self._loose))
 
     @contextmanager
     def _camera_at(self, camera: str, pose: CameraPose | None) -> Iterator[None]:
@@ -167,17 +167,12 @@ class Viewer:
         right, up, back = pose.rotation.inv().apply(rays).T
         reach = -back * np.tan(np.deg2rad(self._model.cam_fovy[self._data.cam(SCENE_CAMERA).id]) / 2)
         seen = (back < 0) & (np.abs(right) < reach) & (np.abs(up) < reach)
+        hit = np.zeros(1, dtype=np.int32)
         for index in np.flatnonzero(seen):
             length = np.linalg.norm(rays[index])
-            hit = mj_ray(
-                self._model,
-                self._data,
-                pose.position,
-                rays[index] / length,
-                self._drawn_groups,
-                1,
-                -1,
-                np.zeros(1, dtype=np.int32),
+            distance = mj_ray(
+                self._model, self._data, pose.position, rays[index] / length, self._drawn_groups, 1, -1, hit
             )
-            seen[index] = hit < 0 or hit > length - HIDDEN_M
+            itself = self._model.body_rootid[self._model.geom_bodyid[hit[0]]] == self._loose[index]
+            seen[index] = distance < 0 or itself or distance > length - HIDDEN_M
         return seen

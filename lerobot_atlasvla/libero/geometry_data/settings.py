@@ -31,7 +31,7 @@ class GeometryConfig(RandomCameraConfig):
     # fixed (LIBERO's initial states), random (placements). '[expert, random]' if not given, '[random]' where the expert
     # does not know the suite.
     sources: list[str] | None = None
-    # States of an episode that starts from a fixed or random placement.
+    # States of an episode that starts from a fixed or random placement, at least 2.
     states_per_episode: int = 20
     # Take every so many steps of the expert a state.
     every_steps: int = 3
@@ -73,8 +73,9 @@ class GeometryConfig(RandomCameraConfig):
         self.check_cells()
 
     def _minima(self) -> dict[str, float]:
-        one = ("states_per_episode", "every_steps", "max_steps")
-        return super()._minima() | dict.fromkeys(one, 1) | {"noise": 0, "object_offset_cm": 0}
+        # LeRobot 0.6.1 can't add up the statistics of matrices when an episode has a single frame.
+        own = {"states_per_episode": 2.0, "every_steps": 1.0, "max_steps": 1.0, "noise": 0.0, "object_offset_cm": 0.0}
+        return super()._minima() | own
 
     @property
     def chosen_sources(self) -> list[str]:

@@ -84,7 +84,7 @@ class StateScene(TaskScene):
             return np.asarray(torch.load(path, weights_only=True))
 
     def _expert_states(self, config: GeometryConfig, rng: np.random.Generator) -> list[np.ndarray]:
-        """Let the expert work, with noise, and take down every n-th state, until a moment after its success."""
+        """Let the expert work, with noise, and take down every n-th state and the last."""
         expert = ScriptedExpert(self.env, self.task.name)
         expert.reset()
         noise = ActionNoise(config.noise, rng)
@@ -97,7 +97,7 @@ class StateScene(TaskScene):
             step += 1
             if success:
                 last = min(last, step + STEPS_AFTER_SUCCESS)
-        return states
+        return [*states, self.env.sim.data.qpos.copy()]
 
     def _enable_sensors(self, enabled: bool) -> None:
         """Leave the cameras off: states are rendered when they are in place."""
