@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
-from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE, CollectConfig, CollectionError
+from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig
+from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE
 from lerobot_atlasvla.libero.demonstrations.schema import SCHEMA_VERSION
 from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.setup import describe_simulator
+from lerobot_atlasvla.utils.commit import git_commit
 
 RECORD_NAME = "atlasvla_collect.json"
 
@@ -33,11 +35,20 @@ class TaskProgress:
     """Those of ``attempts`` that started from a mishap."""
     recovery_kept: int = 0
     """Those of ``kept`` that started from a mishap."""
+    frames_of_reference: dict[str, Any] | None = None
+    """What the cameras' extrinsics refer to, (4, 4) matrices by name; None if no geometry was rendered."""
 
     @property
     def failures(self) -> int:
         """Return the attempts that were dropped."""
         return self.attempts - self.kept
+
+    def record(self) -> dict[str, Any]:
+        """Return the task's part of the record (JSON types)."""
+        values = asdict(self) | {"failures": self.failures}
+        if self.frames_of_reference is None:
+            del values["frames_of_reference"]
+        return values
 
 
 @dataclass
@@ -48,17 +59,18 @@ class Progress:
     wall_s: float = 0.0
     new_episodes: int = 0
     """Kept by this run; not recorded."""
+    new_frames: int = 0
+    """Theirs; not recorded."""
 
-    def record(self, config: CollectConfig, source: dict[str, Any]) -> dict[str, Any]:
-        """Return the JSON for ``meta/atlasvla_collect.json``."""
+    def record(self, config: DatasetConfig, source: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON for the dataset's record in ``meta``."""
         return {
             "schema_version": SCHEMA_VERSION,
             "settings": config.fixed_settings(),
+            **config.record_notes(),
             **source,
             "wall_s": round(self.wall_s, 1),
-            "tasks": {
-                str(task_id): {**asdict(task), "failures": task.failures} for task_id, task in self.tasks.items()
-            },
+            "tasks": {str(task_id): task.record() for task_id, task in self.tasks.items()},
         }
 
     @classmethod
@@ -73,7 +85,7 @@ class Progress:
         return cls(tasks, record["wall_s"])
 
 
-def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
+def check_same_settings(record: dict[str, Any], config: DatasetConfig) -> None:
     """Refuse to continue a dataset that was made differently.
 
     Raises:
@@ -93,7 +105,7 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
             )
 
 
-def check_same_source(record: dict[str, Any], source: dict[str, Any], config: CollectConfig) -> None:
+def check_same_source(record: dict[str, Any], source: dict[str, Any], config: DatasetConfig) -> None:
     """Refuse to mix assets in one dataset; warn about other simulator versions.
 
     Raises:
@@ -115,13 +127,14 @@ def check_same_source(record: dict[str, Any], source: dict[str, Any], config: Co
 
 
 def describe_source() -> dict[str, Any]:
-    """Return the assets and simulator that the workers will simulate with (JSON types); settles both for them.
+    """Return the assets, simulator and commit that the workers will simulate with (JSON types); settles them.
 
     Raises:
         CollectionError: If nothing can render, or the assets asked for are not there.
     """
     try:
         simulator = {name: value for name, value in describe_simulator().items() if name != "assets_path"}
-        return {"assets": libero_assets().kind, "simulator": simulator}  # no local paths in what may be published
+        # No local paths in what may be published.
+        return {"assets": libero_assets().kind, "simulator": simulator, "commit": git_commit()}
     except (GlUnavailableError, OSError, ValueError) as error:
         raise CollectionError(str(error)) from error

@@ -3,6 +3,7 @@
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
+from lerobot_atlasvla.libero.demonstrations import collector as collector_module
 from lerobot_atlasvla.libero.demonstrations.collect import CollectConfig, CollectionError, collect, main
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
@@ -26,7 +27,7 @@ def test_a_dataset_can_grow(tmp_path, fake_simulator):
 
 def test_the_same_command_again_changes_nothing(tmp_path, fake_simulator, monkeypatch):
     collect(config(tmp_path / "ds"))
-    monkeypatch.setattr(collect_module, "ProcessPoolExecutor", None)  # a finished dataset needs no workers
+    monkeypatch.setattr(collector_module, "ProcessPoolExecutor", None)  # a finished dataset needs no workers
     assert collect(config(tmp_path / "ds")).new_episodes == 0
     assert contents(tmp_path / "ds") == EXPECTED
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lerobot_atlasvla.libero.demonstrations.episode import NO_OP, ActionNoise
+from lerobot_atlasvla.libero.demonstrations.episode import ActionNoise
+from lerobot_atlasvla.libero.demonstrations.task_scene import NO_OP
 from lerobot_atlasvla.libero.experts.scripted import GRASPS, Phase, ScriptedExpert
 from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
 
