@@ -1,8 +1,8 @@
 """``atlasvla-collect``: scripted LIBERO demonstrations as a LeRobotDataset.
 
-Workers simulate and render; this process alone writes. Episodes are written in the order (task, attempt), whatever
-order they arrive in, and an attempt depends on nothing but the settings, so the data do not depend on the number of
-workers.
+Workers simulate and render; this process alone writes. Episodes are written in the order (suite, task, attempt),
+whatever order they arrive in, and an attempt depends on nothing but the settings, so the data do not depend on the
+number of workers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -23,11 +24,12 @@ from lerobot_atlasvla.libero.demonstrations.collect_record import (
     RECORD_NAME,
     Progress,
     TaskProgress,
+    check_same_features,
     check_same_settings,
     check_same_source,
     describe_source,
 )
-from lerobot_atlasvla.libero.demonstrations.collect_settings import CollectConfig, CollectionError
+from lerobot_atlasvla.libero.demonstrations.collect_settings import CollectConfig, CollectionError, TaskKey
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import DatasetWriter, NotOurDatasetError, WriteError
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, run_job, start_worker
 from lerobot_atlasvla.libero.demonstrations.schema import (
@@ -41,6 +43,9 @@ from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.setup import require_libero
 from lerobot_atlasvla.utils.cli import AGAIN, run_command
 from lerobot_atlasvla.utils.extras import MissingExtraError
+
+SOLVED_AT_START = 3
+"""A task that is solved before anything is done this often in a row is no task to demonstrate."""
 
 
 class Collector:
@@ -62,10 +67,11 @@ class Collector:
         self._source = source
         self._batch: list[Attempt] = []
         self._commit_cut_short = False
-        self._pending: dict[tuple[int, int], Future[Attempt]] = {}
+        self._pending: dict[tuple[TaskKey, int], Future[Attempt]] = {}
+        self._solved_at_start: Counter[str] = Counter()
         self.progress = Progress.from_record(store.record)
-        for task_id in config.tasks:
-            self.progress.tasks.setdefault(task_id, TaskProgress())
+        for key in config.tasks:
+            self.progress.tasks.setdefault(key, TaskProgress())
 
     def run(self) -> None:
         """Collect.
@@ -75,7 +81,7 @@ class Collector:
         """
         from tqdm import tqdm
 
-        tasks = {task_id: self.progress.tasks[task_id] for task_id in self._config.tasks}
+        tasks = {key: self.progress.tasks[key] for key in self._config.tasks}
         target = self._config.episodes_per_task
         initial = sum(min(task.kept, target) for task in tasks.values())
         started, wall_before = time.monotonic(), self.progress.wall_s
@@ -84,10 +90,11 @@ class Collector:
             self._submit()
             import lerobot.datasets.lerobot_dataset  # noqa: F401 - takes many seconds; do it while the workers start
 
-            for task_id, task in tasks.items():
+            for key, task in tasks.items():
+                suite, task_id = key
                 while task.kept < target:
                     self._submit()
-                    attempt = self._pending.pop((task_id, task.attempts)).result()
+                    attempt = self._pending.pop((key, task.attempts)).result()
                     kept = self._count(task, attempt)
                     self._submit()  # keeps workers busy while this process writes
                     self.progress.wall_s = wall_before + time.monotonic() - started
@@ -98,9 +105,16 @@ class Collector:
                     )
                     if len(self._batch) >= self._config.save_every:
                         self._commit()
+                    if self._solved_at_start[task.name] >= min(SOLVED_AT_START, self._config.max_failures):
+                        other = ", or give another --displace_cm" if self._config.displace_cm else ""
+                        raise CollectionError(
+                            f"Task {task_id} of {suite} ({task.name}) was solved before anything was done, "
+                            f"{self._solved_at_start[task.name]} times in a row, so there is nothing to demonstrate; "
+                            f"leave it out with --task_ids{other}."
+                        )
                     if task.failures_in_a_row >= self._config.max_failures:
                         raise CollectionError(
-                            f"Task {task_id} ({task.name}) failed {task.failures_in_a_row} times in a row "
+                            f"Task {task_id} of {suite} ({task.name}) failed {task.failures_in_a_row} times in a row "
                             f"(--max_failures={self._config.max_failures}); {task.kept} of its demonstrations were "
                             "kept. Are the assets complete, and is --max_steps or --noise unusual?"
                         )
@@ -119,6 +133,7 @@ class Collector:
     def _count(self, task: TaskProgress, attempt: Attempt) -> bool:
         task.name, task.instruction = attempt.task_name, attempt.instruction
         task.attempts += 1
+        self._solved_at_start[task.name] = attempt.solved_at_start * (self._solved_at_start[task.name] + 1)
         if attempt.displacement is not None:
             moved_cm = math.hypot(*attempt.displacement.target_moved_cm)
             before_cm = task.mean_displacement_cm or 0.0
@@ -138,14 +153,14 @@ class Collector:
         """Hand out attempts in order, as many as can still be needed and a bounded number ahead of the writer."""
         target = self._config.episodes_per_task
         awaited = True  # the next attempt of the first unfinished task is what the writer waits for
-        for task_id in self._config.tasks:
-            task = self.progress.tasks[task_id]
-            ahead = sum(pending_task == task_id for pending_task, _ in self._pending)
+        for key in self._config.tasks:
+            task = self.progress.tasks[key]
+            ahead = sum(pending_task == key for pending_task, _ in self._pending)
             while task.kept + ahead < target:
                 if len(self._pending) > self._config.workers and not (awaited and ahead == 0):
                     return
                 attempt = task.attempts + ahead
-                self._pending[task_id, attempt] = self._pool.submit(run_job, self._config.job(task_id, attempt))
+                self._pending[key, attempt] = self._pool.submit(run_job, self._config.job(key, attempt))
                 ahead += 1
             awaited = awaited and ahead == 0
 
@@ -187,7 +202,7 @@ def collect(config: CollectConfig) -> Progress:
     try:
         store = DatasetWriter(
             config.root,
-            config.repo_id,
+            config.dataset_name,
             RECORD_NAME,
             create={
                 "fps": FPS,
@@ -207,11 +222,9 @@ def _fill(config: CollectConfig, store: DatasetWriter) -> Progress:
     record = store.record
     if record is not None:
         check_same_settings(record, config)
+        check_same_features(config)
         progress = Progress.from_record(record)
-        if all(
-            task_id in progress.tasks and progress.tasks[task_id].kept >= config.episodes_per_task
-            for task_id in config.tasks
-        ):
+        if all(key in progress.tasks and progress.tasks[key].kept >= config.episodes_per_task for key in config.tasks):
             return progress
 
     source = describe_source()
@@ -248,18 +261,21 @@ def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
     """Format a table of what the dataset holds."""
     displaced = "  displaced" if config.displace_cm else ""
     lines = [f"{'task':>5} {'attempts':>9} {'kept':>6} {'success':>8}{displaced}  instruction"]
-    for task_id in config.tasks:
-        task = progress.tasks[task_id]
+    for suite, task_id in config.tasks:
+        task = progress.tasks[suite, task_id]
         share = task.kept / max(1, task.attempts)
         moved = f"{task.mean_displacement_cm or 0:>8.1f} cm" if displaced else ""
         lines.append(f"{task_id:>5} {task.attempts:>9} {task.kept:>6} {share:>8.0%}{moved}  {task.instruction}")
-    recoveries = sum(progress.tasks[task_id].recovery_attempts for task_id in config.tasks)
+    if config.skipped:
+        tasks = ", ".join(f"{task_id} of {suite}" for suite, task_id in config.skipped)
+        lines.append(f"skipped, because the scripted expert does not know them: {len(config.skipped)} tasks ({tasks})")
+    recoveries = sum(progress.tasks[key].recovery_attempts for key in config.tasks)
     if recoveries:
-        kept = sum(progress.tasks[task_id].recovery_kept for task_id in config.tasks)
+        kept = sum(progress.tasks[key].recovery_kept for key in config.tasks)
         lines.append(f"starting from a mishap: {recoveries} attempts, {kept} kept")
     rate = 60 * progress.new_episodes / max(seconds, 1e-9)
     lines.append(f"new episodes: {progress.new_episodes} in {seconds:.0f} s ({rate:.1f} a minute, start-up included)")
-    lines.append(f"dataset: {config.root} (repo_id {config.repo_id})")
+    lines.append(f"dataset: {config.root} (repo_id {config.dataset_name})")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lerobot_atlasvla.libero.demonstrations.schema import Trajectory
-from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert
+from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, has_mishaps
 from lerobot_atlasvla.libero.experts.scripted import Phase, ScriptedExpert
 from lerobot_atlasvla.libero.patches.displacement import displace, displacement_rng, target_xy, vector_in_cm
 from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SCENE_OBSERVATION, SETTLE_STEPS, WRIST_OBSERVATION
@@ -88,6 +88,7 @@ class Attempt:
         trajectory: The demonstration; None if the task was not solved or did not stay solved.
         displacement: How the objects were displaced; None if they were not.
         recovery: Whether the attempt started from a mishap.
+        solved_at_start: Whether the placement drawn was a solution, so that there was nothing to demonstrate.
     """
 
     task_name: str
@@ -95,6 +96,7 @@ class Attempt:
     trajectory: Trajectory | None
     displacement: Displacement | None = None
     recovery: bool = False
+    solved_at_start: bool = False
 
 
 class ActionNoise:
@@ -169,7 +171,7 @@ class Demonstrator:
         self._expert = ScriptedExpert(self.env, self.task.name)
         self.displacement: Displacement | None = None
         """How the last :meth:`reset` displaced the objects."""
-        self._clumsy = ClumsyExpert(self.env, self.task.name)
+        self._clumsy = ClumsyExpert(self.env, self.task.name) if has_mishaps(self.task.name) else None
 
     def close(self) -> None:
         """Free the simulator and its GL context."""
@@ -198,14 +200,15 @@ class Demonstrator:
         self.env.env.use_camera_obs = False
         self.env.reset()
         self.env.env.use_camera_obs = True
-        placed, vector = target_xy(self.env), None
+        placed = vector = None
         if displace_cm:
             # Before anything settles, as in evaluation.
+            placed = target_xy(self.env)
             vector, _ = displace(self.env, displace_cm, displacement_rng(placement_seed))
         for _ in range(SETTLE_STEPS):
             self.env.step(NO_OP)
         self.displacement = None
-        if vector is not None:
+        if vector is not None and placed is not None:
             self.displacement = Displacement(vector_in_cm(vector), vector_in_cm(target_xy(self.env) - placed))
         # Enabling also restarts the sensors' clocks. Otherwise every reset would shift the moment within a control step
         # at which robosuite looks, and observations would again depend on how many resets there were.
@@ -231,10 +234,12 @@ class Demonstrator:
         placement_seed, noise_seed = np.random.SeedSequence(entropy).generate_state(2)
         noise = ActionNoise(job.noise, np.random.default_rng(noise_seed))
         rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(RECOVERY_STREAM,)))
-        recovery = rng.random() < job.recovery_share
+        recovery = self._clumsy is not None and rng.random() < job.recovery_share
         observation = self.reset(int(placement_seed), job.displace_cm)
-        if recovery:
-            observation = self._go_wrong(job.noise, rng)
+        if self.env.check_success():
+            return Attempt(self.task.name, self.task.language, None, self.displacement, solved_at_start=True)
+        if self._clumsy is not None and recovery:
+            observation = self._go_wrong(self._clumsy, job.noise, rng)
         observations, actions = [], []
         steps_left = job.max_steps if observation is not None else 0
         solved = False
@@ -258,10 +263,11 @@ class Demonstrator:
         trajectory = _trajectory(observations, actions) if solved else None
         return Attempt(self.task.name, self.task.language, trajectory, self.displacement, recovery)
 
-    def _go_wrong(self, noise_scale: float, rng: np.random.Generator) -> dict[str, Any] | None:
+    def _go_wrong(self, clumsy: ClumsyExpert, noise_scale: float, rng: np.random.Generator) -> dict[str, Any] | None:
         """Simulate a random mishap, unseen and unrecorded; see :mod:`lerobot_atlasvla.libero.experts.mishaps`.
 
         Args:
+            clumsy: Who does it.
             noise_scale: Scale of the noise on executed actions.
             rng: Source of everything random about it.
 
@@ -270,10 +276,10 @@ class Demonstrator:
         """
         noise = ActionNoise(noise_scale, rng)
         self._enable_sensors(False)
-        for action in self._clumsy.act_out(self._clumsy.draw(rng), rng):
-            self.env.step(noise(action, self._clumsy.free_motion))
+        for action in clumsy.act_out(clumsy.draw(rng), rng):
+            self.env.step(noise(action, clumsy.free_motion))
         self._enable_sensors(True)
-        if not self._clumsy.went_wrong():
+        if not clumsy.went_wrong():
             return None
         return self.env.env._get_observations(force_update=True)
 

@@ -29,6 +29,8 @@ type Pose = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 STRAIGHT = np.pi / 2
 """Direction in which the fingers close when the wrist is straight, rad: along world y."""
+HOME_M = (0.45, 0.0, 0.26)
+"""Where every episode starts, seen from the robot's base."""
 PATIENCE_STEPS = 80
 """Steps after which a way that does not lead to its end is given up."""
 
@@ -119,6 +121,12 @@ class Motion(ABC):
         target, rotation = self.hand.position + by, self.hand.rotation
         yield from self._go(lambda: (target, rotation), gripper, tolerance_m=0.02, patience=20)
 
+    def _go_home(self) -> Iterator[np.ndarray]:
+        self.phase = Phase.RETREAT
+        data, body = self._env.sim.data, self._env.sim.model.body_name2id("robot0_base")
+        home = data.body_xpos[body] + np.array(HOME_M)
+        yield from self._go(lambda: (home, facing_down(STRAIGHT)), OPEN, tolerance_m=0.05, patience=40)
+
     def _joint(self, name: str) -> float:
         return float(self._env.sim.data.get_joint_qpos(name))
 
@@ -133,6 +141,7 @@ class Motion(ABC):
 HANDLES_M = {"top": (-0.002, -0.102, 0.184), "middle": (-0.002, -0.102, 0.110), "bottom": (-0.002, -0.102, 0.040)}
 """Middle of the handle in the drawer's frame."""
 APPROACH_M = 0.10
+CLEAR_M = 0.06
 OVERSHOOT_M = 0.008
 """How far beyond "open" to pull: the drawer springs back a little when it is let go."""
 
@@ -159,6 +168,10 @@ class OpenDrawer(Motion):
 
     def _motion(self) -> Iterator[np.ndarray]:
         self.phase = Phase.REACH
+        # Turn the fingers forward above what stands in front of the cabinet.
+        over, rotation = self.hand.position.copy(), self.hand.rotation
+        over[2] = max(over[2], self._handle()[2] + CLEAR_M)
+        yield from self._go(lambda: (over, rotation), OPEN, tolerance_m=0.04)
         before = np.array([0.0, APPROACH_M, 0.0])
         yield from self._go(
             lambda: (self._handle() + before, self._rotation), OPEN, tolerance_m=0.03, tolerance_rad=0.2
@@ -174,7 +187,7 @@ class OpenDrawer(Motion):
             yield self.hand.move(self._handle() + np.array([0.0, 0.06, 0.0]), self._rotation, CLOSED)
         yield from self._open()
         yield from self._retreat(np.array([0.0, 0.08, 0.0]))
-        yield from self._retreat(up(0.10))
+        yield from self._go_home()
 
 
 class TurnKnob(Motion):
@@ -221,44 +234,56 @@ class PushPlate(Motion):
     Args:
         env: A LIBERO ``ControlEnv``.
         goal: LIBERO's predicate: ``on``, the plate and the region's site.
+        legs: Where to push it, one straight line after the other: x and y seen from the region's middle, m, and how far
+            the palm leans over the plate, rad, because something stands behind it.
     """
 
-    BEHIND_M = 0.085
-    """Distance of the fingers from the plate's center, on the side away from the region, before they touch it."""
-    HEIGHT_M = 0.014
+    BEHIND_M = 0.075
+    """Distance of the fingers from the plate's center, on the side away from where it goes, before they touch it."""
+    HEIGHT_M = 0.016
     """Height of the grip site above the plate's origin; the finger tips are then just above the table."""
     AHEAD_M = 0.03
+    ARRIVED_M = 0.015
 
-    def __init__(self, env: ControlEnv, goal: tuple[str, str, str]) -> None:
-        _, self._plate, self._region = goal
+    def __init__(
+        self, env: ControlEnv, goal: tuple[str, str, str], legs: tuple[tuple[float, float, float], ...]
+    ) -> None:
+        _, self._plate_name, self._region = goal
+        self._legs = legs
         super().__init__(env, goal)
 
-    def _way(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the plate's position (3,), the direction (3,) to the region's middle, and how far it is, m."""
-        plate = self._env.sim.data.body_xpos[self._env.env.obj_body_id[self._plate]].copy()
-        way = self._env.sim.data.get_site_xpos(self._region) - plate
+    def _way(self, point: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the plate's position (3,), the direction (3,) to the point, and how far it is, m."""
+        plate = self._env.sim.data.body_xpos[self._env.env.obj_body_id[self._plate_name]].copy()
+        way = self._env.sim.data.get_site_xpos(self._region) + np.array([*point, 0.0]) - plate
         way[2] = 0.0
         far = float(np.linalg.norm(way))
-        return plate, way / far, far
+        return plate, way / max(far, 1e-9), far
 
     def _motion(self) -> Iterator[np.ndarray]:
-        self.phase = Phase.REACH
-        plate, along, _ = self._way()
-        rotation = facing_down(np.arctan2(along[1], along[0]) + np.pi / 2)
+        for x, y, lean in self._legs:
+            if self._way((x, y))[2] > self.ARRIVED_M:
+                yield from self._push((x, y), lean)
+
+    def _push(self, point: tuple[float, float], lean: float) -> Iterator[np.ndarray]:
+        plate, along, _ = self._way(point)
         behind = plate - self.BEHIND_M * along
-        yield from self._go(lambda: (behind + up(0.10), rotation), OPEN, tolerance_m=0.03)
+        self.phase = Phase.REACH
+        toward = about_z(np.arctan2(along[1], along[0]) - np.pi / 2)
+        across = facing_down(np.arctan2(along[1], along[0]) + np.pi / 2)
+        rotation = toward @ about_x(-lean) @ toward.T @ across
+        yield from self._go(lambda: (behind + up(0.08), rotation), OPEN, tolerance_m=0.02)
         yield from self._go(lambda: (behind + up(self.HEIGHT_M), rotation), OPEN, tolerance_m=0.012, patience=30)
         self.phase, self.free_motion = Phase.PUSH, False
-        for _ in range(2 * PATIENCE_STEPS):
-            plate, along, far = self._way()
-            if far < 0.015:
+        for _ in range(PATIENCE_STEPS):
+            plate, now, far = self._way(point)
+            if far < self.ARRIVED_M or now @ along < 0:
                 break
-            # Stay behind the plate, on the line through the region's middle.
-            target = plate - self.BEHIND_M * along
-            aside = target - self.hand.position
-            aside -= (aside @ along) * along
-            target = self.hand.position + aside + self.AHEAD_M * along
+            # Stay behind the plate, on the line through the point.
+            aside = plate - self.hand.position
+            aside -= (aside @ now) * now
+            target = self.hand.position + aside + self.AHEAD_M * now
             target[2] = plate[2] + self.HEIGHT_M
             yield self.hand.move(target, rotation, OPEN, speed=0.6)
-        yield from self._retreat(-0.03 * along)
+        yield from self._retreat(-0.02 * along)
         yield from self._retreat(up(0.08))

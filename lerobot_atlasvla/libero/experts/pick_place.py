@@ -28,6 +28,9 @@ from lerobot_atlasvla.libero.experts.motion import (
 if TYPE_CHECKING:
     from libero.libero.envs.env_wrapper import ControlEnv
 
+ASIDE = "aside"
+ASIDE_HEIGHT_M = 0.01
+
 OPEN_GAP_M = 0.06
 """Finger gap that counts as open; 0.08 is fully open. Closing on a rim before that would push the bowl."""
 WIDE_GAP_M = 0.074
@@ -56,7 +59,8 @@ class PickAndPlace:
 
     Args:
         env: A LIBERO ``ControlEnv`` with relative OSC_POSE control at 20 Hz. It may be built without a renderer.
-        goal: LIBERO's predicate: its name, the object and the place.
+        goal: LIBERO's predicate: its name, the object and the place; or :data:`ASIDE`, the object and a site, to put it
+            near that.
         grasp: How to take the object.
         place: Where to let it go.
     """
@@ -121,6 +125,9 @@ class PickAndPlace:
 
     def holds(self) -> bool:
         """Tell whether the predicate is true."""
+        if self.goal[0] == ASIDE:
+            off = self._position(self._object_name) - self._position(self._place_name) - np.array(self.place.offset_m)
+            return bool(np.linalg.norm(off[:2]) < self.place.tolerance_m and off[2] < ASIDE_HEIGHT_M)
         return bool(self._env.env._eval_predicate(self.goal))
 
     # -- decisions -----------------------------------------------------------------------------------------------------

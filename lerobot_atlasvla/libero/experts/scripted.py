@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lerobot_atlasvla.libero.experts.articulated import PushPlate
 from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase
-from lerobot_atlasvla.libero.experts.plan import Plan
+from lerobot_atlasvla.libero.experts.plan import Pick, Plan
 from lerobot_atlasvla.libero.experts.plans import goal, objects, spatial
 from lerobot_atlasvla.libero.tasks import SPATIAL
 
@@ -22,12 +23,23 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOSED", "OPEN", "PLANS", "SUITES", "Phase", "ScriptedExpert"]
 
-PLANS: Mapping[str, Mapping[str, Plan]] = MappingProxyType(
+PLANS: Mapping[str, Mapping[str, Plan | None]] = MappingProxyType(
     {SPATIAL: spatial.PLANS, "libero_object": objects.PLANS, "libero_goal": goal.PLANS}
 )
-"""The tasks that the expert knows: plans by suite and LIBERO's name of the task."""
+"""Plans by suite and LIBERO's name of the task, in LIBERO's order; None for a task without expert."""
 SUITES = tuple(PLANS)
-"""The suites of which it knows tasks."""
+"""The suites of which the expert knows tasks."""
+
+
+def known_tasks(suite: str) -> list[int]:
+    """Return the numbers of the tasks of a suite that the expert knows; none for a suite without expert."""
+    return [task_id for task_id, plan in enumerate(PLANS.get(suite, {}).values()) if plan]
+
+
+def moves_objects(suite: str, task_id: int) -> bool:
+    """Return whether a known task is about a loose object, so that it matters where that is."""
+    name, plan = list(PLANS[suite].items())[task_id]
+    return any(isinstance(step, Pick) or step.func is PushPlate for step in plan_of(name)) if plan else False
 
 
 def plan_of(task_name: str) -> Plan:
@@ -37,9 +49,9 @@ def plan_of(task_name: str) -> Plan:
         ValueError: If there is none.
     """
     for plans in PLANS.values():
-        if task_name in plans:
-            return plans[task_name]
-    known = "; ".join(f"{suite}: {', '.join(sorted(plans))}" for suite, plans in PLANS.items())
+        if plan := plans.get(task_name):
+            return plan
+    known = "; ".join(f"{suite}: {', '.join(name for name in plans if plans[name])}" for suite, plans in PLANS.items())
     raise ValueError(f"The scripted expert does not know the task {task_name!r}. It knows: {known}")
 
 
