@@ -20,7 +20,7 @@ import numpy as np
 from eval.common.errors import EvalError, check_at_least
 from eval.common.statistics import wilson_interval
 from lerobot_atlasvla.libero.demonstrations.episode import NO_OP, ActionNoise
-from lerobot_atlasvla.libero.experts.scripted import PLANS, ScriptedExpert
+from lerobot_atlasvla.libero.experts.scripted import PLANS, ScriptedExpert, known_tasks
 from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
 from lerobot_atlasvla.utils.cli import AGAIN, run_command
 
@@ -113,7 +113,7 @@ def measure(config: ExpertsConfig) -> None:
     from libero.libero import benchmark
 
     suite = benchmark.get_benchmark_dict()[config.suite]()
-    known = [task_id for task_id, task in enumerate(suite.tasks) if task.name in PLANS[config.suite]]
+    known = known_tasks(config.suite)
     asked = known if config.task_ids is None else config.task_ids
     if without := [task_id for task_id in asked if task_id not in known]:
         raise EvalError(f"--task_ids={asked}: the scripted expert knows {known} of {config.suite}, not {without}.")

@@ -15,7 +15,7 @@ import numpy as np
 from lerobot_atlasvla.libero.experts.articulated import PushPlate
 from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
-from lerobot_atlasvla.libero.experts.plans import goal, objects, spatial
+from lerobot_atlasvla.libero.experts.plans import goal, long, objects, spatial
 from lerobot_atlasvla.libero.tasks import SPATIAL
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CLOSED", "OPEN", "PLANS", "SUITES", "Phase", "ScriptedExpert"]
 
 PLANS: Mapping[str, Mapping[str, Plan | None]] = MappingProxyType(
-    {SPATIAL: spatial.PLANS, "libero_object": objects.PLANS, "libero_goal": goal.PLANS}
+    {SPATIAL: spatial.PLANS, "libero_object": objects.PLANS, "libero_goal": goal.PLANS, "libero_10": long.PLANS}
 )
 """Plans by suite and LIBERO's name of the task, in LIBERO's order; None for a task without expert."""
 SUITES = tuple(PLANS)
