@@ -26,8 +26,6 @@ class Grasp:
         walled: Whether walls all around leave no room beside the object.
         radius_m: Distance of the grasp from the object's vertical axis: the rim's, or 0 for a grasp across the middle.
         tolerance_m: Largest error, along and across, at which to close.
-        beside_m: How far from the middle, along world x, to take a long box, where the palm would touch a neighbor.
-        approach_m: Height from which to come down on it; more than a basket's rim, where one may be on the way.
         axis: The body's own axis (0, 1, 2) along which to close instead of ``angle_deg``; None for round ones.
     """
 
@@ -37,8 +35,6 @@ class Grasp:
     walled: bool = False
     radius_m: float = RIM_RADIUS_M
     tolerance_m: float = 0.01
-    beside_m: float = 0.0
-    approach_m: float = 0.06
     axis: int | None = None
 
 

@@ -114,7 +114,6 @@ class PickAndPlace:
     def _aim(self, miss: np.ndarray | float = 0.0) -> None:
         """Settle where to grasp, ``miss`` (3,) meters beside the right place, and how far off hand and object are."""
         rim = self.grasp.radius_m * np.array([np.cos(self._angle), np.sin(self._angle)])
-        rim[0] += self.grasp.beside_m
         self._grasp_point = self._object + np.array([*rim, self.grasp.height_m]) + miss
         self._grasp_error = float(np.linalg.norm((self._grasp_point - self.hand.position)[:2]))
         self._place_error = float(np.linalg.norm((self._destination - self._object)[:2]))
@@ -188,7 +187,7 @@ class PickAndPlace:
             case Phase.REACH:
                 self.free_motion = self._grasp_error > FREE_MOTION_M
                 inner = FUNNEL_INNER_M if self.grasp.radius_m else self.grasp.tolerance_m
-                target = self._grasp_point + up(funnel(self._grasp_error, self.grasp.approach_m, inner_m=inner))
+                target = self._grasp_point + up(funnel(self._grasp_error, FUNNEL_HEIGHT_M, inner_m=inner))
                 if self._grasp_error > 2 * self.grasp.tolerance_m:
                     self._rise_first(target)
                 return self._move(target, OPEN)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lerobot_atlasvla.libero.experts.grasps import GRASPS, basket
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
 
 
-def _both(one: str, other: str, beside_m: float = 0.0) -> Plan:
-    from_basket = replace(GRASPS[other], approach_m=0.20)
-    return Pick(replace(GRASPS[one], beside_m=beside_m), basket(one), goal=0), Pick(from_basket, basket(other), goal=1)
+def _both(one: str, other: str) -> Plan:
+    return Pick(GRASPS[one], basket(one), goal=0), Pick(GRASPS[other], basket(other), goal=1)
 
 
 PLANS: dict[str, Plan | None] = {
     "LIVING_ROOM_SCENE2_put_both_the_alphabet_soup_and_the_tomato_sauce_in_the_basket": _both(
         "alphabet_soup", "tomato_sauce"
     ),
-    "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": _both(
-        # The milk stands close by.
-        "cream_cheese",
-        "butter",
-        beside_m=0.028,
-    ),
+    "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": None,
     "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it": None,
     "KITCHEN_SCENE4_put_the_black_bowl_in_the_bottom_drawer_of_the_cabinet_and_close_it": None,
     "LIVING_ROOM_SCENE5_put_the_white_mug_on_the_left_plate_and_put_the_yellow_and_white_mug_on_the_right_plate": None,
