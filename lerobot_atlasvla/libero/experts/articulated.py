@@ -68,7 +68,7 @@ class Motion(ABC):
                 self.phase = Phase.DONE
             else:
                 self._actions = self._motion()
-                action = next(self._actions)
+                action = next(self._actions, None)
         return np.array([0, 0, 0, 0, 0, 0, OPEN], dtype=np.float64) if action is None else action
 
     def holds(self) -> bool:
@@ -261,7 +261,10 @@ class PushPlate(Motion):
         return plate, way / max(far, 1e-9), far
 
     def _motion(self) -> Iterator[np.ndarray]:
-        for x, y, lean in self._legs:
+        *_, (last_x, last_y, _) = self._legs
+        near = self._way((last_x, last_y))[2] < self.NEAR_M
+        # A second try goes on where the first left the plate.
+        for x, y, lean in self._legs[-1:] if near else self._legs:
             if self._way((x, y))[2] > self.ARRIVED_M:
                 yield from self._push((x, y), lean)
 
