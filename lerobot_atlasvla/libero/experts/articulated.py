@@ -244,6 +244,8 @@ class PushPlate(Motion):
     """Height of the grip site above the plate's origin; the finger tips are then just above the table."""
     AHEAD_M = 0.03
     ARRIVED_M = 0.015
+    NEAR_M = 0.12
+    """The last leg is enough from here."""
 
     def __init__(
         self, env: ControlEnv, goal: tuple[str, str, str], legs: tuple[tuple[float, float, float], ...]
