@@ -277,8 +277,10 @@ class PushPlate(Motion):
         toward = about_z(np.arctan2(along[1], along[0]) - np.pi / 2)
         across = facing_down(np.arctan2(along[1], along[0]) + np.pi / 2)
         rotation = toward @ about_x(-lean) @ toward.T @ across
-        yield from self._go(lambda: (behind + up(0.08), rotation), OPEN, tolerance_m=0.02)
-        yield from self._go(lambda: (behind + up(self.HEIGHT_M), rotation), OPEN, tolerance_m=0.012, patience=30)
+        # Lean over the plate first: the tips swing backward meanwhile, and the cabinet's top is there.
+        yield from self._go(lambda: (plate + up(0.10), rotation), OPEN, tolerance_m=0.03)
+        yield from self._go(lambda: (behind + up(0.05), rotation), OPEN, tolerance_m=0.02)
+        yield from self._go(lambda: (behind + up(self.HEIGHT_M), rotation), OPEN, tolerance_m=0.008, patience=30)
         self.phase, self.free_motion = Phase.PUSH, False
         for _ in range(PATIENCE_STEPS):
             plate, now, far = self._way(point)

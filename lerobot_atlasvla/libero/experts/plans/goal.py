@@ -32,7 +32,7 @@ PLANS: dict[str, Plan | None] = {
         partial(
             PushPlate,
             goal=("on", "plate_1", "main_table_stove_front_region"),
-            legs=((0.11, 0.015, 0.5), (0.015, 0.015, 0.0)),
+            legs=((0.11, 0.015, 0.5), (0.015, 0.015, 0.25)),
         ),
     ),
     "put_the_cream_cheese_in_the_bowl": (Pick(GRASPS["cream_cheese"], Place(offset_m=(0, 0, 0.03))),),
