@@ -1,6 +1,6 @@
 """AtlasVLA: a vision-language-action policy for LeRobot that sees through a geometry transformer.
 
-Importing this package registers the policy type ``atlasvla`` and the processing step that its checkpoints name, and
+Importing this package registers the policy type ``atlasvla`` and the processing steps that its checkpoints name, and
 prepares LIBERO's first import; the network is imported only when a public name below is first used.
 """
 
@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .configuration_atlasvla import AtlasVLAConfig
-from .policy import tokenizer_step  # noqa: F401
+from .policy import end_effector_step, tokenizer_step  # noqa: F401
 from .utils import libero_hook  # noqa: F401
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ The defaults build the network of the preset ``atlasvla_libero``. Light on purpo
 transformers): LeRobot imports it at every start.
 """
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,10 @@ from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from .files.replacing import replacing
-from .policy.columns import select_columns, state_keys
-from .policy.config_checks import BLIND, DINOV2_PATCH_SIZE, ConfigError, check
+from .policy.columns import BLIND, names, select_columns, state_keys
+from .policy.config_checks import DINOV2_PATCH_SIZE, ConfigError, check
+from .policy.landmark_checks import check_landmark_features, looks_like_wrist, take_former_conditioning
+from .policy.pretrained_geometry import local_record, take_defaults, take_sizes, unset
 from .policy.setting_types import Count, Number
 from .policy.type_checks import check_types, shown
 
@@ -42,6 +43,9 @@ class AtlasVLAConfig(PreTrainedConfig):
     chunk_size: Count = 10
     # Actions executed before the next prediction; at most chunk_size.
     n_action_steps: Count = 10
+    # l1: predict at every step and execute the average of all chunks that reach it, weighted by exp(-coeff x age in
+    # chunks, oldest first): 0.01 as in ACT; above 0 older ones count more. Needs n_action_steps 1. Unset is off.
+    temporal_ensemble_coeff: Number | None = None
     # LeRobot's normalization by feature type. Images stay in [0, 1]: the model scales them itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
@@ -56,7 +60,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Cameras observation.images.empty_camera_0, .._1 and so on, that data may have or not. An absent one has no tokens.
     empty_cameras: Count = 0
     # (height, width) in pixels to which every view is resized; multiples of the patch size.
-    image_size: tuple[Count, Count] = (224, 224)
+    image_size: tuple[Count, Count] = field(default=unset((224, 224)))
     # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off.
     random_shift: Count = 0
     # Training only: cut away up to this fraction of the side, the same window for all views of a sample. 0 is off.
@@ -88,7 +92,8 @@ class AtlasVLAConfig(PreTrainedConfig):
     freeze_vision_tower: bool | None = None
 
     # VGGT's weights: a Hub id, a local folder or a file. facebook/VGGT-1B is for non-commercial use; the same network
-    # for commercial use, on application, is facebook/VGGT-1B-Commercial.
+    # for commercial use, on application, is facebook/VGGT-1B-Commercial. A backbone made by atlasvla-pretrain brings
+    # its sizes with it: image_size, vggt_patch_size, vggt_embed_dim and so on need not be given.
     vggt_model: str = "facebook/VGGT-1B"
     # Commit, tag or branch of VGGT on the Hub; unset is its main branch.
     vggt_revision: str | None = None
@@ -97,24 +102,27 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Keep VGGT as it is; unset freezes pretrained weights and trains random ones.
     freeze_vggt: bool | None = None
     # VGGT's patch embedder: dinov2_vitl14_reg (VGGT-1B), another dinov2_*_reg, conv, or conv_stem (from scratch).
-    vggt_patch_embed: str = "dinov2_vitl14_reg"
+    vggt_patch_embed: str = field(default=unset("dinov2_vitl14_reg"))
     # Pixels per patch side of VGGT's patch embedder.
-    vggt_patch_size: Count = 14
+    vggt_patch_size: Count = field(default=unset(14))
     # Width of the aggregator (C).
-    vggt_embed_dim: Count = 1024
+    vggt_embed_dim: Count = field(default=unset(1024))
     # Frame/global pairs of blocks; of a larger checkpoint, the first ones are taken.
-    vggt_depth: Count = 24
+    vggt_depth: Count = field(default=unset(24))
     # Attention heads of the aggregator.
-    vggt_num_heads: Count = 16
+    vggt_num_heads: Count = field(default=unset(16))
     # Register tokens per view.
-    vggt_num_register_tokens: Count = 4
+    vggt_num_register_tokens: Count = field(default=unset(4))
     # Start value of the layer scale (VGGT: 0.01; shallow aggregators from scratch learn faster with more).
     vggt_layer_scale_init: Number = 0.01
     # Ablations of the frame and global blocks: normal, frozen (they stay as they start, whatever else of VGGT learns)
     # or removed (patch tokens pass unchanged).
     vggt_blocks: str = "normal"
     # Frame/global pairs whose output the decoder reads: a middle one and the last.
-    vggt_output_layers: tuple[Count, ...] = (11, 23)
+    vggt_output_layers: tuple[Count, ...] = field(default=unset((11, 23)))
+    # Cameras in the roles of a backbone made by atlasvla-pretrain (wrist, scene), in its order, such as
+    # [observation.images.hand, observation.images.front]. Empty: told by their names. VGGT-1B has no roles.
+    vggt_views: tuple[str, ...] = ()
 
     # DA3's weights where vision is da3: a Hub id, a local folder or a file; DA3-SMALL or DA3-BASE, both Apache-2.0.
     da3_model: str = "depth-anything/DA3-SMALL"
@@ -166,14 +174,31 @@ class AtlasVLAConfig(PreTrainedConfig):
     decoder_num_heads: Count = 12
     # Action queries; 0 is one per action of the chunk. With another number, every action is a mixture of all queries.
     num_action_queries: Count = 0
-    # Whether state, language and a visual summary condition the action queries; otherwise they are only learned.
-    condition_queries: bool = True
-    # Hidden width of the MLP through which they do.
+    # What the action queries know from the start, beside state and language: keypoints (where each view's picture shows
+    # what, and a narrow map of it), landmarks (where in space; of VGGT's depth and camera heads), only_landmarks (and
+    # the decoder sees nothing else of the views). none: not even state and language, the queries are only learned.
+    query_conditioning: str = "keypoints"
+    # The former setting, which old checkpoints have: true is keypoints, false is none.
+    condition_queries: bool | None = None
+    # Hidden width of the MLP through which the queries get it.
     condition_hidden_size: Count = 512
-    # Keypoints per view (spatial softmax) in the visual summary.
+    # Keypoints or landmarks per view.
     summary_keypoints: Count = 32
-    # Channels of the flattened patch map in the visual summary.
+    # Channels of the flattened patch map beside the keypoints.
     summary_map_channels: Count = 8
+    # Where landmarks are: in first_view (the frame of the first camera of views) or base (the robot's, the frame in
+    # which its state gives the end effector's pose; needs hand_eye).
+    landmark_frame: str = "first_view"
+    # Pose of the first camera in the end effector's frame: x, y, z (m), quaternion x, y, z, w; OpenCV axes. For states
+    # that begin with the end effector's position (m) and rotation vector (rad), as LIBERO's. Empty: not known.
+    hand_eye: tuple[Number, ...] = ()
+    # Landmarks: meters per unit of the backbone's points. VGGT-1B's unit is its own (python -m eval.geometry_check).
+    landmark_scale: Number = 1.0
+    # Landmarks: what lies outside of this box does not count: lowest x, y, z, highest x, y, z (m). Empty: all counts.
+    landmark_box: tuple[Number, ...] = ()
+    # Landmarks, training only: shift the points of every camera that stands still at random, this standard deviation
+    # per axis (m).
+    landmark_noise: Number = 0.03
 
     # Action head: l1 (the whole chunk at once) or flow (flow matching).
     head: str = "l1"
@@ -205,7 +230,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Write frozen backbones into every checkpoint too. Otherwise a checkpoint refers to them by source and digest.
     save_full_weights: bool = False
     # No settings, so no flags: what a saved policy was built from. LeRobot saves nothing else beside an adapter.
-    # Source, revision and digest of each pretrained part (weights/backbones.py, BackboneRecord).
+    # Source, revision and digest of each pretrained part (weights/backbone_record.py).
     backbone_sources: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False)
     # Sizes of the language model and the vision tower, under transformers' names, and of DA3.
     backbone_architectures: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
@@ -224,8 +249,12 @@ class AtlasVLAConfig(PreTrainedConfig):
     scheduler_warmup_steps: Count = 500
 
     def __post_init__(self) -> None:
-        # draccus hands names over letter by letter (_names).
-        self.views = tuple(self.views) if isinstance(self.views, str) else self.views
+        # draccus hands names over letter by letter (names).
+        for name in ("views", "vggt_views"):
+            if isinstance(value := getattr(self, name), str):
+                setattr(self, name, tuple(value))
+        # No setting: the names of those that were left at defaults which a backbone with a record replaces.
+        self.unset_fields = take_defaults(self)
         check_types(self)
         try:
             super().__post_init__()
@@ -236,7 +265,11 @@ class AtlasVLAConfig(PreTrainedConfig):
         self.image_size = tuple(self.image_size)
         self.vggt_output_layers = tuple(self.vggt_output_layers)
         self.da3_output_layers = tuple(self.da3_output_layers)
-        self.views = _names(self.views)
+        self.views, self.vggt_views = names(self.views), names(self.vggt_views)
+        self.hand_eye, self.landmark_box = tuple(self.hand_eye), tuple(self.landmark_box)
+        take_former_conditioning(self)
+        if (record := local_record(self)) and (problem := take_sizes(self, record)):
+            raise ConfigError(problem)
         check(self)
         # Equal settings are saved as equal bytes.
         self.normalization_mapping = dict(sorted(self.normalization_mapping.items()))
@@ -260,7 +293,9 @@ class AtlasVLAConfig(PreTrainedConfig):
 
     @property
     def geometry_layers(self) -> tuple[int, ...]:
-        """Return the layers of it that the decoder reads."""
+        """Return the layers of it that the decoder reads; none where it gets landmarks only."""
+        if self.query_conditioning == "only_landmarks":
+            return ()
         return getattr(self, f"{self.geometry_backbone}_output_layers")
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -287,6 +322,7 @@ class AtlasVLAConfig(PreTrainedConfig):
             ValueError: Naming the feature that is missing or has another shape, and all columns of the data.
         """
         select_columns(self, dataset)
+        check_landmark_features(self)
 
     @property
     def empty_camera_keys(self) -> tuple[str, ...]:
@@ -302,6 +338,16 @@ class AtlasVLAConfig(PreTrainedConfig):
     def view_keys(self) -> tuple[str, ...]:
         """Return the cameras the policy looks through, in its fixed order; none for a blind policy."""
         return () if self.is_blind else self.views or tuple(self.image_features)
+
+    @property
+    def reads_landmarks(self) -> bool:
+        """Return whether the action queries get 3-D landmarks of the views."""
+        return self.query_conditioning in ("landmarks", "only_landmarks")
+
+    @property
+    def first_view_moves(self) -> bool:
+        """Return whether the first camera moves with the hand, by the calibration or by its name."""
+        return bool(self.hand_eye) or (bool(self.view_keys) and looks_like_wrist(self.view_keys[0]))
 
     @property
     def state_dim(self) -> int:
@@ -349,18 +395,3 @@ class AtlasVLAConfig(PreTrainedConfig):
     @property
     def reward_delta_indices(self) -> None:
         """Return None: rewards are not used."""
-
-
-def _names(value: Sequence[str]) -> tuple[str, ...]:
-    """Return names from a list, or from what LeRobot's command line makes of ``[a, b]`` or of the word ``none``.
-
-    It reads JSON, where names without quotes are no list; the text stays one, and draccus makes a tuple of its
-    characters.
-    """
-    text = "".join(value)
-    if all(len(name) == 1 for name in value):
-        if (text,) == BLIND:
-            return BLIND
-        if text.startswith("[") and text.endswith("]"):
-            return tuple(name.strip() for name in text[1:-1].split(",") if name.strip())
-    return tuple(value)

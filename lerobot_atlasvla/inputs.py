@@ -13,7 +13,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from .configuration_atlasvla import AtlasVLAConfig
+from .model.geometry import poses
 from .model.types import ModelInputs, Views
+from .policy.end_effector_step import END_EFFECTOR
 
 INDEX = "index"
 """Key of a sample's index in its dataset."""
@@ -60,7 +62,22 @@ def prepare(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool)
         state_BN=_state(config, batch) if config.use_state else tokens_BL.new_zeros(len(tokens_BL), 0).float(),
         tokens_BL=tokens_BL,
         token_mask_BL=entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
+        first_to_base_B34=_first_camera(config, batch) if config.hand_eye else None,
     )
+
+
+def _first_camera(config: AtlasVLAConfig, batch: dict[str, Tensor]) -> Tensor:
+    """Return the pose of the first camera in the robot base's frame, (B, 3, 4), from the state and the calibration."""
+    if END_EFFECTOR not in batch:
+        raise ValueError(
+            f"The batch has no {END_EFFECTOR}, which the preprocessor of a policy with landmarks keeps of the state; "
+            "this one was made for another policy, or got no state. Use the policy's own, or leave out "
+            "--policy.hand_eye."
+        )
+    hand_B6 = batch[END_EFFECTOR].float()
+    hand_B34 = poses.pose_of(poses.rotation_of_vector(hand_B6[:, 3:]), hand_B6[:, :3])
+    eye_7 = hand_B6.new_tensor(config.hand_eye)
+    return poses.compose(hand_B34, poses.pose_of(poses.rotation_of_quaternion(eye_7[3:]), eye_7[:3]))
 
 
 def prepare_views(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool) -> Views:

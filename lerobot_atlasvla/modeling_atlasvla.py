@@ -16,10 +16,12 @@ from .files import safetensors_files
 from .inputs import environments, prepare
 from .model.atlasvla import AtlasVLA
 from .model.frozen import freeze, is_frozen
+from .model.scene_cameras import Placement, SceneCameras
 from .model.sizes import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
 from .policy.pipeline_files import check_pipelines
+from .policy.pretrained_geometry import order_views
 from .policy.saved_pipelines import check_saved_pipelines
 from .policy.statistics_checks import unscaled_ranges, usable_statistics
 from .policy.value_checks import check_finite_actions, check_finite_loss
@@ -31,7 +33,7 @@ from .training.feature_cache.reader import FeatureCache
 from .training.parameter_groups import parameter_groups
 from .training.step_rng import StepRng
 from .weights import backbones, checkpoint, model_card, peft
-from .weights.backbones import BackboneRecord
+from .weights.backbone_record import BackboneRecord
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +83,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             stats.update(usable_statistics(config, stats))
         pretrained = backbones.pretrained_parts(config)
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
+        backbones.take_sizes(config, resolved)
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
+        order_views(config)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()
@@ -102,18 +106,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         safetensors_files.install()  # LeRobot writes the rest of a checkpoint
         # PEFT writes this name down as an adapter's base.
         self.name_or_path = peft.FROM_CONFIG
-        self._thread_queues = ActionQueues()
+        self.backbone_record.make_releasable(self.model.language)
+        self._thread_queues = ActionQueues.make()
         self.rtc_processor: Any = None
         self.init_rtc_processor()
 
     def _prepare(self) -> None:
         """Freeze, cast and set up the network; its weights may come later."""
-        for part, module in self.model.backbones().items():
-            if self.config.is_frozen(part):
-                freeze(module)
-                # Buffers, such as rotary frequencies, stay float32.
-                for parameter in module.parameters():
-                    parameter.data = parameter.data.to(backbones.part_dtype(self.config, part))
+        backbones.freeze_parts(self.config, self.model.backbones())
         aggregator = self.model.aggregator
         if aggregator is not None and self.config.vggt_blocks == "frozen":
             for block in aggregator.geometry_blocks():
@@ -134,7 +134,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         if self.config.feature_cache and meta is not None:
             part = self.config.geometry_backbone
             mark = self.backbone_record.fingerprint(part, self.model.backbones()[part])
-            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark)
+            shape = self.model.points_shape
+            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark, points=shape)
             self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod
@@ -236,7 +237,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return parameter_groups(self)
 
     def reset(self) -> None:
-        """Forget this thread's actions that were predicted but not executed; call it when an episode starts."""
+        """Forget this thread's actions that were predicted but not executed, and where its cameras stood.
+
+        Call it when an episode starts.
+        """
         self._thread_queues.reset(self.config)
 
     @property
@@ -276,7 +280,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         encode_views = (self.feature_cache or self.model).encode_views
         with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():
             geometry = encode_views(inputs.views)
-            prefix = self.model.fuse(geometry, self.model.encode_language(inputs), inputs.state_BN)
+            # Frames of many episodes: each for itself.
+            placement = Placement(inputs.first_to_base_B34)
+            prefix = self.model.fuse(geometry, self.model.encode_language(inputs), inputs.state_BN, placement)
             loss_B = self.model.head.loss(self.model.decode(prefix), actions_BTA, valid_BT, noise, time)
         loss = loss_B.mean() if reduction == "mean" else loss_B
         mean = loss_B.detach().mean().item()
@@ -294,9 +300,12 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         inference_delay: int | None = None,
         prev_chunk_left_over: Tensor | None = None,
         execution_horizon: int | None = None,
+        cameras: SceneCameras | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Predict normalized actions (B, chunk_size, A), float32, from preprocessed observations.
+
+        A policy with landmarks takes the batch as the next frame of the episode that :meth:`reset` has started.
 
         Args:
             batch: Preprocessed observations.
@@ -305,6 +314,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             prev_chunk_left_over: Real-time chunking: what is left of the previous chunk, normalized, (T', A) for one
                 environment, (B, T', A) for several.
             execution_horizon: Real-time chunking: steps over which the old chunk fades out; by default rtc_config's.
+            cameras: Landmarks: where the cameras of the episode have stood so far; by default this thread's episode.
             **kwargs: Ignored.
 
         Raises:
@@ -334,7 +344,10 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             if self.config.compile_model:
                 # One shape for all instructions: a longer one must not compile everything again.
                 words = words.padded_to(self.config.tokenizer_max_length)
-            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words)
+            placement = None
+            if self.config.reads_landmarks:
+                placement = Placement(inputs.first_to_base_B34, cameras or self._thread_queues.cameras)
+            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words, placement)
             actions_BTA = self.model.head.sample(decoded_BTD, noise, guidance=guidance)
         check_finite_actions(actions_BTA, self.config, batch, self)
         return actions_BTA
@@ -360,6 +373,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Return the next normalized action (B, A); predicts a new chunk every ``n_action_steps`` calls.
 
+        With ``temporal_ensemble_coeff`` it predicts at every call, and returns the average of all chunks since
+        :meth:`reset` that reach this step.
+
         With another number of environments than at the last call, nobody knows whose the queued actions are: they are
         dropped, and every environment gets a chunk that was predicted from what it sees now.
 
@@ -368,6 +384,9 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """
         if self._rtc_enabled():
             raise ValueError(rtc.NOT_STEP_BY_STEP)
+        if self.config.temporal_ensemble_coeff is not None:
+            chunk_BTA = self.predict_action_chunk(batch)
+            return self._thread_queues.ensemble_of(self.config, len(chunk_BTA)).next_action(chunk_BTA)
         queue = self._thread_queues.of_environments(self.config, environments(batch))
         if not queue:
             chunk_BTA = self.predict_action_chunk(batch)[:, : self.config.n_action_steps]
@@ -378,4 +397,4 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         """``dtype`` for whatever learns. LeRobot 0.6.1 trains under the same autocast; nothing else asks for it."""
         if self.config.dtype == "float32":
             return nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, dtype=getattr(torch, self.config.dtype))
+        return torch.autocast(self.model.decoder.queries.queries.device.type, dtype=getattr(torch, self.config.dtype))

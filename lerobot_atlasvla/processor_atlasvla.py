@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .configuration_atlasvla import AtlasVLAConfig
 from .policy.byte_tokenizer import make_byte_tokenizer
+from .policy.end_effector_step import EndEffectorStep
 from .policy.statistics_checks import usable_statistics
 from .policy.tokenizer_step import SelfContainedTokenizerStep
 from .weights import backbones
@@ -55,7 +56,8 @@ def make_atlasvla_pre_post_processors(
 ]:
     """Build the two pipelines; LeRobot finds this function by its name.
 
-    Before the policy: rename keys, add the batch axis, tokenize the task, move to the device, normalize.
+    Before the policy: rename keys, add the batch axis, tokenize the task, move to the device, normalize (for landmarks,
+    the end effector's pose is kept as it is).
     After it: undo the normalization of the action, move to the CPU.
 
     Args:
@@ -75,7 +77,16 @@ def make_atlasvla_pre_post_processors(
         padding="longest",
         padding_side="right",
     )
+    # Also where the camera's place is not known yet: a checkpoint may be told later.
+    keep_pose = [EndEffectorStep(list(config.state_keys))] if config.reads_landmarks and config.use_state else []
     return make_policy_processor_pipelines(
-        input_steps=[steps.rename_observations, steps.add_batch_dim, tokenize, steps.to_device, steps.normalize],
+        input_steps=[
+            steps.rename_observations,
+            steps.add_batch_dim,
+            tokenize,
+            steps.to_device,
+            *keep_pose,
+            steps.normalize,
+        ],
         output_steps=[steps.unnormalize, steps.to_cpu],
     )

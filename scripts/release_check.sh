@@ -10,7 +10,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 # What only the extra brings; for the others, that they install is the check.
-declare -A BRINGS=([libero]="libero mujoco" [peft]="peft" [async]="grpc")
+declare -A BRINGS=([libero]="libero mujoco" [peft]="peft" [async]="grpc" [export]="onnx onnxscript onnxruntime")
 
 "$python" -m build --wheel --outdir "$scratch" . >"$scratch/build.log" 2>&1 || { cat "$scratch/build.log"; exit 1; }
 wheel=$(ls "$scratch"/*.whl)

@@ -89,7 +89,7 @@ stamp=.venv/.atlasvla-installed
 wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   say "installing packages into .venv (several GB with PyTorch and LIBERO's assets, the first time)"
-  "${uv[@]}" pip install -q --python .venv/bin/python -c constraints.txt --group dev -e '.[libero,libero-assets,eval,peft,async]'
+  "${uv[@]}" pip install -q --python .venv/bin/python -c constraints.txt --group dev -e '.[libero,libero-assets,eval,peft,async,export]'
   printf '%s' "$wanted" >"$stamp"
 fi
 say "ready: $(.venv/bin/python --version), lerobot $(.venv/bin/python -c 'import importlib.metadata as m; print(m.version("lerobot"))')"

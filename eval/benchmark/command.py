@@ -19,8 +19,9 @@ import draccus
 import psutil
 
 from eval.benchmark import harness
-from eval.benchmark.plot import plot
-from eval.benchmark.report import add_ratios, benchmark_page, summarize, targets
+from eval.benchmark.pages.plot import plot
+from eval.benchmark.pages.report import add_ratios, benchmark_page, floors, summarize
+from eval.benchmark.pages.targets import targets
 from eval.benchmark.settings import (
     DEFAULT_PRESET,
     GPU_ONLY,
@@ -43,7 +44,8 @@ from lerobot_atlasvla.files.replacing import write_text
 PREFIX = "benchmark-"
 ALL = "all"
 # Quicker ways to run the same policies, which a ratio has to know.
-GPU_VARIANTS = [f"{DEFAULT_PRESET}+graphs", f"{DEFAULT_PRESET}+cache", "smolvla+amp", "smolvla+graphs", "act+amp"]
+GPU_VARIANTS = [f"{DEFAULT_PRESET}+graphs", f"{DEFAULT_PRESET}+cache", "atlasvla_da3_base+graphs"]
+GPU_VARIANTS += ["atlasvla_da3_small+graphs", "smolvla+amp", "smolvla+graphs", "act+amp"]
 # Of a CPU's free memory, so that other processes on the machine live on.
 CPU_SHARE = 0.9
 
@@ -255,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         content = run(cfg.complete(), typed)
         for name, why in content["not_measured"].items():
             sys.stdout.write(f"not measured: {name}: {why}\n")
+        for line in floors(content["rows"]):
+            sys.stdout.write(f"{line}\n")
         page = Path(content["settings"]["reports"]) / content["name"] / "report.md"
         sys.stdout.write(f"benchmark: {len(content['rows'])} policies measured, report {page}\n")
         return 0 if content["rows"] else 1

@@ -33,6 +33,7 @@ def from_cache(policy: Any, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]
         dataset="benchmark",
         frames=size,
         weights="of this process",
+        points=model.points_shape,
     )
     with tempfile.TemporaryDirectory() as folder:
         with torch.no_grad(), CacheWriter(Path(folder, "features"), key) as writer:

@@ -20,6 +20,7 @@ from typing import Any
 
 import draccus
 
+from eval.benchmark.ceiling import DTYPES, flops_by_dtype, matmul_flops_per_s
 from eval.benchmark.policies import TASK, Built, build, classes, raw_batch, raw_observation
 from eval.benchmark.settings import Measurement, split
 from eval.common.commands import GIB
@@ -210,6 +211,24 @@ def acting(cfg: WorkerConfig, built: Built, meter: Meter) -> dict[str, Any]:
     } | ({"gpu": gpu_state()} if meter.cuda else {})
 
 
+def arithmetic(cfg: WorkerConfig, built: Built) -> dict[str, Any]:
+    """Measure the machine's matrix products in this process, and count the FLOP of one warm chunk by dtype."""
+    import torch
+    from lerobot.policies.utils import prepare_observation_for_inference
+
+    figures: dict[str, Any] = {
+        "ceiling_flops_per_s": {dtype: matmul_flops_per_s(cfg.device, dtype) for dtype in DTYPES}
+    }
+    observation = prepare_observation_for_inference(raw_observation(), torch.device(cfg.device), TASK, "")
+    try:
+        with torch.inference_mode(), autocast(built, built.act_autocast):
+            batch = built.preprocess(observation)
+            figures["chunk_flops"] = flops_by_dtype(lambda: built.policy.predict_action_chunk(dict(batch)))
+    except Exception as error:  # noqa: BLE001  # Without the count there is no floor, and nothing else is missing.
+        figures["chunk_flops_error"] = reason(error)
+    return figures
+
+
 def training(cfg: WorkerConfig, built: Built, meter: Meter, recorder: Recorder) -> list[dict[str, Any]]:
     """Measure seconds of training steps and peak memory, by batch size; an error other than lack of memory ends it."""
     policy, found = built.policy, []
@@ -265,11 +284,15 @@ def timed_steps(
     meter.reset_peak()
     for _ in range(cfg.warmup):
         step()
+    warmup_peak = meter.peak()
+    # What only the first steps need has gone by now: a frozen language model, whose instructions are encoded.
+    meter.reset_peak()
     seconds = [meter.seconds(step) for _ in range(cfg.train_steps)]
     return {
         "step_s": seconds,
         "samples_per_s": size / statistics.median(seconds),
         "peak_bytes": meter.peak(),
+        "warmup_peak_bytes": warmup_peak,
         "reserved_bytes": meter.reserved_peak(),
         "losses": [losses[0], losses[-1]],
     }
@@ -320,7 +343,8 @@ def measure(cfg: WorkerConfig, recorder: Recorder) -> None:
     meter.finish()
     first = time.monotonic()
     recorder.stage("acting", first_chunk_s=first - ready, time_to_first_action_s=first - started)
-    recorder.stage("training", **acting(cfg, built, meter))
+    recorder.stage("arithmetic", **acting(cfg, built, meter))
+    recorder.stage("training", **arithmetic(cfg, built))
     figures: dict[str, Any] = {"training": training(cfg, built, meter, recorder)}
     if cfg.checkpoint:
         recorder.stage("checkpoint", **figures)

@@ -2,21 +2,11 @@
 
 import importlib.metadata
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from eval.common.commands import GIB
-
-
-def git_commit() -> str:
-    """Return the commit of the working tree, with a mark if it has changes."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
+from lerobot_atlasvla.utils.commit import git_commit
 
 
 def versions() -> dict[str, str]:

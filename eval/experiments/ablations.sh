@@ -36,7 +36,7 @@ declare -A FLAGS=(
   [wrist_only]="--policy.views=[observation.images.wrist_image]"
   [no_state]="--policy.use_state=false"
   [early_fusion]="--policy.fusion=early"
-  [learned_queries]="--policy.condition_queries=false --policy.num_action_queries=10"
+  [learned_queries]="--policy.query_conditioning=none --policy.num_action_queries=10"
 )
 runs=() variants=()
 for variant in $VARIANTS; do

@@ -37,6 +37,16 @@ rm -rf "$OUT/feature_cache"
 "$BIN/python" -m eval.benchmark --policies='[atlasvla_libero,atlasvla_base]' --dtype=bfloat16 --device=cpu \
   --weights="$WEIGHTS" --batch_sizes='[8,16]' --repetitions=1 --warmup=1 --train_steps=1 --rounds=1 \
   --name=benchmark-cpu-memory
+# DA3's presets beside the one with VGGT and LeRobot's policies, at the batch sizes of the targets. pi0.5 has 3.6 B
+# parameters: a chunk takes the better part of a minute, and its training out of memory is recorded as that.
+for dtype in float32 bfloat16; do
+  "$BIN/python" -m eval.benchmark --policies='[atlasvla_da3_small,atlasvla_da3_base,atlasvla_libero,smolvla,act]' \
+    --dtype="$dtype" --device=cpu --weights="$WEIGHTS" --batch_sizes='[8,16]' --repetitions=5 --warmup=1 \
+    --train_steps=3 --rounds=2 --timeout_s=7200 --name="benchmark-cpu-da3-$dtype"
+done
+"$BIN/python" -m eval.benchmark --policies='[atlasvla_da3_small,atlasvla_da3_base,pi05]' --dtype=bfloat16 --device=cpu \
+  --weights="$WEIGHTS" --batch_sizes='[1]' --repetitions=2 --warmup=1 --train_steps=1 --rounds=1 --timeout_s=7200 \
+  --name=benchmark-cpu-da3-pi05
 
 if "$BIN/python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
   "$BIN/python" -m eval.benchmark --device=cuda --weights="$WEIGHTS" --name=benchmark-gpu

@@ -56,6 +56,12 @@ def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
             f"--checkpoint={checkpoint} is a policy of type {kind}; only {POLICY_TYPE} has action queries whose "
             "attention can be shown."
         )
+    conditioning = read_json(checkpoint / CONFIG_FILE).get("query_conditioning")
+    if conditioning == "only_landmarks":
+        raise EvalError(
+            f"--checkpoint={checkpoint} is a policy whose decoder sees no image patches "
+            f"(query_conditioning={conditioning}), so there is no attention to show."
+        )
     from lerobot.policies.factory import make_pre_post_processors
 
     from lerobot_atlasvla import AtlasVLAPolicy
@@ -184,6 +190,8 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
         observation = {key: value for key, value in item.items() if key.startswith("observation.") or key == "task"}
         batch = preprocess(observation)
         try:
+            # Every frame for itself: of an earlier one's episode, the cameras would be remembered.
+            policy.reset()
             with AttentionRecorder(policy) as recorder:
                 policy.predict_action_chunk(batch)
         except ValueError as error:

@@ -5,7 +5,7 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,15 @@ from lerobot_atlasvla.files.replacing import write_text
 
 PLOT = "categories.png"
 # What a control may differ in: the policy, what it looks at, and how the workers were run.
-_OF_A_POLICY = ("n_action_steps", "image_size", "cameras", "threads", "fast_render", "fraction", "suites")
+_OF_A_POLICY = ("n_action_steps", "temporal_ensemble_coeff", "image_size", "cameras")
+_OF_A_POLICY += ("threads", "fast_render", "fraction", "suites")
 
 CLEAN_NOTE = """*Clean* successes are those in which, from settling to the last step, nothing moved by more than 1 mm or
 turned by more than 1 degree that the task's `:obj_of_interest` does not name: loose objects, and the joints of
 cabinets, stoves and the like. The millimeter is PARC 2026's rule, the degree and the joints are ours, and so are the
 {retreat_steps} steps after the success (`--retreat_steps`) that stand for the arm's retreat."""
+
+PAIRED = "paired difference [95 % interval]"
 
 Grouping = Callable[[Rollout], Any]
 
@@ -61,32 +64,49 @@ def check_benchmark(run: Run, name: str, flag: str) -> None:
 
 
 def check_controls(run: Run, runs: Sequence[Run], name: str) -> list[Control]:
-    """Return the controls, labeled with the names of their folders.
+    """Return the controls, labeled with the names of their folders, or with their paths where two have one name.
 
     Raises:
-        EvalError: If one was made with other settings or another simulator, or shares no rollout.
+        EvalError: As :func:`check_same_tasks`.
     """
     for control in runs:
-        check_benchmark(control, name, "controls")
-        differing = [
-            (flag_of(key), value, control.settings.get(key))
-            for key, value in run.settings.items()
-            if key not in _OF_A_POLICY and control.settings.get(key) != value
-        ]
-        differing += [
-            (f"simulator's {key}", run.simulator.get(key), control.simulator.get(key))
-            for key in SIMULATOR
-            if run.simulator.get(key) != control.simulator.get(key)
-        ]
-        if differing:
-            what, ours, theirs = differing[0]
-            raise EvalError(
-                f"--controls={control.path} can't be read beside {run.path}: its {what} is {theirs}, not {ours}. Run "
-                "it again with the same settings, or leave it out."
-            )
-        if not {r.key for r in run.rollouts} & {r.key for r in control.rollouts}:
-            raise EvalError(f"--controls={control.path} has no rollout in common with {run.path}; leave it out.")
-    return [Control(control.name, control) for control in runs]
+        check_same_tasks(run, control, name, "controls")
+    names = [one.name for one in (run, *runs)]
+    return [Control(one.name if names.count(one.name) == 1 else str(one.path), one) for one in runs]
+
+
+def check_same_tasks(run: Run, other: Run, name: str, flag: str, but_for: Collection[str] = ()) -> None:
+    """Refuse to read a run beside another one that had other tasks.
+
+    Args:
+        run: The run.
+        other: What is read beside it.
+        name: The benchmark's.
+        flag: The flag that names the other one, without dashes.
+        but_for: Settings, beside those of a policy, that may differ.
+
+    Raises:
+        EvalError: If it was made with other settings or another simulator, or shares no rollout.
+    """
+    check_benchmark(other, name, flag)
+    differing = [
+        (flag_of(key), value, other.settings.get(key))
+        for key, value in run.settings.items()
+        if key not in _OF_A_POLICY and key not in but_for and other.settings.get(key) != value
+    ]
+    differing += [
+        (f"simulator's {key}", run.simulator.get(key), other.simulator.get(key))
+        for key in SIMULATOR
+        if run.simulator.get(key) != other.simulator.get(key)
+    ]
+    if differing:
+        what, ours, theirs = differing[0]
+        raise EvalError(
+            f"--{flag}={other.path} can't be read beside {run.path}: its {what} is {theirs}, not {ours}. Run "
+            "it again with the same settings, or leave it out."
+        )
+    if not {r.key for r in run.rollouts} & {r.key for r in other.rollouts}:
+        raise EvalError(f"--{flag}={other.path} has no rollout in common with {run.path}; leave it out.")
 
 
 def grouped(rollouts: Iterable[Rollout], by: Grouping) -> dict[Any, list[Rollout]]:
@@ -203,11 +223,16 @@ def control_figures(run: Run, controls: Sequence[Control], by: Grouping) -> list
                 "policy": control.run.policy,
                 "total": figures(control.run.rollouts),
                 "categories": {group: figures(rollouts) for group, rollouts in theirs.items()},
-                "paired_total": compare(run.rollouts, control.run.rollouts).as_json(),
-                "paired": {group: compare(ours[group], theirs[group]).as_json() for group in shared},
+                "paired_total": _pair(run.rollouts, control.run.rollouts),
+                "paired": {group: _pair(ours[group], theirs[group]) for group in shared},
             }
         )
     return found
+
+
+def _pair(ours: Sequence[Rollout], theirs: Sequence[Rollout]) -> dict[str, Any]:
+    result = compare(ours, theirs)
+    return result.as_json() | {"paired_difference": result.paired}
 
 
 def control_lines(content: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
@@ -224,10 +249,10 @@ def control_lines(content: Mapping[str, Any], labels: Mapping[str, str]) -> list
             ours = content["total"] if group == "total" else content["categories"][group]
             theirs = control["total"] if group == "total" else control["categories"][group]
             p_value = "-" if pair["p_value"] is None else f"{pair['p_value']:.3g}"
-            difference = format_difference(pair["difference"], pair["low"], pair["high"])
+            difference = format_difference(*pair["paired_difference"]) if pair["paired_difference"] else "-"
             row = [labels.get(group, group), rate_text(ours), rate_text(theirs), difference]
             rows.append([*row, str(pair["only_a"]), str(pair["only_b"]), p_value])
-        head = ["", content["name"], control["label"], "difference", "only the first", "only the second", "McNemar's p"]
+        head = ["", content["name"], control["label"], PAIRED, "only the first", "only the second", "McNemar's p"]
         lines += [f"## Beside {control['label']}", "", *table(head, rows), ""]
     return lines
 

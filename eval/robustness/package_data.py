@@ -125,7 +125,7 @@ class PackageData:
     package: Package
     where: str
     _read: Callable[[str], bytes] = field(repr=False)
-    _digests: dict[str, str] = field(repr=False)
+    _digests: dict[str, str] = field(repr=False, hash=False)
 
     def __contains__(self, name: str) -> bool:
         return name in self._digests

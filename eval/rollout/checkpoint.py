@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from eval.common.errors import EvalError, first_line
 from eval.rollout.camera_keys import SCENE, camera_mapping
 from eval.rollout.settings import RunConfig
+from lerobot_atlasvla.utils.extras import MissingExtraError, require
 
 if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
@@ -21,8 +22,9 @@ logger = logging.getLogger("eval.run")
 BLIND_VIDEO_SIZE = 256
 CONFIG_FILE = "config.json"
 TRAIN_CONFIG_FILE = "train_config.json"
-# Of a whole policy, or of an adapter on top of another one.
-_WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors")
+EXPORT_FILE = "export.json"
+# Of a whole policy, of an adapter on top of another one, or of what atlasvla-export wrote.
+_WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors", "model.onnx")
 # What LeRobot's policies raise when their weights or processors are damaged or don't fit.
 LOADING_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
 _COLLECT_RECORD = Path("meta/atlasvla_collect.json")
@@ -60,6 +62,16 @@ class Checkpoint:
     folder: Path
     config: "PreTrainedConfig"
     weights_sha256: str
+
+    @property
+    def is_export(self) -> bool:
+        """Return whether it is what ``atlasvla-export`` wrote, which runs in onnxruntime."""
+        return (self.folder / EXPORT_FILE).is_file()
+
+    @property
+    def kind(self) -> str:
+        """Return the policy's type, and whether it is an export."""
+        return f"{self.config.type} (onnx)" if self.is_export else self.config.type
 
     @property
     def n_action_steps(self) -> int | None:
@@ -120,11 +132,22 @@ def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
         EvalError: If it can't be read, or a setting does not fit it.
     """
     device = choose_device(cfg.device)
-    checkpoint = read_checkpoint(cfg.checkpoint, device, cfg.n_action_steps)
+    checkpoint = read_checkpoint(cfg.checkpoint, device, **cfg.policy_overrides)
+    if checkpoint.is_export:
+        if device != "cpu":
+            raise EvalError(f"--checkpoint={cfg.checkpoint} is an export, which runs on the CPU (--device=cpu).")
+        try:
+            require("onnxruntime", "export", f"--checkpoint={cfg.checkpoint}")
+        except MissingExtraError as error:
+            raise EvalError(f"{error}.") from error
     cameras = camera_mapping(list(checkpoint.config.image_features), cfg.cameras)
-    if cfg.overlay and checkpoint.config.type != "atlasvla":
+    if cfg.overlay and checkpoint.kind != "atlasvla":
+        raise EvalError(f"--overlay=true is for policies of type atlasvla; this one is of type {checkpoint.kind}.")
+    conditioning = getattr(checkpoint.config, "query_conditioning", "")
+    if cfg.overlay and conditioning == "only_landmarks":
         raise EvalError(
-            f"--overlay=true is for policies of type atlasvla; this one is of type {checkpoint.config.type}."
+            "--overlay=true shows where the decoder looks in the images; that of this policy sees no image patches "
+            f"(query_conditioning={conditioning}). Leave it out."
         )
     if cfg.overlay and SCENE not in cameras:
         raise EvalError("--overlay=true shows the scene camera, which this policy does not have.")
@@ -173,17 +196,20 @@ def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
     return asked
 
 
-def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Checkpoint:
+def read_checkpoint(
+    path: Path, device: str, n_action_steps: int | None = None, temporal_ensemble_coeff: float | None = None
+) -> Checkpoint:
     """Find and read a checkpoint.
 
     Args:
         path: Folder of ``pretrained_model``, or the checkpoint or training run that has it inside.
         device: Where the policy will run.
         n_action_steps: Number of actions to execute per chunk instead of the checkpoint's own.
+        temporal_ensemble_coeff: How chunks are averaged instead of as the checkpoint says.
 
     Raises:
         EvalError: If there is no checkpoint, its configuration cannot be read, its pipelines name code to run, or
-            ``n_action_steps`` does not fit it.
+            ``n_action_steps`` or ``temporal_ensemble_coeff`` does not fit it.
     """
     import lerobot.policies  # noqa: F401 - registers LeRobot's own
     from draccus.utils import DecodingError
@@ -203,6 +229,13 @@ def read_checkpoint(path: Path, device: str, n_action_steps: int | None) -> Chec
         overrides = [f"--device={device}"]
         if n_action_steps is not None:
             overrides.append(f"--n_action_steps={n_action_steps}")
+        if temporal_ensemble_coeff is not None:
+            if not hasattr(config, "temporal_ensemble_coeff"):
+                raise EvalError(
+                    f"--temporal_ensemble_coeff={temporal_ensemble_coeff} cannot be set: a policy of type "
+                    f"{config.type} does not average its chunks."
+                )
+            overrides.append(f"--temporal_ensemble_coeff={temporal_ensemble_coeff}")
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=overrides)
     except (ValueError, TypeError, NotImplementedError, DecodingError) as error:
         file = "" if isinstance(error, PipelineError) else f" {folder / CONFIG_FILE} cannot be used:"

@@ -19,7 +19,8 @@ import numpy as np
 
 from eval.common.errors import EvalError, check_at_least
 from eval.common.statistics import wilson_interval
-from lerobot_atlasvla.libero.demonstrations.episode import NO_OP, ActionNoise
+from lerobot_atlasvla.libero.demonstrations.episode import ActionNoise
+from lerobot_atlasvla.libero.demonstrations.task_scene import NO_OP
 from lerobot_atlasvla.libero.experts.scripted import PLANS, ScriptedExpert, known_tasks
 from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
 from lerobot_atlasvla.utils.cli import AGAIN, run_command
@@ -70,7 +71,7 @@ def without_cameras(task: Any) -> Iterator[Any]:
 
 def place(env: Any, seed: int) -> None:
     """Draw a random placement and let it settle."""
-    env.env.object_property_initializers.clear()  # see Demonstrator.reset
+    env.env.object_property_initializers.clear()  # see TaskScene.reset
     env.seed(seed)
     env.reset()
     for name in env.env.observation_names:

@@ -58,6 +58,9 @@ def plan_run(
     before = previous_run(cfg.output_dir)
     checkpoint = policy.checkpoint
     settings = cfg.settings(checkpoint.n_action_steps, policy.cameras, policy.image_size)
+    if (coeff := getattr(checkpoint.config, "temporal_ensemble_coeff", None)) is not None:
+        # In force, as n_action_steps. Run folders of earlier versions have no such key.
+        settings["temporal_ensemble_coeff"] = coeff
     if benchmark is not None:
         settings |= {"benchmark": benchmark.name} | dict(benchmark.settings)
     path, here = cfg.checkpoint.absolute(), Path.cwd()
@@ -66,7 +69,7 @@ def plan_run(
         command=command,
         policy={
             "checkpoint": str(path.relative_to(here) if path.is_relative_to(here) else path),
-            "type": checkpoint.config.type,
+            "type": checkpoint.kind,
             "parameters": None,
             "n_action_steps": checkpoint.n_action_steps,
             "chunk_size": checkpoint.chunk_size,
@@ -161,7 +164,7 @@ def check_continues(recorded: Mapping[str, Any], asked: Mapping[str, Any], folde
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of :meth:`RunConfig.settings` that a whole run folder shares, camera shift by direction."""
     shared = {name: value for name, value in settings.items() if name not in (*GROWING, "camera_shift")}
-    return shared | settings["camera_shift"]
+    return {"temporal_ensemble_coeff": None} | shared | settings["camera_shift"]
 
 
 def union(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

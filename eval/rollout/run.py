@@ -88,7 +88,7 @@ def _roll_out(
     shared = WorkerSettings(
         checkpoint=policy.checkpoint.folder,
         device=policy.device,
-        n_action_steps=cfg.n_action_steps,
+        overrides=cfg.policy_overrides,
         output_dir=cfg.output_dir.resolve(),
         cameras=policy.cameras,
         settle_steps=cfg.settle_steps,

@@ -16,19 +16,30 @@ class Scene:
         task_id: Index of the task in the suite.
         bddl_file: Description of the task instead of LIBERO's.
         states_file: Fixed initial states instead of LIBERO's, (number, length) in a ``.npy`` file.
+        objects: Kinds of objects that the description names and LIBERO does not have.
     """
 
     suite: str
     task_id: int
     bddl_file: Path | None = None
     states_file: Path | None = None
+    objects: tuple["ObjectKind", ...] = ()
 
     def replace_files(self, env: Any) -> None:
         """Give LeRobot's ``LiberoEnv``, whose simulator is not built yet, the files of this scene."""
+        for kind in self.objects:
+            kind.register()
         if self.bddl_file is not None:
             env._task_bddl_file = str(self.bddl_file)
         if self.states_file is not None:
             env._init_states = np.load(self.states_file, allow_pickle=False)
+
+
+class ObjectKind(Protocol):
+    """Describe a kind of object; picklable and hashable, since it travels to the workers."""
+
+    def register(self) -> None:
+        """Make the kind known to LIBERO in this process."""
 
 
 class Perturbation(Protocol):

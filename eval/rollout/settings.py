@@ -23,6 +23,9 @@ class SimulationSettings:
 
     # Actions of a chunk that are executed before the policy looks again. The checkpoint's own number if not given.
     n_action_steps: int | None = None
+    # Average, at every step, what all chunks so far predict for it, older ones weighted by exp(-coeff x age): smoother.
+    # Needs n_action_steps 1. The checkpoint's own coefficient, which may be none, if not given.
+    temporal_ensemble_coeff: float | None = None
     # Side of the rendered images in pixels. That of the images the policy was trained on if not given: some
     # policies, such as ACT, take other sizes without a word and fail.
     image_size: int | None = None
@@ -45,6 +48,12 @@ class SimulationSettings:
     device: str | None = None
     # Go on although the checkpoint's demonstrations were made on other LIBERO assets than these rollouts.
     allow_other_assets: bool = False
+
+    @property
+    def policy_overrides(self) -> dict[str, Any]:
+        """Return the settings of a policy that are given and win over the checkpoint's."""
+        names = ("n_action_steps", "temporal_ensemble_coeff")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(kw_only=True)

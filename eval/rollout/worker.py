@@ -26,6 +26,7 @@ from lerobot_atlasvla.libero.demonstrations.episode import start_worker
 from lerobot_atlasvla.libero.patches.displacement import displacement_cm_of
 
 if TYPE_CHECKING:
+    from eval.rollout.checkpoint import Checkpoint
     from lerobot_atlasvla.inspection.attention import AttentionRecorder
 
 
@@ -100,7 +101,7 @@ class WorkerSettings:
     Attributes:
         checkpoint: Folder of the checkpoint.
         device: Where the policy runs.
-        n_action_steps: Actions executed per chunk; None for the checkpoint's own number.
+        overrides: Settings of the policy that win over the checkpoint's (``SimulationSettings.policy_overrides``).
         output_dir: The run folder, for videos.
         cameras: LIBERO's cameras to the policy's views.
         settle_steps: Steps without motion after a reset.
@@ -114,7 +115,7 @@ class WorkerSettings:
 
     checkpoint: Path
     device: str
-    n_action_steps: int | None
+    overrides: Mapping[str, Any]
     output_dir: Path
     cameras: Mapping[str, str]
     settle_steps: int
@@ -134,7 +135,6 @@ class Evaluator:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        from lerobot.policies import make_policy, make_pre_post_processors
         from lerobot.utils.import_utils import register_third_party_plugins
 
         from eval.rollout.checkpoint import LOADING_ERRORS, read_checkpoint
@@ -143,14 +143,10 @@ class Evaluator:
         register_third_party_plugins()
         prepare_libero()
         self._settings = settings
-        self._config = read_checkpoint(settings.checkpoint, settings.device, settings.n_action_steps).config
+        checkpoint = read_checkpoint(settings.checkpoint, settings.device, **settings.overrides)
+        self._config = checkpoint.config
         try:
-            self._policy = make_policy(self._config, env_cfg=self._env_config())
-            self._preprocessor, self._postprocessor = make_pre_post_processors(
-                policy_cfg=self._config,
-                pretrained_path=str(settings.checkpoint),
-                preprocessor_overrides={"device_processor": {"device": settings.device}},
-            )
+            self._policy, self._preprocessor, self._postprocessor = _load(checkpoint, self._env_config())
         except LOADING_ERRORS as error:
             raise EvalError(f"--checkpoint={settings.checkpoint} cannot be loaded: {error}") from error
         self._attention: AttentionRecorder | None = None
@@ -165,7 +161,8 @@ class Evaluator:
     @property
     def parameters(self) -> int:
         """Count the whole policy's parameters, frozen ones and backbones kept in other files included."""
-        return sum(parameter.numel() for parameter in self._policy.parameters())
+        exported = getattr(self._policy, "exported_parameters", 0)
+        return exported or sum(parameter.numel() for parameter in self._policy.parameters())
 
     def close(self) -> None:
         """Free the simulator and its GL context."""
@@ -284,6 +281,28 @@ class Evaluator:
             observation_width=settings.image_size,
             episode_length=settings.episode_length,
         )
+
+
+def _load(checkpoint: "Checkpoint", environment: Any) -> tuple[Any, Any, Any]:
+    """Load a policy, and the pipelines before and after it."""
+    from lerobot.policies import make_policy, make_pre_post_processors
+
+    if checkpoint.is_export:
+        from eval.rollout.exported import ExportedRolloutPolicy
+
+        # Its pipelines are in its graph.
+        return ExportedRolloutPolicy(checkpoint.folder, checkpoint.config), _unchanged, _unchanged
+    policy = make_policy(checkpoint.config, env_cfg=environment)
+    preprocessor, postprocessor = make_pre_post_processors(
+        policy_cfg=checkpoint.config,
+        pretrained_path=str(checkpoint.folder),
+        preprocessor_overrides={"device_processor": {"device": str(checkpoint.config.device)}},
+    )
+    return policy, preprocessor, postprocessor
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 # -- worker process ----------------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         dataset=cfg.dataset.repo_id,
         frames=dataset.meta.total_frames,
         weights=backbones.fingerprint(part, backbone),
+        points=policy.model.points_shape,
     )
     _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.

@@ -72,6 +72,11 @@ class AttentionRecorder:
             )
         if whole.config.is_blind:
             raise ValueError("A blind policy (--policy.views=none) has no image patches to attend to.")
+        if not whole.config.geometry_layers:
+            raise ValueError(
+                "The decoder of this policy sees landmarks and no image patches "
+                f"(--policy.query_conditioning={whole.config.query_conditioning})."
+            )
         self.policy = whole
         self.chunks: list[ChunkAttention] = []
         self._stack = ExitStack()

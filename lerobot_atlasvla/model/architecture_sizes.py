@@ -141,10 +141,19 @@ def _number(name: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int:
         # A number as the file has it: what is saved and loaded stays the same.
         return value
+    least, most = _RANGES.get(name, (-math.inf, math.inf))
+    return check_number(name, value, kind, least, most)
+
+
+def check_number(name: str, value: Any, kind: type, least: float, most: float) -> Any:
+    """Return a number of a file.
+
+    Raises:
+        ValueError: If it is of another kind, or does not lie in ``least`` .. ``most``.
+    """
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         words = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise ValueError(f"{name} must be {words}, got {value!r}")
-    least, most = _RANGES.get(name, (-math.inf, math.inf))
     if not least <= value <= most:
         raise ValueError(f"{name} must lie in {least} .. {most}, got {value}")
     return value

@@ -19,11 +19,14 @@ from .action_heads import FlowHead, L1Head
 from .conditioning import SpatialSoftmax
 from .decoder import ActionDecoder
 from .frozen import frozen_forward
-from .fusion import BlindFusion, EarlyFusion, Fused, LateFusion
+from .fusion import BlindFusion, EarlyFusion, Fused, LandmarkFusion, LateFusion
 from .geometry.backbone import GeometryBackbone
 from .geometry.da3 import DA3Encoder
+from .geometry.record import HeadSizes
 from .geometry.vggt import Aggregator
+from .landmarks import Landmarks
 from .language import LanguageEncoder, pool_tokens
+from .scene_cameras import Placement
 from .types import GeometryTokens, ModelInputs, Prefix, TokenGroup, Views
 from .vision import Dinov2Tower, PatchTower
 
@@ -49,14 +52,14 @@ class AtlasVLA(nn.Module):
         height, width = config.image_size
         # Patches per (column, row).
         self.grid = height // config.patch_size, width // config.patch_size
-        self.condition_queries = config.condition_queries
+        self.query_conditioning = config.query_conditioning
         # The geometry backbone, whichever it is.
         self.aggregator: GeometryBackbone | None = None
         self.geometry_part = config.geometry_backbone
         self.vision_tower: PatchTower | Dinov2Tower | None = None
         if views:
             with making(self.geometry_part):
-                self.aggregator = _GEOMETRY_BACKBONES[self.geometry_part](config, self.grid)
+                self.aggregator = make_geometry_backbone(config, self.grid)
             if config.vision == "patch":
                 self.vision_tower = PatchTower(config.patch_size, config.vision_patch_dim, self.grid)
             elif config.vision == "dinov2":
@@ -73,10 +76,14 @@ class AtlasVLA(nn.Module):
         self.state_projector = nn.Linear(state_dim, dim) if state_dim else None
         self.no_state = None if state_dim else nn.Embedding(1, dim)
         self.visual_summary: SpatialSoftmax | None = None
+        self.landmarks: Landmarks | None = None
         condition_dim = 0
-        if config.condition_queries:
+        if config.query_conditioning != "none":
             condition_dim = state_dim + dim
-            if views:
+            if config.reads_landmarks:
+                self.landmarks = _landmarks(config, self.aggregator)
+                condition_dim += self.landmarks.output_dim
+            elif views:
                 self.visual_summary = SpatialSoftmax(
                     dim,
                     self.grid,
@@ -100,6 +107,8 @@ class AtlasVLA(nn.Module):
         dim = config.decoder_hidden_size
         if self.aggregator is None:
             return BlindFusion(language_dim=self.language.hidden_size, dim=dim)
+        if config.query_conditioning == "only_landmarks":
+            return LandmarkFusion(language_dim=self.language.hidden_size, dim=dim, grid=self.grid)
         width = self.aggregator.embed_dim
         sizes = {
             "language_dim": self.language.hidden_size,
@@ -111,7 +120,8 @@ class AtlasVLA(nn.Module):
         }
         tower = self.vision_tower
         if config.fusion == "late":
-            return LateFusion(vision_dim=0 if tower is None else tower.output_dim, **sizes)
+            vision_dim = 0 if tower is None else tower.output_dim
+            return LateFusion(vision_dim=vision_dim, points=config.reads_landmarks, **sizes)
         vision_dim = width if tower is None else tower.output_dim
         return EarlyFusion(vision_dim=vision_dim, num_heads=config.vggt_num_heads, **sizes)
 
@@ -132,11 +142,24 @@ class AtlasVLA(nn.Module):
             if isinstance(module, PreTrainedModel):
                 module.gradient_checkpointing_enable({"use_reentrant": False})
 
+    @property
+    def points_shape(self) -> tuple[int, int, int] | None:
+        """Return views V, cells of a view Q and descriptor width E of the points; ``None`` if none are read."""
+        if self.landmarks is None or self.aggregator is None:
+            return None
+        views, _, width = self.landmarks.prototypes_VKE.shape
+        return views, self.grid[0] * self.grid[1] * self.aggregator.cells_per_patch, width
+
     def forward(
-        self, images_BV3HW: Tensor | None, present: tuple[int, ...], state_BN: Tensor, words: TokenGroup
+        self,
+        images_BV3HW: Tensor | None,
+        present: tuple[int, ...],
+        state_BN: Tensor,
+        words: TokenGroup,
+        placement: Placement | None = None,
     ) -> Tensor:
         """Run the action path, everything from encoded words to decoded queries, ``(B, T, D)``; what gets compiled."""
-        return self.decode(self.fuse(self._encode_images(images_BV3HW, present), words, state_BN))
+        return self.decode(self.fuse(self._encode_images(images_BV3HW, present), words, state_BN, placement))
 
     def encode_language(self, inputs: ModelInputs) -> TokenGroup:
         """Encode the instructions; features are remembered while the language model is frozen."""
@@ -152,13 +175,25 @@ class AtlasVLA(nn.Module):
             return GeometryTokens((), ())
         return self.fusion.encode(self._patch_tokens(images_BV3HW), present, self.aggregator)
 
-    def fuse(self, geometry: GeometryTokens, words: TokenGroup, state_BN: Tensor) -> Prefix:
-        """Bring views, instruction and state to decoder width, and make the condition of the action queries."""
+    def fuse(
+        self, geometry: GeometryTokens, words: TokenGroup, state_BN: Tensor, placement: Placement | None = None
+    ) -> Prefix:
+        """Bring views, instruction and state to decoder width, and make the condition of the action queries.
+
+        Args:
+            geometry: What :meth:`encode_views` returned.
+            words: What :meth:`encode_language` returned.
+            state_BN: Normalized state.
+            placement: Where the cameras are, as far as it is known; read by landmarks alone.
+        """
         fused = self.fusion(geometry, words, self.aggregator)
+        condition_BE = None
+        if self.query_conditioning != "none":
+            condition_BE = self._condition(fused, geometry, state_BN, placement)
         return Prefix(
             geometry=TokenGroup(fused.geometry_BVPD.flatten(1, 2)),
             context=self._with_state(fused.language, state_BN),
-            condition_BE=self._condition(fused, geometry.present, state_BN) if self.condition_queries else None,
+            condition_BE=condition_BE,
         )
 
     def decode(self, prefix: Prefix) -> Tensor:
@@ -175,15 +210,20 @@ class AtlasVLA(nn.Module):
         with frozen_forward(tower, images_BV3HW):
             return tower(images_BV3HW)
 
-    def _condition(self, fused: Fused, present: tuple[int, ...], state_BN: Tensor) -> Tensor:
-        """State, pooled language and the views' keypoints, side by side."""
+    def _condition(
+        self, fused: Fused, geometry: GeometryTokens, state_BN: Tensor, placement: Placement | None
+    ) -> Tensor:
+        """State, pooled language and the views' keypoints or landmarks, side by side."""
         condition = [pool_tokens(fused.language)]
         if self.state_projector is not None:
             condition.insert(0, state_BN)
         if self.visual_summary is not None:
             # A camera token may come before the patches.
             patches_BVPD = fused.geometry_BVPD[:, :, -self.grid[0] * self.grid[1] :]
-            condition.append(self.visual_summary(patches_BVPD, present))
+            condition.append(self.visual_summary(patches_BVPD, geometry.present))
+        if self.landmarks is not None:
+            assert geometry.points is not None  # the backbone was built with its heads
+            condition.append(self.landmarks(geometry.points, placement))
         return torch.cat(condition, dim=-1)
 
     def _with_state(self, language: TokenGroup, state_BN: Tensor) -> TokenGroup:
@@ -201,6 +241,8 @@ class AtlasVLA(nn.Module):
 
 
 def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
+    entry = config.backbone_architectures.get("vggt", {})
+    heads = entry.get("heads")
     return Aggregator(
         patch_embed=config.vggt_patch_embed if config.vision == "vggt" else None,
         patch_size=config.vggt_patch_size,
@@ -212,6 +254,8 @@ def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
         has_blocks=config.vggt_blocks != "removed",
         grid=grid,
         special_tokens=config.fusion == "late",
+        heads=None if heads is None else HeadSizes.of(heads, len(entry["views"])),
+        own_heads=config.reads_landmarks and heads is None,
     )
 
 
@@ -223,6 +267,31 @@ _GEOMETRY_BACKBONES: dict[str, Callable[[AtlasVLAConfig, tuple[int, int]], Geome
     "vggt": _aggregator,
     "da3": _da3,
 }
+
+
+def make_geometry_backbone(config: AtlasVLAConfig, grid: tuple[int, int]) -> GeometryBackbone:
+    """Make the geometry backbone of a configuration, with fresh weights.
+
+    Args:
+        config: Sizes and choices.
+        grid: Patches per (column, row).
+    """
+    return _GEOMETRY_BACKBONES[config.geometry_backbone](config, grid)
+
+
+def _landmarks(config: AtlasVLAConfig, backbone: GeometryBackbone | None) -> Landmarks:
+    assert backbone is not None  # a blind policy was refused
+    return Landmarks(
+        len(config.view_keys),
+        config.summary_keypoints,
+        backbone.descriptor_dim,
+        point_frame=backbone.point_frame,
+        frame=config.landmark_frame,
+        first_moves=config.first_view_moves,
+        scale=config.landmark_scale,
+        box=config.landmark_box,
+        noise_m=config.landmark_noise,
+    )
 
 
 def _head(config: AtlasVLAConfig) -> L1Head | FlowHead:

@@ -83,6 +83,7 @@ class LateFusion(nn.Module):
         grid: Patches per (column, row).
         output_layers: Aggregator layers to read.
         views: Number of views V.
+        points: Whether the backbone's points are read, too.
     """
 
     def __init__(
@@ -95,9 +96,10 @@ class LateFusion(nn.Module):
         grid: tuple[int, int],
         output_layers: Sequence[int],
         views: int,
+        points: bool = False,
     ):
         super().__init__()
-        self.grid, self.output_layers = grid, output_layers
+        self.grid, self.output_layers, self.points = grid, output_layers, points
         self.vision_adapter = VisionAdapter(vision_dim, backbone_dim) if vision_dim else nn.Identity()
         self.geometry_projector = GeometryProjector(len(output_layers), 2 * backbone_dim, dim, views)
         self.language_projector = nn.Linear(language_dim, dim)
@@ -110,10 +112,8 @@ class LateFusion(nn.Module):
             present: Place of each view among all the policy may have.
             aggregator: The geometry backbone; VGGT's with camera and register tokens.
         """
-        patches = self.vision_adapter(vision_BVPC)
-        with frozen_forward(aggregator, patches):
-            layers, _, patch_start_idx = aggregator.attend(patches, self.grid, self.output_layers)
-        return GeometryTokens(tuple(_without_registers(layer, patch_start_idx) for layer in layers), present)
+        patches_BVPC = self.vision_adapter(vision_BVPC)
+        return encode_late(patches_BVPC, present, aggregator, self.grid, self.output_layers, points=self.points)
 
     def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: GeometryBackbone) -> Fused:
         """Project geometry and language tokens to decoder width.
@@ -129,8 +129,39 @@ class LateFusion(nn.Module):
         )
 
 
+def encode_late(
+    patches_BVPC: Tensor,
+    present: tuple[int, ...],
+    aggregator: GeometryBackbone,
+    grid: tuple[int, int],
+    output_layers: Sequence[int],
+    *,
+    points: bool,
+) -> GeometryTokens:
+    """Run patch tokens through a geometry backbone that sees images only, and its heads where points are wanted.
+
+    Args:
+        patches_BVPC: Patch tokens of each view, of the backbone's width.
+        present: Place of each view among all the policy may have.
+        aggregator: The geometry backbone; VGGT's with camera and register tokens.
+        grid: Patches per (column, row).
+        output_layers: Layers to keep.
+        points: Whether the scene's points are wanted.
+    """
+    read = aggregator.point_layers if points else ()
+    wanted = sorted({*output_layers, *read})
+    seen = None
+    with frozen_forward(aggregator, patches_BVPC):
+        layers, _, patch_start_idx = aggregator.attend(patches_BVPC, grid, wanted)
+        by_layer = dict(zip(wanted, layers, strict=True))
+        if points:
+            seen = aggregator.points([by_layer[layer] for layer in read], grid, patches_BVPC)
+    kept = tuple(_without_registers(by_layer[layer], patch_start_idx) for layer in output_layers)
+    return GeometryTokens(kept, present, seen)
+
+
 class BlindFusion(nn.Module):
-    """The control without images: one learned token stands where the geometry tokens would be.
+    """No tokens of the views: one learned token stands where they would be. The control without images.
 
     Args:
         language_dim: Width of the language features.
@@ -142,12 +173,30 @@ class BlindFusion(nn.Module):
         self.no_geometry = nn.Embedding(1, dim)
         self.language_projector = nn.Linear(language_dim, dim)
 
-    def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: None) -> Fused:
-        """Project language tokens to decoder width; there is no geometry to read."""
+    def forward(self, geometry: GeometryTokens, language: TokenGroup, aggregator: GeometryBackbone | None) -> Fused:
+        """Project language tokens to decoder width; no geometry token is read."""
         return Fused(
             geometry_BVPD=self.no_geometry.weight[None, None].expand(len(language.tokens_BSD), -1, -1, -1),
             language=TokenGroup(self.language_projector(language.tokens_BSD), language.mask_BS),
         )
+
+
+class LandmarkFusion(BlindFusion):
+    """Nothing of the views reaches the decoder but their landmarks: in the condition of the action queries.
+
+    Args:
+        language_dim: Width of the language features.
+        dim: Decoder width D.
+        grid: Patches per (column, row).
+    """
+
+    def __init__(self, *, language_dim: int, dim: int, grid: tuple[int, int]):
+        super().__init__(language_dim=language_dim, dim=dim)
+        self.grid = grid
+
+    def encode(self, vision_BVPC: Tensor, present: tuple[int, ...], aggregator: GeometryBackbone) -> GeometryTokens:
+        """Run patch tokens through the geometry backbone as far as its points need it."""
+        return encode_late(vision_BVPC, present, aggregator, self.grid, (), points=True)
 
 
 class EarlyFusion(nn.Module):

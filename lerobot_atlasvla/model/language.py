@@ -14,6 +14,7 @@ from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 from .architecture_sizes import architecture_sizes
 from .frozen import is_frozen, parameters_of
+from .releasing import ReleasableWeights
 from .types import TokenGroup
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class LanguageEncoder(nn.Module):
     recently used ones dropped first. A model that learns is not asked again outside of training while the batch stays
     the same. All is forgotten when a weight or the device changes.
 
+    While others learn and no new instruction comes, the frozen model's weights are not needed (:attr:`releasable`).
+
     Args:
         architecture: Sizes of the model under transformers' names; ``model_type`` is one of :data:`QWEN_MODELS`. Other
             entries are left out (:mod:`.architecture_sizes`).
@@ -64,6 +67,9 @@ class LanguageEncoder(nn.Module):
         on_cpu: Keep the language model in host memory, wherever the rest of the network is moved, and compute there:
             for a frozen one, whose features are remembered, it saves the GPU its weights. Tokens and features stay
             with the rest.
+
+    Attributes:
+        releasable: Lets go of the weights in training and reads them again; None keeps them.
 
     Raises:
         ValueError: For another model type, or a size that is no number.
@@ -87,6 +93,7 @@ class LanguageEncoder(nn.Module):
         self._cached_for: tuple[Any, ...] = ()
         self._warned = False
         self._num_own = len(self._weights_state())
+        self.releasable: ReleasableWeights | None = None
 
     def forward(self, tokens_BL: Tensor, mask_BL: Tensor) -> TokenGroup:
         """Encode instructions.
@@ -109,7 +116,11 @@ class LanguageEncoder(nn.Module):
         learning = self.training or self.backbone.training or (torch.is_grad_enabled() and not frozen)
         if learning or not steady:
             self._cache.forget_batch()
-            return self._encode(keyed_BL, mask_BL, remember=steady and frozen)
+            computed = self._cache.computed
+            group = self._encode(keyed_BL, mask_BL, remember=steady and frozen)
+            if self.releasable and self.training and frozen and steady:
+                self.releasable.after_batch(new=self._cache.computed > computed)
+            return group
         # A frozen model computes in its own dtype, whatever autocast it is in.
         device = tokens_BL.device.type
         circumstances = frozen or (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
@@ -162,12 +173,24 @@ class LanguageEncoder(nn.Module):
     def _compute(self, row: tuple[int, ...], device: torch.device) -> Tensor:
         # Not an inference tensor, even when LeRobot evaluates in inference mode: a later backward pass uses it too. And
         # always in the model's own dtype, so that what is remembered does not depend on who asked first.
+        if not row:
+            return torch.zeros(0, self.hidden_size, device=device)
+        self._restore(too_early=True)
         home = self.backbone.device
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(home.type, enabled=False):
-            if not row:
-                return torch.zeros(0, self.hidden_size, device=device)
             tokens = torch.tensor([row], device=home)
             return self.backbone(input_ids=tokens, use_cache=False).last_hidden_state[0].float().to(device)
+
+    def make_releasable(self, *, unchanged: Callable[[nn.Module], bool], read: Callable[[nn.Module], None]) -> None:
+        """Let training go on without the weights; arguments as in :class:`~.releasing.ReleasableWeights`."""
+        self.releasable = ReleasableWeights(self.backbone, unchanged=unchanged, read=read, replaced=self._note_weights)
+
+    def _restore(self, *, too_early: bool = False) -> None:
+        if self.releasable:
+            self.releasable.restore(too_early=too_early)
+
+    def _note_weights(self) -> None:
+        self._cached_for = self._weights_state()
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode and forget what may be outdated: PEFT, merging an adapter, leaves no other trace."""
@@ -189,6 +212,7 @@ class LanguageEncoder(nn.Module):
         return tuple((id(p), 0 if p.is_inference() else p._version, p.data_ptr()) for p in weights)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._restore()
         self._cache.clear()
         rotary = self.backbone.rotary_emb
         frequencies = rotary.inv_freq
@@ -218,7 +242,8 @@ class InstructionCache:
 
     def __init__(self, size: int):
         self.size = size
-        # How often a new instruction took the place of another.
+        # How often an instruction was not known, and how often it took the place of another.
+        self.computed = 0
         self.dropped = 0
         self._features: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         # Token ids, what else the features depend on, features. One object, because rollouts run in threads.
@@ -236,6 +261,7 @@ class InstructionCache:
         """Return the features (L, E) of one instruction without padding, computed if they are not known."""
         features = self._features.pop(row, None)
         if features is None:
+            self.computed += 1
             features = compute(row)
         self._features[row] = features
         while len(self._features) > self.size:

@@ -81,6 +81,9 @@ def parameter_counts(config: AtlasVLAConfig, *, without: Collection[str] = ()) -
             counts["geometry_backbone"] = 12 * width**2 * _geometry_blocks(config)
             if config.vision == "vggt":
                 counts["geometry_backbone"] += _patch_embed(config, patches)
+            if config.reads_landmarks:
+                # Four blocks of the camera head, twice as wide; the depth head's convolutions are half of one.
+                counts["geometry_backbone"] += (12 * 4 + 6 + 2) * (2 * width) ** 2
             elif config.vision == "da3":
                 counts["geometry_backbone"] += width * (3 * config.patch_size**2 + 37**2)
         if config.vision == "patch":
@@ -95,9 +98,11 @@ def parameter_counts(config: AtlasVLAConfig, *, without: Collection[str] = ()) -
         counts["language_model"] = hidden * _BYTE_TOKENS + 12 * config.language_num_layers * hidden**2
     counts["fusion"] += hidden * dim if config.language_init == "random" else 0
     queries = config.num_action_queries or config.chunk_size
-    if config.condition_queries:
+    if config.query_conditioning != "none":
         channels = config.summary_keypoints + config.summary_map_channels
         summary = views * (2 * config.summary_keypoints + patches * config.summary_map_channels)
+        if config.reads_landmarks:
+            channels, summary = 0, views * 4 * config.summary_keypoints
         condition = config.state_dim + dim + summary
         counts["condition"] = dim * channels + config.condition_hidden_size * (condition + queries * dim)
     counts["decoder"] = 20 * config.decoder_num_layers * dim**2 + queries * dim + config.state_dim * dim

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
 
+from .geometry.points import PointMap
+
 
 @dataclass(frozen=True)
 class Views:
@@ -54,10 +56,12 @@ class GeometryTokens:
             ``(B, V, 1 + P, 2C)``. Early fusion, whose frame and global blocks read the instruction too: the patch
             tokens that go into them, ``(B, V, P, C)``. Empty for a blind policy.
         present: As in :class:`Views`.
+        points: What the backbone's heads tell of the scene; ``None`` unless landmarks are read from it.
     """
 
     layers: tuple[Tensor, ...]
     present: tuple[int, ...]
+    points: PointMap | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,14 @@ class ModelInputs:
         state_BN: Normalized ``observation.state``.
         tokens_BL: Token ids of the instruction.
         token_mask_BL: True = real token, False = padding.
+        first_to_base_B34: Pose of the first view's camera in the robot base's frame; ``None`` where it is not known.
     """
 
     views: Views
     state_BN: Tensor
     tokens_BL: Tensor
     token_mask_BL: Tensor
+    first_to_base_B34: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,8 @@ class Prefix:
     Attributes:
         geometry: Camera and patch tokens of all views, after the frame and global blocks.
         context: Language tokens followed by the state token.
-        condition_BE: What the action queries are conditioned on: state, pooled language and the visual summary of
-            ``geometry``; ``None`` for queries that are only learned.
+        condition_BE: What the action queries are conditioned on: state, pooled language and the views' keypoints or
+            landmarks; ``None`` for queries that are only learned.
     """
 
     geometry: TokenGroup

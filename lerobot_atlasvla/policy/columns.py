@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lerobot.configs.types import FeatureType, PolicyFeature
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 STATE_PART = f"{OBS_STATE}."
 """What the names of a state's parts begin with, where a dataset keeps arm and gripper in columns of their own."""
+
+BLIND = ("none",)
+"""The views of a policy without any."""
 
 # What LeRobot adds to every dataset itself.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -187,3 +190,18 @@ def suggested_names(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _is_free(new: str, columns: Mapping[str, Any], taken: Collection[str]) -> bool:
     return new not in columns and new not in taken
+
+
+def names(value: Sequence[str]) -> tuple[str, ...]:
+    """Return names from a list, or from what LeRobot's command line makes of ``[a, b]`` or of the word ``none``.
+
+    It reads JSON, where names without quotes are no list; the text stays one, and draccus makes a tuple of its
+    characters.
+    """
+    text = "".join(value)
+    if all(len(name) == 1 for name in value):
+        if (text,) == BLIND:
+            return BLIND
+        if text.startswith("[") and text.endswith("]"):
+            return tuple(name.strip() for name in text[1:-1].split(",") if name.strip())
+    return tuple(value)

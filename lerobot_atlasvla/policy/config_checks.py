@@ -8,6 +8,8 @@ from lerobot.configs.types import FeatureType, NormalizationMode
 
 from lerobot_atlasvla.model.sizes import DINOV2_SIZES, PATCH_EMBEDDERS
 
+from .columns import BLIND
+from .landmark_checks import CONDITIONINGS, LANDMARK_FRAMES, check_conditioning
 from .type_checks import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ CHOICES = {
     "vggt_patch_embed": PATCH_EMBEDDERS,
     "language_init": ("pretrained", "random"),
     "vision_tower_init": ("pretrained", "random"),
+    "query_conditioning": CONDITIONINGS,
+    "landmark_frame": LANDMARK_FRAMES,
 }
 
 
@@ -86,19 +90,21 @@ NUMBERS = {
     "random_crop": Interval(0, 1, open_high=True),
     "color_jitter": Interval(0, 1, open_high=True),
     "vggt_layer_scale_init": Interval(0, 10, open_low=True),
+    "landmark_scale": Interval(0, 1000, open_low=True),
+    "landmark_noise": Interval(0, 1),
     "optimizer_lr": Interval(0, 1, open_low=True, open_high=True),
     "optimizer_backbone_lr": Interval(0, 1, open_high=True),
     "optimizer_weight_decay": Interval(0, 10),
     # 0 clips nothing.
     "optimizer_grad_clip_norm": Interval(0, 1e6),
 }
+# Of an exponential that is far from float32's largest number, even as a sum.
+LARGEST_EXPONENT = 80
 BETAS = Interval(0, 1, open_high=True)
 LARGEST_SIDE = 2048
 MOST_PATCHES = 16_384
 # Numbers of a feature: a longer state or action is no robot's.
 LARGEST_FEATURE = 16_384
-# What ``views`` holds for a policy without images.
-BLIND = ("none",)
 # DINOv2's own, in every released size, and DA3's.
 DINOV2_PATCH_SIZE = 14
 DA3_SUPPORTED = "supported are depth-anything/DA3-SMALL and depth-anything/DA3-BASE, both Apache-2.0"
@@ -122,6 +128,7 @@ def check(config: AtlasVLAConfig) -> None:
         _one_of(name, getattr(config, name), allowed)
     _check_chunk(config)
     _check_widths(config)
+    _check_ensembling(config)
     for name, (least, most) in COUNTS.items():
         if not least <= getattr(config, name) <= most:
             raise ConfigError(
@@ -140,6 +147,7 @@ def check(config: AtlasVLAConfig) -> None:
     _check_output_layers(config)
     _check_backbones(config)
     _check_da3(config)
+    check_conditioning(config)
     _check_names_of_geometry(config)
     _check_feature_cache(config)
 
@@ -158,6 +166,35 @@ def _check_chunk(config: AtlasVLAConfig) -> None:
     if config.n_obs_steps != 1:
         raise ConfigError(
             f"AtlasVLA reads one observation; got n_obs_steps {config.n_obs_steps} (--policy.n_obs_steps)."
+        )
+
+
+def _check_ensembling(config: AtlasVLAConfig) -> None:
+    coeff, chunk = config.temporal_ensemble_coeff, config.chunk_size
+    if coeff is None:
+        return
+    # The weights are exp(-coeff i), i < chunk_size, in float32.
+    allowed = Interval(-LARGEST_EXPONENT / max(1, chunk - 1), LARGEST_EXPONENT)
+    if coeff not in allowed:
+        raise ConfigError(
+            f"temporal_ensemble_coeff must lie in {allowed} with chunk_size {chunk}, got {coeff} "
+            "(--policy.temporal_ensemble_coeff; ACT's is 0.01)."
+        )
+    if config.n_action_steps != 1:
+        raise ConfigError(
+            f"temporal_ensemble_coeff {coeff} averages what was predicted at every step, so n_action_steps must be 1, "
+            f"got {config.n_action_steps} (--policy.n_action_steps=1, or leave out --policy.temporal_ensemble_coeff)."
+        )
+    if config.head != "l1":
+        raise ConfigError(
+            f"temporal_ensemble_coeff {coeff} averages predictions of the l1 head; those of head {config.head!r} start "
+            "from noise and may be of several ways to act (--policy.head=l1, or leave out "
+            "--policy.temporal_ensemble_coeff)."
+        )
+    if config.rtc_config is not None:
+        raise ConfigError(
+            f"temporal_ensemble_coeff {coeff} and rtc_config both merge a chunk with the ones before; set one of them "
+            "(--policy.temporal_ensemble_coeff, --policy.rtc_config)."
         )
 
 
@@ -201,8 +238,9 @@ def _check_images(config: AtlasVLAConfig) -> None:
         raise ConfigError(
             f"random_shift must lie in 0 .. {min(size) - 1} pixels, got {config.random_shift} (--policy.random_shift)."
         )
-    if len(set(config.views)) != len(config.views):
-        raise ConfigError(f"views names a camera twice: {shown(list(config.views))} (--policy.views).")
+    for name in ("views", "vggt_views"):
+        if len(set(keys := getattr(config, name))) != len(keys):
+            raise ConfigError(f"{name} names a camera twice: {shown(list(keys))} (--policy.{name}).")
     if BLIND[0] in config.views and not config.is_blind:
         raise ConfigError(
             f"views asks a blind policy for cameras: {shown(list(config.views))}. Either {BLIND[0]} alone, for "
@@ -254,10 +292,17 @@ def _check_backbones(config: AtlasVLAConfig) -> None:
         )
     if config.vision == "vggt" and not config.is_blind:
         _check_patch_embed(config)
-    if config.vggt_init == "pretrained" and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
+    released = config.vggt_init == "pretrained" and config.vggt_model.startswith("facebook/VGGT")
+    if released and config.vision == "vggt" and config.vggt_patch_embed == "conv_stem":
         raise ConfigError(
-            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, or "
-            "--policy.vggt_patch_embed=dinov2_vitl14_reg."
+            "vggt_patch_embed='conv_stem' has no released weights: use --policy.vggt_init=random, a backbone made by "
+            "atlasvla-pretrain (--policy.vggt_model), or --policy.vggt_patch_embed=dinov2_vitl14_reg."
+        )
+    if config.vggt_views and (config.vision == "da3" or config.vggt_init != "pretrained"):
+        raise ConfigError(
+            f"vggt_views {shown(list(config.vggt_views))} names cameras in the roles of a pretrained VGGT; got vision "
+            f"{config.vision!r} and vggt_init {config.vggt_init!r} (leave out --policy.vggt_views; --policy.views sets "
+            "the order of cameras)."
         )
     if config.language_on_cpu and (not config.is_frozen("language") or config.peft_language):
         raise ConfigError(

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lerobot_atlasvla.policy.config_checks import COUNTS, ConfigError
+from lerobot_atlasvla.policy.end_effector_step import END_EFFECTOR_STEP
 from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError, find_file
 from lerobot_atlasvla.policy.statistics_checks import NEEDED, check_feature
 from lerobot_atlasvla.policy.tokenizer_step import STEP_NAME, SelfContainedTokenizerStep
@@ -67,6 +68,7 @@ _SETTINGS: dict[str, _Rules] = {
         "device": lambda value: _text(value) and value.partition(":")[0] in ("cpu", "cuda", "mps", "xpu"),
         "float_dtype": lambda value: value in (None, "bfloat16", "float16", "float32", "float64"),
     },
+    END_EFFECTOR_STEP: {"state_keys": lambda value: isinstance(value, list) and all(map(_text, value))},
     _NORMALIZERS[0]: _NORMALIZER_RULES,
     _NORMALIZERS[1]: _NORMALIZER_RULES,
 }

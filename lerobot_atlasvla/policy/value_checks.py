@@ -94,7 +94,8 @@ def _culprit(config: AtlasVLAConfig, batch: Mapping[str, Tensor], policy: nn.Mod
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             return f"because {key} is not finite in {_place(value, batch)}"
     for name, parameter in policy.named_parameters():
-        if not parameter.isfinite().all():
+        # Released weights (meta) were finite.
+        if not parameter.is_meta and not parameter.isfinite().all():
             return f"because the weights {name} are not finite (training diverged, or the file is damaged)"
     return None
 

@@ -17,6 +17,7 @@ from lerobot.utils.constants import OBS_STATE
 from safetensors import SafetensorError
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
+from lerobot_atlasvla.model.scene_cameras import SceneCameras
 
 from .observation_spec import ObservationSpec
 from .settings import ServingError
@@ -84,11 +85,12 @@ class ServedPolicy:
         state = {key: np.zeros(self.spec.state_dim or 0, np.float32) for key in self.spec.keys if key not in cameras}
         return cameras | state | {"task": "warm up"}
 
-    def predict(self, observation: Mapping[str, Any]) -> np.ndarray:
+    def predict(self, observation: Mapping[str, Any], cameras: SceneCameras | None = None) -> np.ndarray:
         """Predict a chunk of actions.
 
         Args:
             observation: As checked by :meth:`ObservationSpec.check`.
+            cameras: Where the cameras of the client's episode have stood so far; of an episode of its own if None.
 
         Returns:
             Actions (T, A) in the robot's units, float32, T = ``chunk_size``.
@@ -98,7 +100,7 @@ class ServedPolicy:
         """
         batch = {key: _as_in_datasets(value) for key, value in observation.items()}
         with torch.inference_mode():
-            chunk_BTA = self.policy.predict_action_chunk(self.preprocess(batch))
+            chunk_BTA = self.policy.predict_action_chunk(self.preprocess(batch), cameras=cameras or SceneCameras())
             actions_TA = self.postprocess(chunk_BTA[0])
         return checked_actions(actions_TA).numpy()
 

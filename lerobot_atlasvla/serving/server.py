@@ -17,7 +17,11 @@ from typing import Any
 
 import grpc
 import numpy as np
+import torch
 from grpc import aio
+
+from lerobot_atlasvla.model.scene_cameras import SceneCameras
+from lerobot_atlasvla.policy.ensembling import Ensemble
 
 from . import rpc
 from .served_policy import ServedPolicy
@@ -47,10 +51,18 @@ class PolicyThread:
 
 @dataclass
 class _Session:
-    """One client: the actions that were predicted for it and not sent yet, each (A,)."""
+    """One client: what was predicted for it, and its episode.
+
+    Attributes:
+        actions: Actions that were not sent yet, each (A,).
+        ensemble: Its chunks, where they are averaged.
+        cameras: Where its cameras are.
+        lock: Keeps a client that calls twice at once from getting two chunks mixed.
+    """
 
     actions: deque[np.ndarray] = field(default_factory=deque)
-    # A client that calls twice at once must not get two chunks mixed.
+    ensemble: Ensemble | None = None
+    cameras: SceneCameras = field(default_factory=SceneCameras)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -108,6 +120,9 @@ class PolicyService:
         session = self._session(context)
         async with session.lock:
             session.actions.clear()
+            session.ensemble = None
+            # A new one: a prediction that is under way may still write to the old.
+            session.cameras = SceneCameras()
         return b""
 
     async def _select_action(self, requests: Requests, context: aio.ServicerContext) -> bytes:
@@ -120,23 +135,29 @@ class PolicyService:
                     raise rpc.RequestError(
                         grpc.StatusCode.FAILED_PRECONDITION, "No action is queued; the request needs an observation."
                     )
-                chunk_TA = await self._predict(message)
+                chunk_TA = await self._predict(message, session.cameras)
                 # Only now: a request that is given up while the policy computes leaves the queue as it was.
-                session.actions.extend(chunk_TA[: self._served.policy.config.n_action_steps])
+                policy = self._served.policy.config
+                if policy.temporal_ensemble_coeff is None:
+                    session.actions.extend(chunk_TA[: policy.n_action_steps])
+                else:
+                    session.ensemble = session.ensemble or Ensemble(policy)
+                    # In the robot's units: an average of what was normalized is the normalized average.
+                    session.actions.append(session.ensemble.next_action(torch.from_numpy(chunk_TA)[None])[0].numpy())
             action_A = session.actions.popleft()
             return pack({"action": action_A, "queued": np.array([len(session.actions)])})
 
     async def _predict_action_chunk(self, requests: Requests, context: aio.ServicerContext) -> bytes:
         """Send a chunk of actions (T, A); the queue stays as it is."""
-        self._session(context)
-        return pack({"action": await self._predict(await rpc.only_message(requests))})
+        session = self._session(context)
+        return pack({"action": await self._predict(await rpc.only_message(requests), session.cameras)})
 
     async def _close(self, requests: Requests, context: aio.ServicerContext) -> bytes:
         """End a session."""
         self._sessions.close(rpc.metadata_value(context, SESSION_KEY))
         return b""
 
-    async def _predict(self, message: bytes) -> np.ndarray:
+    async def _predict(self, message: bytes, cameras: SceneCameras) -> np.ndarray:
         observation: dict[str, Any] = dict(unpack(message))
         if TASK_KEY in observation:
             try:
@@ -144,7 +165,7 @@ class PolicyService:
             except UnicodeDecodeError as error:
                 raise MessageError(f"{TASK_KEY} is not UTF-8: {error}") from error
         self._served.spec.check(observation)
-        return await self._thread.run(self._served.predict, observation)
+        return await self._thread.run(self._served.predict, observation, cameras)
 
 
 @contextlib.asynccontextmanager

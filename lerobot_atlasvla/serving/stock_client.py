@@ -19,6 +19,9 @@ from lerobot.async_inference.helpers import TimedAction, TimedObservation
 from lerobot.async_inference.policy_server import PolicyServer
 from lerobot.transport import services_pb2
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+from torch import Tensor
+
+from lerobot_atlasvla.model.scene_cameras import SceneCameras
 
 from . import restricted_pickle, rpc
 from .observation_spec import ObservationError, check_task
@@ -57,7 +60,10 @@ class _Robot(PolicyServer):
         super().__init__(PolicyServerConfig(fps=fps))
         fields = instructions.fields
         _check_asked_for(served, fields)
+        self._served = served
         self.policy = served.policy
+        # The protocol starts no episodes: they last as long as what the client has asked for.
+        self._scene = SceneCameras()
         self.preprocessor = served.preprocess
         self.postprocessor = served.postprocess
         features = _features(served, fields.get("lerobot_features"))
@@ -99,6 +105,10 @@ class _Robot(PolicyServer):
         for timed in actions:
             checked_actions(timed.action)
         return actions
+
+    def _get_action_chunk(self, observation: dict[str, Any]) -> Tensor:
+        """LeRobot's prediction, with this robot's cameras."""
+        return self._served.policy.predict_action_chunk(observation, cameras=self._scene)[:, : self.actions_per_chunk]
 
     def _checked(self, raw: Mapping[Any, Any]) -> dict[str, Any]:
         """A robot's observation with nothing in it but what the policy reads."""

@@ -1,4 +1,4 @@
-"""Pretrained backbones of a policy: resolve their sources, read them, record what came from where.
+"""Pretrained backbones of a policy: resolve their sources and read them.
 
 A backbone, or part, is ``vggt`` or ``da3``, ``language``, ``vision_tower``. A pretrained one is built without memory
 and filled from its source; a random one is built as it is. A frozen one that is still what its source gave is not
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.architecture_sizes import architecture_sizes, da3_sizes
+from lerobot_atlasvla.model.frozen import freeze
 from lerobot_atlasvla.model.language import small_qwen3
+from lerobot_atlasvla.policy import pretrained_geometry
 from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE
-from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE
+from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE, ConfigError, check
 
 from . import download, geometry_files
 from .download import ResolvedWeights, WeightsError, listing
 from .tensor_files import digest, other_kinds, read_tensors
-from .vggt_state_dict import AGGREGATOR_PREFIX, from_vggt, to_vggt
+from .vggt_state_dict import AGGREGATOR_PREFIX, HEADS_PREFIX, OWN_HEADS, from_vggt, is_of_heads, to_vggt
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Part:
         check: Refuses the weights of another model, whose names say so; takes the same.
         from_file: Renames tensors of the released files to those of the module.
         to_file: Undoes that.
+        bare: What those names in the files begin with that none of ``prefixes`` stands before.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Part:
     check: Callable[[ResolvedWeights, str], None] | None = None
     from_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
     to_file: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
+    bare: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -99,10 +103,11 @@ PARTS = {
             "vggt",
             "vggt_model",
             (AGGREGATOR_PREFIX, ""),
-            (),
+            ("config.json",),
             check=geometry_files.check_vggt,
             from_file=from_vggt,
             to_file=to_vggt,
+            bare=(HEADS_PREFIX, *OWN_HEADS),
         ),
         Part("da3", "da3_model", geometry_files.DA3_PREFIXES, (), geometry_files.da3_architecture),
         Part("language", "language_model", ("model.", ""), ("config.json", *_TOKENIZER_FILES), _read_architecture),
@@ -151,8 +156,33 @@ def resolve(config: AtlasVLAConfig, name: str) -> ResolvedWeights:
     return download.resolve(source, revision=revision, **options)
 
 
+def take_sizes(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> None:
+    """Put the sizes of VGGT weights that say themselves what they are into the configuration.
+
+    Args:
+        config: The configuration; changed.
+        resolved: The weights of parts that are about to be read.
+
+    Raises:
+        WeightsError: If their record is damaged, or a setting says something else or does not go with it.
+    """
+    if "vggt" not in resolved:
+        return
+    config.backbone_architectures.pop("vggt", None)
+    record = geometry_files.vggt_record(resolved["vggt"], PARTS["vggt"].flag)
+    if record is None:
+        return
+    if problem := pretrained_geometry.take_sizes(config, record):
+        raise WeightsError(problem)
+    try:
+        check(config)
+    except ConfigError as error:
+        raise WeightsError(f"With the sizes of {resolved['vggt'].name}: {error}") from error
+    config.backbone_architectures["vggt"] = pretrained_geometry.saved_entries(config, record)
+
+
 def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
-    """Return the sizes that each part is built from, under transformers' names, or DA3's; none for VGGT.
+    """Return the sizes that each part is built from, under transformers' names, or DA3's; of VGGT, roles and heads.
 
     Args:
         config: The configuration; architectures it has recorded are used for parts that are not in ``resolved``.
@@ -186,7 +216,8 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
         )
     # Damaged shapes of DA3's weights show when all of them are read, with their names.
     by_shape = resolved.keys() & {"da3"}
-    found = {name: found[name] if name in by_shape else _sizes(name, found[name]) for name in readers}
+    known = [*readers, *({"vggt"} & found.keys() if pretrained_geometry.uses_record(config) else ())]
+    found = {name: found[name] if name in by_shape else _sizes(name, found[name]) for name in known}
     if "da3" in readers and max(config.da3_output_layers) >= found["da3"]["depth"]:
         raise WeightsError(
             f"{config.da3_model} has {found['da3']['depth']} blocks, so da3_output_layers can't be "
@@ -202,8 +233,9 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
 
 def _sizes(name: str, architecture: Any) -> dict[str, Any]:
     """Return what may reach the network of an architecture that a file names."""
+    readers = {"da3": da3_sizes, "vggt": pretrained_geometry.check_entries}
     try:
-        return da3_sizes(architecture) if name == "da3" else architecture_sizes(architecture)
+        return readers.get(name, architecture_sizes)(architecture)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise WeightsError(
             f"The config.json of the {name.replace('_', ' ')} can't be built: {error} ({PARTS[name].flag})."
@@ -217,6 +249,21 @@ def part_dtype(config: AtlasVLAConfig, name: str) -> torch.dtype:
     if config.backbone_dtype == "auto":
         return torch.bfloat16 if torch.device(config.device or "cpu").type == "cuda" else torch.float32
     return getattr(torch, config.backbone_dtype)
+
+
+def tensor_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of one tensor of a part: VGGT's heads stay float32, for bfloat16 rounds 1 m to 4 mm."""
+    return torch.float32 if is_of_heads(name) else dtype
+
+
+def freeze_parts(config: AtlasVLAConfig, parts: Mapping[str, nn.Module]) -> None:
+    """Freeze the parts that are not to learn, and cast them; buffers, such as rotary frequencies, stay float32."""
+    for part, module in parts.items():
+        if config.is_frozen(part):
+            freeze(module)
+            dtype = part_dtype(config, part)
+            for name, parameter in module.named_parameters():
+                parameter.data = parameter.data.to(tensor_dtype(name, dtype))
 
 
 def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: ResolvedWeights) -> tuple[str, str]:
@@ -235,14 +282,17 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
     expected = _released_names(name, module)
     shapes = {key: tuple(tensor.shape) for key, tensor in expected.items()}
     try:
-        tensors, report = read_tensors(resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes)
+        tensors, report = read_tensors(
+            resolved.weights, shapes, source=resolved.name, prefixes=part.prefixes, bare=part.bare
+        )
         if kinds := other_kinds(tensors, expected):
             raise WeightsError(f"{resolved.name} does not fit the model: of another kind: {listing(kinds)}.")
     except WeightsError as error:
-        raise WeightsError(f"{error} ({part.flag})") from error
+        heads = f"{part.flag}; its heads are read for --policy.query_conditioning={config.query_conditioning}"
+        raise WeightsError(f"{error} ({heads if any(map(is_of_heads, expected)) else part.flag})") from error
     logger.info("%s", report)
     dtype = part_dtype(config, name)
-    as_stored = all(tensor.dtype == dtype for tensor in tensors.values())
+    as_stored = all(tensor.dtype == tensor_dtype(key, dtype) for key, tensor in tensors.items())
     fill(module, part.from_file(tensors), dtype)
     # Weights that were not cast have been hashed while they were read.
     return report.digest, report.digest if as_stored else fingerprint(name, module)
@@ -259,87 +309,6 @@ def _released_names(name: str, module: nn.Module) -> Mapping[str, Tensor]:
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """Put tensors in place of a module's parameters, cast to ``dtype``; no second copy where it is theirs already."""
-    module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
-
-
-class BackboneRecord:
-    """Keeps what each pretrained backbone of one policy was filled from, and what frozen ones were right after it.
-
-    Args:
-        config: The policy's configuration. LeRobot saves nothing else beside an adapter, so a saved record comes, and
-            goes (:meth:`note_in`), as ``backbone_sources`` of config.json.
-
-    Attributes:
-        sources: Part -> ``source``, ``revision``, ``digest`` and, if it is not quite what was asked, ``fallback``.
-        fingerprints: Part -> :func:`fingerprint` right after it was read; frozen parts read from a source only.
-    """
-
-    def __init__(self, config: AtlasVLAConfig):
-        self._config = config
-        self.sources: dict[str, dict[str, str]] = dict(config.backbone_sources)
-        self.fingerprints: dict[str, str] = {}
-
-    def load(self, name: str, module: nn.Module, resolved: ResolvedWeights) -> None:
-        """Fill a part of a new policy, and record its source.
-
-        Raises:
-            WeightsError: As :func:`read`.
-        """
-        found = self._read(name, module, resolved)
-        self.sources[name] = {"source": resolved.name, "revision": resolved.revision, "digest": found}
-        if resolved.fallback:
-            self.sources[name]["fallback"] = resolved.fallback
-
-    def load_from_checkpoint(self, name: str, module: nn.Module) -> None:
-        """Fill a part that a checkpoint refers to, and verify that it is the one the checkpoint was made with.
-
-        Raises:
-            WeightsError: If it can't be found, or its digest is another one.
-        """
-        known = self.sources.get(name, {})
-        if "digest" not in known:
-            raise WeightsError(
-                f"The checkpoint refers to {name} by source and digest, but its config.json has no entry "
-                f"backbone_sources.{name}. Use the config.json it was saved with."
-            )
-        resolved = self.resolve_from_checkpoint(name)
-        found = self._read(name, module, resolved)
-        if found != known["digest"]:
-            raise WeightsError(
-                f"The {name} weights of {resolved.name} are not the ones this checkpoint was made with "
-                f"({known['source']}{' at ' + known['revision'] if known.get('revision') else ''}): digest {found}, "
-                f"expected {known['digest']}. Point {PARTS[name].flag} to the right ones."
-            )
-
-    def resolve_from_checkpoint(self, name: str) -> ResolvedWeights:
-        """Find the weights that a part was filled from: at the recorded commit, unless the setting now names others.
-
-        Raises:
-            WeightsError: If they can't be had; neither a substitute nor random weights could take their place.
-        """
-        part, known = PARTS[name], self.sources.get(name, {})
-        source, revision = getattr(self._config, part.model_field), getattr(self._config, f"{name}_revision")
-        if known.get("source") == source:
-            revision = known.get("revision") or revision
-        # A checkpoint brings its own architecture and tokenizer.
-        return download.resolve(source, revision=revision, companions=(), flag=part.flag)
-
-    def _read(self, name: str, module: nn.Module, resolved: ResolvedWeights) -> str:
-        found, mark = read(self._config, name, module, resolved)
-        if self._config.is_frozen(name):
-            self.fingerprints[name] = mark
-        return found
-
-    def fingerprint(self, name: str, module: nn.Module) -> str:
-        """Return the fingerprint of a part that nothing has changed since it was read."""
-        return self.fingerprints.get(name) or fingerprint(name, module)
-
-    def unchanged(self, parts: Mapping[str, nn.Module]) -> list[str]:
-        """Return the frozen parts that are still, bit for bit, what their source gave."""
-        return [name for name, mark in self.fingerprints.items() if fingerprint(name, parts[name]) == mark]
-
-    def note_in(self, config: AtlasVLAConfig) -> None:
-        """Write the record into a configuration; a substitute for the language model becomes the setting."""
-        config.backbone_sources = self.sources
-        if "language" in pretrained_parts(config):
-            config.language_model = self.sources["language"]["source"]
+    module.load_state_dict(
+        {name: tensor.to(tensor_dtype(name, dtype)) for name, tensor in tensors.items()}, assign=True
+    )

@@ -1,6 +1,7 @@
 """Tell the weight files of VGGT and of Depth Anything 3 apart, and the sizes of DA3 by its shapes.
 
-All are called ``model.safetensors``, so a file says what it is by the names and shapes of its tensors.
+All are called ``model.safetensors``, so a file says what it is by the names and shapes of its tensors; a backbone made
+by ``atlasvla-pretrain`` by the record beside it as well.
 """
 
 import re
@@ -8,11 +9,13 @@ from collections.abc import Mapping
 from statistics import mode
 from typing import Any
 
+from lerobot_atlasvla.model.geometry.record import FILE, GeometryRecord, RecordError, read_record
+from lerobot_atlasvla.model.sizes import DINOV2_SIZES
 from lerobot_atlasvla.policy.config_checks import DA3_REFUSED, DA3_SUPPORTED
 
 from .download import ResolvedWeights, WeightsError, listing
 from .tensor_files import read_shapes
-from .vggt_state_dict import AGGREGATOR_PREFIX
+from .vggt_state_dict import AGGREGATOR_PREFIX, HEADS_PREFIX
 
 # The Hub's files, converted copies, the encoder alone.
 DA3_PREFIXES = ("model.backbone.pretrained.", "backbone.pretrained.", "")
@@ -21,11 +24,30 @@ DA3_SIZES = {384: (12, 6), 768: (12, 12)}
 # Of these only the widths matter: nothing else tells the two series from SMALL and BASE sooner.
 DA3_TOO_LARGE = {1024: "DA3-LARGE", 1536: "DA3-GIANT"}
 _AS_WIDE_AS_THE_MODEL = ("norm.weight", "norm.bias", "cls_token", "pos_embed", "camera_token")
+_PAIR = re.compile(r"frame_blocks\.(\d+)\.")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 # DA3NESTED-GIANT-LARGE keeps two networks under these.
 _NESTED = re.compile(r"(model\.)?da3(_metric)?\.backbone\.")
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def vggt_record(resolved: ResolvedWeights, flag: str) -> GeometryRecord | None:
+    """Return the record beside VGGT's weights; None for weights that need none, such as VGGT-1B's.
+
+    Raises:
+        WeightsError: If it is damaged, or missing beside the weights of a backbone made by ``atlasvla-pretrain``.
+    """
+    try:
+        record = read_record(resolved.folder)
+    except RecordError as error:
+        raise WeightsError(f"{error} ({flag}).") from error
+    if record is None and any(name.startswith(HEADS_PREFIX) for name in read_shapes(resolved.weights)):
+        raise WeightsError(
+            f"{resolved.name} holds a geometry backbone made by atlasvla-pretrain, whose {FILE} is missing in "
+            f"{resolved.folder} or another model's: copy the whole folder again ({flag})."
+        )
+    return record
 
 
 def check_vggt(resolved: ResolvedWeights, flag: str) -> None:
@@ -43,6 +65,38 @@ def check_vggt(resolved: ResolvedWeights, flag: str) -> None:
             f"{resolved.name} holds a Depth Anything 3 and no VGGT ({flag}); for DA3, use --policy.vision=da3 "
             f"--policy.da3_model={resolved.name}."
         )
+
+
+def vggt_settings(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
+    """Return the settings ``vggt_*`` that fit the weights of a VGGT, by the shapes of its tensors.
+
+    Raises:
+        WeightsError: If the files hold no VGGT, or one with another patch embedder than a released one has.
+    """
+    check_vggt(resolved, flag)
+    whole = read_shapes(resolved.weights)
+    # Under the prefix, or bare.
+    shapes = {name.removeprefix(AGGREGATOR_PREFIX): shape for name, shape in whole.items()}
+    pairs = [int(match[1]) for name in shapes if (match := _PAIR.match(name))]
+    width = (shapes.get("camera_token") or (0,))[-1]
+    registers = (0, *(shapes.get("register_token") or ()))[-2:][0]
+    head = (shapes.get("frame_blocks.0.attn.q_norm.weight") or (0,))[0]
+    conv, dino = shapes.get("patch_embed.proj.weight"), shapes.get("patch_embed.patch_embed.proj.weight")
+    names = {size[0]: name for name, size in DINOV2_SIZES.items()}
+    patch_embed = "conv" if conv else names.get(width) if dino else None
+    if not (pairs and head and width) or width % head or patch_embed is None:
+        raise WeightsError(
+            f"{resolved.name} holds no VGGT whose sizes can be told: it needs a camera_token, frame_blocks.* and a "
+            f"patch_embed with a convolution or a DINOv2 (it has {listing(list(whole))}) ({flag})."
+        )
+    return {
+        "vggt_patch_embed": patch_embed,
+        "vggt_patch_size": (conv or dino or (0,))[-1],
+        "vggt_embed_dim": width,
+        "vggt_depth": 1 + max(pairs),
+        "vggt_num_heads": width // head,
+        "vggt_num_register_tokens": registers,
+    }
 
 
 def da3_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:

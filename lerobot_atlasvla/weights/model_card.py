@@ -129,8 +129,8 @@ def make(
     Raises:
         ValueError: If the report can't be read or lists no rollouts.
     """
-    parts = [_row(config, part, sources.get(part, {}), referred) for part in backbones.used_parts(config)]
-    license, license_name = _license(parts, license)
+    parts = [part_row(config, part, sources.get(part, {}), referred) for part in backbones.used_parts(config)]
+    license, license_name = license_of(parts, license)
     local = [part for part in parts if part.source and not part.inside and not part.revision]
     repo = config.repo_id or "user/repo"
     if local:
@@ -207,7 +207,8 @@ def _own_version() -> str:
         return "unreleased"
 
 
-def _row(config: AtlasVLAConfig, part: str, known: Mapping[str, str], referred: Collection[str]) -> PartRow:
+def part_row(config: AtlasVLAConfig, part: str, known: Mapping[str, str], referred: Collection[str]) -> PartRow:
+    """Return what the card says about one backbone; arguments as of :func:`make`, ``known`` is its source."""
     pretrained = part in backbones.pretrained_parts(config)
     known = known if pretrained else {}
     source = known.get("source", getattr(config, backbones.PARTS[part].model_field)) if pretrained else ""
@@ -229,7 +230,7 @@ def _row(config: AtlasVLAConfig, part: str, known: Mapping[str, str], referred: 
     )
 
 
-def _license(parts: list[PartRow], asked: str | None) -> tuple[str, str | None]:
+def license_of(parts: list[PartRow], asked: str | None) -> tuple[str, str | None]:
     """Return the license that weights inside demand, else the one asked for; and its name where it needs one."""
     inside = [part for part in parts if part.source and part.inside]
     certain = {part.license for part in inside if not part.license_is_assumed}

@@ -52,7 +52,7 @@ def default_targets(config: AtlasVLAConfig, model: AtlasVLA) -> dict[str, Any]:
         )
     patterns = []
     if model.aggregator is not None:
-        run = max(config.geometry_layers) + 1
+        run = max((*config.geometry_layers, *model.aggregator.point_layers)) + 1
         last_third = range(run - math.ceil(run / 3), run)
         blocks = "|".join(re.escape(name) for layer in last_third for name in model.aggregator.block_names(layer))
         patterns.append(rf"model\.aggregator\.({blocks})\.(attn\.(qkv|proj)|mlp\.fc[12])")

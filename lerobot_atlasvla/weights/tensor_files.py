@@ -64,6 +64,7 @@ def read_tensors(
     *,
     source: str,
     prefixes: Sequence[str] = ("",),
+    bare: tuple[str, ...] = (),
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Read the expected tensors, in the dtype in which they are stored, and nothing else.
 
@@ -75,6 +76,7 @@ def read_tensors(
         source: Name of the weights, for the report and error messages.
         prefixes: What the files may put in front of every name; the one under which most expected names are found is
             taken.
+        bare: What those names begin with that never have a prefix.
 
     Returns:
         The tensors by expected name, and the report.
@@ -88,13 +90,14 @@ def read_tensors(
             checkpoint = _open(path, stack)
             place.update(dict.fromkeys(checkpoint.shapes, checkpoint))
         prefix = max(prefixes, key=lambda candidate: sum(candidate + name in place for name in expected))
-        _check(place, expected, prefix, source, weights)
-        tensors = {name: place[prefix + name].read(prefix + name) for name in expected}
+        full = {name: name if bare and name.startswith(bare) else prefix + name for name in expected}
+        _check(place, expected, full, prefix, source, weights)
+        tensors = {name: place[full[name]].read(full[name]) for name in expected}
     if bad := not_finite(tensors):
         raise WeightsError(
             f"{source} has weights that are not finite: {listing(bad)}. File: {listing([str(p) for p in weights])}."
         )
-    used = {prefix + name for name in expected}
+    used = set(full.values())
     ignored = Counter(name.split(".")[0] for name in sorted(place) if name not in used)
     return tensors, LoadReport(source, len(tensors), ignored, digest(tensors))
 
@@ -205,16 +208,17 @@ def _first_line(error: Exception) -> str:
 def _check(
     place: Mapping[str, _Checkpoint],
     expected: Mapping[str, Sequence[int]],
+    full: Mapping[str, str],
     prefix: str,
     source: str,
     weights: Sequence[Path],
 ) -> None:
     """Raise if an expected tensor is not there or has another shape."""
-    missing = [name for name in expected if prefix + name not in place]
+    missing = [name for name in expected if full[name] not in place]
     other = [
         f"{name} (file: {list(found)}, model: {list(expected[name])})"
         for name in expected
-        if prefix + name in place and (found := place[prefix + name].shapes[prefix + name]) != tuple(expected[name])
+        if full[name] in place and (found := place[full[name]].shapes[full[name]]) != tuple(expected[name])
     ]
     problems = []
     if missing:

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 AGGREGATOR_PREFIX = "aggregator."
+OWN_HEADS = ("camera_head.", "depth_head.")
+"""What the names of VGGT's heads begin with, in the released file beside the aggregator."""
+_HEADS_HERE = "own_heads."
+# Of the heads of a backbone made by ``atlasvla-pretrain``; they stand beside the aggregator, as VGGT's own heads do.
+HEADS_PREFIX = "point_heads."
 _PATCH_EMBED = "patch_embed."
 # (VGGT's pattern, transformers' pattern) below ``patch_embed.``; ``{i}`` is a block index.
 _DINOV2_NAMES = (
@@ -28,11 +33,16 @@ _DINOV2_NAMES = (
     ("blocks.{i}.ls1.gamma", "encoder.layer.{i}.layer_scale1.lambda1"),
     ("blocks.{i}.ls2.gamma", "encoder.layer.{i}.layer_scale2.lambda1"),
 )
-# Below ``patch_embed.``: a single convolution (VGGT's "conv"), and the stem, of which no weights were ever released.
+# Below ``patch_embed.``: a single convolution (VGGT's "conv"), and the stem of backbones from scratch.
 _OWN_NAMES = ("proj.", "layers.", "pos_embed")
 _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)")
 _QKV_PARTS = ("query", "key", "value")
 _QKV_PART = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)")
+
+
+def is_of_heads(name: str) -> bool:
+    """Return whether a tensor belongs to heads that give points, by its name in the file or in the module."""
+    return name.startswith((_HEADS_HERE, *OWN_HEADS, HEADS_PREFIX))
 
 
 def _translate(name: str, *, to_vggt: bool) -> str:
@@ -49,14 +59,19 @@ def from_vggt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors of VGGT's aggregator to the state dict of :class:`~.model.geometry.vggt.Aggregator`.
 
     Args:
-        tensors: Checkpoint names without the ``aggregator.`` prefix.
+        tensors: Checkpoint names without the ``aggregator.`` prefix; those of VGGT's heads have none.
 
     Raises:
         KeyError: For a DINOv2 tensor that no rule covers.
     """
     renamed: dict[str, Tensor] = {}
+    # Only DINOv2 has a class token beside its positions; the stem has a pos_embed, too, under its own name.
+    own = _OWN_NAMES if f"{_PATCH_EMBED}cls_token" not in tensors else _OWN_NAMES[:-1]
     for name, tensor in tensors.items():
-        if not name.startswith(_PATCH_EMBED) or name.startswith(f"{_PATCH_EMBED}proj."):
+        if name.startswith(OWN_HEADS):
+            renamed[_HEADS_HERE + name] = tensor
+            continue
+        if not name.startswith(_PATCH_EMBED) or name.removeprefix(_PATCH_EMBED).startswith(own):
             renamed[name] = tensor
             continue
         inner = name.removeprefix(_PATCH_EMBED)
@@ -77,6 +92,9 @@ def to_vggt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
+        if name.startswith(_HEADS_HERE):
+            renamed[name.removeprefix(_HEADS_HERE)] = tensor
+            continue
         inner = name.removeprefix(_PATCH_EMBED)
         if not name.startswith(_PATCH_EMBED) or inner.startswith(_OWN_NAMES):
             renamed[name] = tensor

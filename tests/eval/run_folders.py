@@ -26,12 +26,14 @@ def make_run(
     settings: Mapping[str, Any] | None = None,
     simulator: Mapping[str, str] | None = None,
     training: Mapping[str, Any] | None = None,
+    policy: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a run folder that asks for tasks 0 and 3, four states each, and return it."""
     run = Run(
         name=path.name,
         command="python -m eval.run --checkpoint=outputs/train --output_dir=outputs/" + path.name,
-        policy={"checkpoint": "outputs/train", "type": "atlasvla", "parameters": 1234, "n_action_steps": 10},
+        policy={"checkpoint": "outputs/train", "type": "atlasvla", "parameters": 1234, "n_action_steps": 10}
+        | dict(policy or {}),
         training=None if training is None else dict(training),
         settings={
             "suites": ["libero_spatial"],

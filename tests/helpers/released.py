@@ -122,7 +122,7 @@ def write_with_heads(root: Path) -> Path:
     torch.manual_seed(5)
     heads = {
         "camera_head": CameraHead(2 * WIDTH),
-        "depth_head": DepthHead(2 * WIDTH, patch_size=8, layers=range(4), features=8, out_channels=(4, 8, 8, 8)),
+        "depth_head": DepthHead(2 * WIDTH, patch_size=8, layers=range(4), features=8, out_channels=(8, 16, 32, 32)),
     }
     file = root / "vggt" / WEIGHTS
     tensors = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("camera_head.")}

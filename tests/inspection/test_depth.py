@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from lerobot_atlasvla.inspection.depth import GeometryReader
 from tests.helpers import released
 
-SIZES = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4, 8, 8, 8)}
+SIZES = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (8, 16, 32, 32)}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from lerobot.policies.act.processor_act import make_act_pre_post_processors
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.inspection import reliance
 from lerobot_atlasvla.inspection.reliance import measure
-from tests.conftest import IMAGE, PIXELS, STATE, WRIST, tiny_config
+from tests.conftest import IMAGE, PIXELS, STATE, TASK, WRIST, dataset_stats, raw_batch, tiny_config
+from tests.helpers.landmark_policies import landmark_policy
 from tests.helpers.small_checkpoints import SMALL_ACT
 
 CHUNK, ACTIONS, STATES = 2, 3, 4
@@ -250,3 +251,17 @@ def test_a_policy_without_images_or_state_says_so():
     swaps, missing = reliance.swaps_of(policy.config, before, (IMAGE, STATE))
     assert [swap.keys for swap in swaps] == [(IMAGE,), (), (IMAGE,)]
     assert [part.reason for part in missing] == ["the policy reads no state"]
+
+
+def test_a_policy_with_landmarks_takes_every_frame_for_itself():
+    """Although it remembers the cameras of an episode: what is not changed changes nothing."""
+    policy = landmark_policy()
+    pipelines = make_atlasvla_pre_post_processors(policy.config, dataset_stats())
+    frames = Unchanged(instruction=TASK)
+    frames._episodes = [[raw_batch(seed=2 * place), raw_batch(seed=2 * place + 1)] for place in range(4)]
+    found = changes(measure(policy, *pipelines, frames, action_std_A=torch.ones(7)))
+    assert found["images"] == found["state"] == 0
+    assert min(found["geometry blocks as noise"], found["geometry blocks removed"]) > 1e-4
+    frames.other = lambda place: frames._episodes[place][1]
+    found = changes(measure(policy, *pipelines, frames, action_std_A=torch.ones(7)))
+    assert min(found["images"], found[WRIST], found[IMAGE], found["state"]) > 1e-4

@@ -109,6 +109,7 @@ def test_the_wheel_requires_lerobot_only_and_has_extras_for_the_rest(wheel_pytho
     assert names("libero") == {"lerobot", "mujoco", "h5py", "scipy", "wrapt"}
     assert names("eval") == {"lerobot", "matplotlib", "scipy", "tensorboard"}
     assert names("peft") == names("async") == {"lerobot"}
+    assert names("export") == {"lerobot", "onnx", "onnxruntime", "onnxscript"}
     assert len(names("libero-assets")) == 6
 
 

@@ -112,7 +112,7 @@ def test_a_rollout_depends_on_nothing_around_it(tmp_path):
     settings = WorkerSettings(
         checkpoint=save_checkpoint(tmp_path / "checkpoint", n_action_steps=5, head="flow"),
         device="cpu",
-        n_action_steps=4,
+        overrides={"n_action_steps": 4},
         output_dir=tmp_path / "out",
         cameras=CAMERAS,
         settle_steps=3,

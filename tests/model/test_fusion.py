@@ -111,7 +111,7 @@ def test_every_input_reaches_the_actions(root, vision, fusion, head):
 @pytest.mark.parametrize(("vision", "fusion"), ALL)
 def test_the_geometry_reaches_the_actions_through_the_decoder(root, vision, fusion):
     """Not only through the summary that conditions the queries."""
-    policy = opened(released_policy(root, vision=vision, fusion=fusion, condition_queries=False))
+    policy = opened(released_policy(root, vision=vision, fusion=fusion, query_conditioning="none"))
     batch = preprocessed(policy.config)
     changed = batch | {WRIST: batch[WRIST].flip(-1)}
     assert (act(policy, changed) - act(policy, batch)).abs().max() > 1e-5
@@ -168,7 +168,7 @@ def test_samples_of_a_batch_do_not_mix(root, vision, fusion, head):
 
 @pytest.mark.parametrize(("vision", "fusion"), ALL)
 def test_the_order_of_views_matters(root, vision, fusion):
-    policy = opened(released_policy(root, vision=vision, fusion=fusion, condition_queries=False))
+    policy = opened(released_policy(root, vision=vision, fusion=fusion, query_conditioning="none"))
     batch = preprocessed(policy.config)
     swapped = batch | {IMAGE: batch[WRIST], WRIST: batch[IMAGE]}
     assert (act(policy, swapped) - act(policy, batch)).abs().max() > 1e-5
@@ -229,13 +229,13 @@ def test_a_view_that_the_data_lack_is_named(root):
 
 @pytest.mark.parametrize("fusion", BOTH)
 @pytest.mark.parametrize("in_the_data", [True, False])
-@pytest.mark.parametrize("condition", [True, False])
-def test_without_use_state_the_state_is_neither_read_nor_needed(root, fusion, in_the_data, condition):
+@pytest.mark.parametrize("conditioning", ["keypoints", "none"])
+def test_without_use_state_the_state_is_neither_read_nor_needed(root, fusion, in_the_data, conditioning):
     features = released_config(root).input_features
     if not in_the_data:
         features = {key: value for key, value in features.items() if key != STATE}
     policy = opened(
-        released_policy(root, fusion=fusion, use_state=False, input_features=features, condition_queries=condition)
+        released_policy(root, fusion=fusion, use_state=False, input_features=features, query_conditioning=conditioning)
     )
     batch = preprocessed(released_config(root))
     without = {key: value for key, value in batch.items() if key != STATE}

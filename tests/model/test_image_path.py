@@ -5,17 +5,19 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.model.geometry.vggt import AggregatorOutput
+from lerobot_atlasvla.model.vision import PatchConv2d
 from lerobot_atlasvla.policy.config_checks import ConfigError
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
+from tests.helpers.released import released_policy
 
 KINDS = [
     {},
-    {"condition_queries": False},
+    {"query_conditioning": "none"},
     {"head": "flow", "num_action_queries": 3},
     {"vision": "patch", "vision_patch_size": 8, "vision_patch_dim": 24},
     {"fusion": "early"},
-    {"fusion": "early", "condition_queries": False},
+    {"fusion": "early", "query_conditioning": "none"},
     {"fusion": "early", "vision": "patch", "vision_patch_size": 8, "vision_patch_dim": 24},
 ]
 
@@ -94,7 +96,7 @@ def test_a_pretrained_vggt_is_not_loaded_to_be_removed():
         tiny_config(vggt_blocks="removed", vggt_init="pretrained", vggt_patch_embed="conv")
 
 
-@pytest.mark.parametrize("overrides", [{}, {"condition_queries": False}, {"fusion": "early"}, {"head": "flow"}])
+@pytest.mark.parametrize("overrides", [{}, {"query_conditioning": "none"}, {"fusion": "early"}, {"head": "flow"}])
 def test_a_blind_policy_needs_no_images_and_has_no_part_for_them(overrides):
     policy, batch, other = make(views=("none",), **overrides)
     assert torch.equal(act(policy, batch), act(policy, other))
@@ -162,3 +164,25 @@ def test_a_checkpoint_of_the_first_wiring_is_refused_with_its_commit(tmp_path):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="b6cd926"):
         AtlasVLAPolicy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(28, 42), (31, 29)])
+def test_patches_as_a_matrix_product_are_the_convolution(size):
+    torch.manual_seed(0)
+    convolution, product = torch.nn.Conv2d(3, 5, 14, stride=14).double(), PatchConv2d(3, 5, 14).double()
+    product.load_state_dict(convolution.state_dict())
+    results = []
+    for layer in (convolution, product):
+        images = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        tokens = layer(images.requires_grad_())
+        tokens.square().sum().backward()
+        results.append((tokens, images.grad, layer.weight.grad, layer.bias.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("vision", ["vggt", "dinov2", "da3", "patch"])
+def test_every_tower_cuts_its_patches_by_a_matrix_product(root, vision):
+    policy = released_policy(root, vision=vision)
+    layers = [layer for layer in policy.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert [type(layer) for layer in layers] == [PatchConv2d]

@@ -7,13 +7,16 @@ import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import tiny_config
-from tests.helpers import released
+from tests.helpers import landmark_policies, released
+from tests.helpers.landmark_policies import SETTINGS
 
 
 def compiled_and_plain(**overrides) -> tuple[AtlasVLAPolicy, AtlasVLAPolicy]:
     torch.manual_seed(0)
     plain = AtlasVLAPolicy(tiny_config(**overrides))
     released.open_gates(plain)
+    if plain.model.landmarks is not None:
+        landmark_policies.started(plain)
     compiled = AtlasVLAPolicy(tiny_config(compile_model=True, **overrides))
     compiled.load_state_dict(plain.state_dict())
     return compiled, plain
@@ -35,15 +38,24 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("overrides", [{"head": "l1"}, {"head": "flow"}, {"vision": "da3", "image_size": (28, 42)}])
+@pytest.mark.parametrize(
+    "overrides",
+    [{"head": "l1"}, {"head": "flow"}, {"vision": "da3", "image_size": (28, 42)}, SETTINGS],
+    ids=["l1", "flow", "da3", "landmarks"],
+)
 def test_same_actions(graphs, overrides):
     compiled, plain = compiled_and_plain(**overrides)
     batch = released.preprocessed(plain.config)
     noise = torch.randn(3, 10, 7)
-    torch.testing.assert_close(
-        compiled.predict_action_chunk(batch, noise=noise), plain.predict_action_chunk(batch, noise=noise)
-    )
-    assert graphs
+    counts = []
+    # Looks of one episode: nothing is compiled again.
+    for scene in (batch, batch, released.preprocessed(plain.config, seed=1)):
+        torch.testing.assert_close(
+            compiled.predict_action_chunk(scene, noise=noise), plain.predict_action_chunk(scene, noise=noise)
+        )
+        counts.append(len(graphs))
+    assert counts[0] > 0
+    assert counts == [counts[0]] * 3
 
 
 def test_instructions_of_other_lengths_are_not_compiled_again(graphs):

@@ -102,7 +102,7 @@ def test_whole_configurations_at_random(bounded, batch):
         "decoder_hidden_size": [2, 30, 32],
         "decoder_num_heads": [1, 2, 15],
         "num_action_queries": [0, 1, 40],
-        "condition_queries": [True, False],
+        "query_conditioning": ["keypoints", "landmarks", "only_landmarks", "none"],
         "use_state": [True, False],
         "views": [(), ("none",), ("observation.images.image",)],
         "language_hidden_size": [2, 16, 48],

@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[2] / "configs" / "policy"
 FULL = ["atlasvla_libero", "atlasvla_base", "atlasvla_dinov2", "atlasvla_da3_small", "atlasvla_da3_base"]
 DA3 = {"embed_dim": 384, "depth": 12, "num_heads": 6}, {"embed_dim": 768, "depth": 12, "num_heads": 12}
 FROM_SCRATCH = ["atlasvla_tiny", "atlasvla_small"]
+MINI = "atlasvla_mini"
 MILLION = 1e6
 
 
@@ -44,12 +45,12 @@ def full_size(name: str):
 
 def test_there_are_these_presets_and_a_page_about_them():
     names = {file.stem for file in FOLDER.glob("*.yaml")}
-    assert names == {*FULL, *FROM_SCRATCH}
+    assert names == {*FULL, *FROM_SCRATCH, MINI}
     page = (FOLDER / "README.md").read_text()
     assert all(f"`{name}`" in page for name in names)
 
 
-@pytest.mark.parametrize("name", [*FULL, *FROM_SCRATCH])
+@pytest.mark.parametrize("name", [*FULL, *FROM_SCRATCH, MINI])
 def test_every_value_of_a_preset_is_a_field_and_reaches_the_configuration(name):
     written = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["policy"]
     config = preset(name).policy

@@ -15,9 +15,11 @@ import torch
 from lerobot_atlasvla.serving import server
 from lerobot_atlasvla.serving.client import PolicyClient, PolicyServerError
 from lerobot_atlasvla.serving.observation_spec import ObservationError
+from lerobot_atlasvla.serving.served_policy import ServedPolicy
 from lerobot_atlasvla.serving.sessions import Sessions
 from lerobot_atlasvla.serving.wire import SERVICE, unpack
 from tests.conftest import ACTION_DIM, CHUNK, IMAGE, STATE, WRIST
+from tests.helpers.released import save_checkpoint
 from tests.serving.helpers import PATIENCE_S, Local, RawClient, observe, packed, serving
 
 
@@ -47,6 +49,24 @@ def test_actions_are_those_of_a_local_policy(address, local):
         torch.testing.assert_close(client.select_action(observe(6)), local.select_action(observe(6)))
         client.reset()
         torch.testing.assert_close(client.select_action(observe(7)), local.chunk(observe(7))[0])
+
+
+def test_chunks_are_averaged_per_client_as_a_local_policy_does(tmp_path):
+    checkpoint = save_checkpoint(tmp_path, n_action_steps=1, temporal_ensemble_coeff=0.2)
+    local = Local(checkpoint)
+    local.policy.reset()
+    expected = [local.select_action(observe(step)) for step in range(4)]
+    with (
+        serving(ServedPolicy.load(str(checkpoint), "cpu")) as address,
+        PolicyClient(address) as one,
+        PolicyClient(address) as other,
+    ):
+        for step in range(4):
+            torch.testing.assert_close(one.select_action(observe(step)), expected[step])
+            if step > 1:
+                torch.testing.assert_close(other.select_action(observe(step - 2)), expected[step - 2])
+        one.reset()
+        torch.testing.assert_close(one.select_action(observe(0)), expected[0])
 
 
 def test_tensors_as_datasets_hold_them_give_the_same_actions(address):

@@ -13,7 +13,7 @@ from lerobot_atlasvla.utils.extras import MissingExtraError, require
 WITHOUT_EXTRAS = """
 import json, logging, sys
 sys.modules.update(dict.fromkeys(
-    ["h5py", "matplotlib", "scipy", "tensorboard", "wrapt", "mujoco", "robosuite", "libero", "peft", "grpc"]
+    ["h5py", "matplotlib", "scipy", "tensorboard", "wrapt", "mujoco", "robosuite", "libero", "peft", "grpc", "onnx"]
 ))
 import torch
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
@@ -39,6 +39,9 @@ from lerobot_atlasvla.libero.demonstrations import collect, convert
 told["collect"] = said(collect.main, [f"--root={sys.argv[1]}/a"])
 told["convert"] = said(convert.main, [f"--root={sys.argv[1]}/a", f"--folder={sys.argv[1]}"])
 told["eval"] = said(__import__, "eval")
+from lerobot_atlasvla.commands import export
+kept = "checkpoints/atlasvla_tiny_spatial_blind"
+told["export"] = said(export.main, [f"--checkpoint={kept}", f"--output_dir={sys.argv[1]}/b"])
 
 curves = tensorboard.TrainingCurves()
 for text in (f"Output dir: {sys.argv[1]}", "step 1: eval_loss=0.5", "step 2: eval_loss=0.5"):
@@ -56,6 +59,8 @@ def test_without_extras_the_policy_works_and_commands_name_what_they_need(tmp_pa
     missing = "which is not installed. Run `pip install 'lerobot_policy_atlasvla[libero]'`."
     assert told["collect"] == f"atlasvla-collect: The LIBERO simulator (Linux only) needs libero, {missing}"
     assert told["convert"] == f"atlasvla-convert: Reading LIBERO's demonstrations needs h5py, {missing}"
+    needed = "atlasvla-export needs onnx, which is not installed. Run `pip install 'lerobot_policy_atlasvla[export]'`"
+    assert told["export"] == f"atlasvla-export: {needed}"
     run = "Run `pip install 'lerobot_policy_atlasvla[eval]'`."
     assert told["eval"] == f"eval needs matplotlib, scipy, tensorboard. {run}"
     assert "A TensorBoard file of the training curves needs tensorboard" in done.stderr

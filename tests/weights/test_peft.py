@@ -99,7 +99,7 @@ def test_of_da3_the_last_third_is_adapted(root):
     ("settings", "more"),
     [
         ({}, {"state_projector", "visual_summary"}),
-        ({"use_state": False, "condition_queries": False}, {"no_state"}),
+        ({"use_state": False, "query_conditioning": "none"}, {"no_state"}),
         ({"vision": "patch", "fusion": "early", "head": "flow"}, {"state_projector", "visual_summary", "vision_tower"}),
         ({"vision": "dinov2"}, {"state_projector", "visual_summary"}),
         ({"vision": "da3"}, {"state_projector", "visual_summary"}),

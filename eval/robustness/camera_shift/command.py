@@ -143,7 +143,7 @@ def run_grid(cfg: CameraShiftConfig, command: str) -> None:
     cfg.run_config(cfg.checkpoints[0], "label", Point()).validate()
     register_third_party_plugins()
     device = choose_device(cfg.device)
-    checkpoints = [read_checkpoint(path, device, cfg.n_action_steps) for path in cfg.checkpoints]
+    checkpoints = [read_checkpoint(path, device, **cfg.policy_overrides) for path in cfg.checkpoints]
     sizes = {choose_image_size(cfg.image_size, checkpoint) for checkpoint in checkpoints}
     if len(sizes) > 1:
         raise EvalError(

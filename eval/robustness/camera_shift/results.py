@@ -14,7 +14,7 @@ from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, read_grid, 
 from eval.rollout.plan import comparable
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
 
-OF_A_POLICY = ("n_action_steps", "cameras", "threads", "fast_render")
+OF_A_POLICY = ("n_action_steps", "temporal_ensemble_coeff", "cameras", "threads", "fast_render")
 """Settings that may differ between the checkpoints of a plot: how each is asked, and what moves no result by itself."""
 
 Counts = tuple[int, int]

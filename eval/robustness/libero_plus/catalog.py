@@ -3,8 +3,8 @@
 import ast
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,14 @@ class Catalog:
     tasks: tuple[PlusTask, ...]
     classification_sha256: str | None = None
 
+    @cached_property
+    def bases(self) -> dict[str, list[str]]:
+        """Return the names of the base tasks by suite, in order of appearance."""
+        found: dict[str, dict[str, None]] = {}
+        for task in self.tasks:
+            found.setdefault(task.suite, {})[task.base] = None
+        return {suite: list(names) for suite, names in found.items()}
+
     def instruction(self, task: PlusTask) -> str:
         """Return the ``:language`` of the task's description.
 
@@ -50,7 +58,7 @@ class Catalog:
         return self.data.text_of(f"{_ROOT}bddl_files/{task.suite}/{stem}.bddl")
 
     def layout_states(self, task: PlusTask) -> np.ndarray:
-        """Return the one initial state of a layout task, (1, length)."""
+        """Return the one initial state of a task of layout or layout_add, (1, length)."""
         return self.data.states_of(f"{_ROOT}init_files/libero_newobj/{task.suite}/{task.name}.pruned_init")
 
 
@@ -87,7 +95,7 @@ def _with_levels(catalog: Catalog, file: Path) -> Catalog:
         }
     except OSError as error:
         raise EvalError(f"{where} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EvalError(
             f"{where} is not LIBERO-Plus's task_classification.json ({first_line(error)}), which lists name and "
             "difficulty_level of every task by suite."
@@ -98,11 +106,3 @@ def _with_levels(catalog: Catalog, file: Path) -> Catalog:
         raise EvalError(f"{where} lacks {len(missing)} of LIBERO-Plus's tasks, first {missing[0]}.")
     tasks = tuple(replace(task, level=levels[task.suite, task.name]) for task in catalog.tasks)
     return Catalog(catalog.data, tasks, hashlib.sha256(content).hexdigest())
-
-
-def base_tasks(tasks: Sequence[PlusTask]) -> dict[str, list[str]]:
-    """Return the names of the base tasks by suite, in order of appearance."""
-    found: dict[str, dict[str, None]] = {}
-    for task in tasks:
-        found.setdefault(task.suite, {})[task.base] = None
-    return {suite: list(names) for suite, names in found.items()}

@@ -16,11 +16,12 @@ from eval.robustness.benchmark_command import benchmark_main, roll_out_and_repor
 from eval.robustness.benchmark_settings import BenchmarkSettings
 from eval.robustness.libero_plus.catalog import Catalog, read_catalog
 from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
+from eval.robustness.libero_plus.own_assets.folder import PlusAssets
 from eval.robustness.libero_plus.perturbation import ROBOT_STARTS, PlusPerturbation
 from eval.robustness.libero_plus.prompts import PROMPTS, check_prompt, prompt_of
 from eval.robustness.libero_plus.report import write_report
 from eval.robustness.libero_plus.selection import Selection
-from eval.robustness.libero_plus.tasks import CATEGORIES, PlusTask, spoken
+from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS, PlusTask, spoken
 from eval.rollout.scene import Scene
 from eval.rollout.worker import Task
 
@@ -30,7 +31,7 @@ class PlusConfig(BenchmarkSettings):
     """Roll a checkpoint out on LIBERO-Plus. Running the same command again continues where a stopped run was."""
 
     # Kinds of perturbation: camera, robot, language, noise, layout (of which LIBERO has the assets of those with a
-    # level in their name only). light, background and layout_add need LIBERO-Plus's own assets.
+    # level in their name only). light, background and layout_add need --plus_assets.
     categories: list[str] = field(default_factory=lambda: list(CATEGORIES))
     # Difficulties, 1 to 5, for example '[1, 2]'; they need --task_classification. All if not given.
     levels: list[int] | None = None
@@ -42,7 +43,8 @@ class PlusConfig(BenchmarkSettings):
     # Seed of that choice.
     selection_seed: int = 0
     # What the policy is told: clean (the training instruction, or the paraphrase of language tasks), bddl (the task
-    # description's) or leaky (the task's name, perturbation included, as most published numbers have it).
+    # description's), leaky (the task's name, perturbation included, as most published numbers have it) or other_task
+    # (the training instruction of another task, drawn with --seed: a control that shows who reads the instruction).
     prompt: str = "clean"
     # Where the arm starts in robot tasks: original (as LIBERO-Plus, whose initial states overwrite the posture) or
     # preserve (in the posture).
@@ -51,15 +53,28 @@ class PlusConfig(BenchmarkSettings):
     plus_wheel: Path | None = None
     # LIBERO-Plus's task_classification.json, which has the levels.
     task_classification: Path | None = None
+    # Folder of LIBERO-Plus's own assets (6.4 GB), assets in the assets.zip of its dataset Sylvest/LIBERO-plus. LIBERO's
+    # assets are used for all that the two have in common.
+    plus_assets: Path | None = None
 
     def selection(self) -> Selection:
         """Return which tasks are wanted."""
-        return Selection(self.suites, self.categories, self.levels, self.task_names, self.fraction, self.selection_seed)
+        return Selection(
+            self.suites,
+            self.categories,
+            self.levels,
+            self.task_names,
+            self.fraction,
+            self.selection_seed,
+            own_assets=self.plus_assets is not None,
+        )
 
     def validate(self) -> None:
         """Raise :class:`EvalError` for the first setting that cannot work on its own."""
         self.run_config().validate()
         self.selection().validate()
+        if self.plus_assets is not None:
+            PlusAssets(self.plus_assets).check()
         check_prompt(self.prompt, PROMPTS)
         if self.robot_start not in ROBOT_STARTS:
             allowed = ", ".join(f"{name} ({meaning})" for name, meaning in ROBOT_STARTS.items())
@@ -92,7 +107,7 @@ class PlusBenchmark:
         """Return what ``run.json`` records beside the settings of ``eval.run``, by flag."""
         cfg = self.cfg
         return {
-            "categories": [category for category in CATEGORIES if category in cfg.categories],
+            "categories": [category for category in ALL_CATEGORIES if category in cfg.categories],
             "levels": cfg.levels and sorted(cfg.levels),
             "task_names": cfg.task_names and sorted(cfg.task_names),
             "fraction": cfg.fraction,
@@ -112,12 +127,20 @@ class PlusBenchmark:
         return [self._task(task, bases[task.suite, spoken(task.base)]) for task in self.chosen]
 
     def _task(self, task: PlusTask, base: int) -> Task:
-        instruction = prompt_of(task, self.cfg.prompt, self.catalog)
+        instruction = prompt_of(task, self.cfg.prompt, self.catalog, self.cfg.seed)
+        scene, arena = Scene(task.suite, base), None
         if task.category == "layout":
             scene = Scene(task.suite, base, *self._layout_files(task))
-        else:
-            scene = Scene(task.suite, base)
-        perturbation = PlusPerturbation(task.name, task.view, task.robot, task.noise, self.cfg.robot_start)
+        elif task.category in NEEDS_ASSETS:
+            # Without them none of these tasks is chosen.
+            assert self.cfg.plus_assets is not None
+            assets = PlusAssets(self.cfg.plus_assets)
+            if task.category == "layout_add":
+                added = assets.objects(task, self.catalog)
+                scene = Scene(task.suite, base, *self._layout_files(task), added)
+            else:
+                arena = assets.arena(task, self.catalog)
+        perturbation = PlusPerturbation(task.name, task.view, task.robot, task.noise, self.cfg.robot_start, arena)
         return Task(task.suite + SUITE_SUFFIX, task.number, instruction, scene, perturbation, task.name)
 
     def _layout_files(self, task: PlusTask) -> tuple[Path, Path]:

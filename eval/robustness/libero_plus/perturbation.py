@@ -7,6 +7,7 @@ import numpy as np
 
 from eval.robustness.libero_plus.camera import camera_pose
 from eval.robustness.libero_plus.noise import corrupt, noise_rng
+from eval.robustness.libero_plus.own_assets.arena import Arena, use_arena
 from eval.robustness.libero_plus.robot import robot_qpos
 from eval.robustness.libero_plus.tasks import UNMOVED, CameraView
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA
@@ -27,6 +28,7 @@ class PlusPerturbation:
         robot: Number of the arm's posture; 0 for LIBERO's own.
         noise: Number of the image corruption; 0 for none.
         robot_start: One of :data:`ROBOT_STARTS`.
+        arena: Scene without its things, of LIBERO-Plus's own assets; None for LIBERO's.
     """
 
     name: str
@@ -34,6 +36,7 @@ class PlusPerturbation:
     robot: int = 0
     noise: int = 0
     robot_start: str = "original"
+    arena: Arena | None = None
 
     def prepare(self, env: Any) -> None:
         """Set LeRobot's ``LiberoEnv`` up for its next reset, which builds the simulation anew."""
@@ -43,6 +46,7 @@ class PlusPerturbation:
             vars(control).pop(method, None)
         (robot,) = control.env.robot_configs
         robot["initial_qpos"] = robot_qpos(self.robot) if self.robot else None
+        use_arena(control, self.arena)
         reset, set_init_state = control.reset, control.set_init_state
 
         def reset_and_look_elsewhere() -> Any:

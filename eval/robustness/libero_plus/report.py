@@ -1,6 +1,6 @@
 """The report of ``python -m eval.plus``: per category, level and base task, beside controls and published rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,25 @@ from eval.robustness import benchmark_report as shared
 from eval.robustness.libero_plus.catalog import LEVELS, Catalog
 from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
 from eval.robustness.libero_plus.perturbation import ROBOT_STARTS
-from eval.robustness.libero_plus.prompts import PROMPTS
+from eval.robustness.libero_plus.prompts import OTHER_TASK, PROMPTS
 from eval.robustness.libero_plus.published import comparable_rows, warnings
 from eval.robustness.libero_plus.selection import Selection
-from eval.robustness.libero_plus.tasks import CATEGORIES, LABELS, PlusTask
+from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, LABELS, NEEDS_ASSETS, PlusTask
 from eval.rollout.run_folder import Rollout, Run
 
 KIND = "libero_plus"
 
-READING = """Read every category beside a blind and a wrist-only control (`--controls`). All camera, language and noise
-tasks start from fixed state 0 of their base task and change the scene camera's picture or the sentence only, so a
-policy that does not look passes camera and noise wherever it solves state 0, and where a scene has one instruction, as
-in libero_spatial, one that ignores the instruction passes language."""
-LAYOUT = """"layout (level only)" has the tasks that move objects. Those that add objects (`_add`, more than half of the
-category), light and background need LIBERO-Plus's own assets and are not in this report: neither the layout row nor the
-totals can be compared with published ones."""
+SHOWS = """All camera, language and noise tasks start from fixed state 0 of their base task and change the scene
+camera's picture or the sentence only, so a policy that does not look passes camera and noise wherever it solves state
+0, and where a scene has one instruction, as in libero_spatial, one that ignores the instruction passes language."""
+READING = f"Read every category beside a blind and a wrist-only control (`--controls`).\n{SHOWS}"
+LAYOUT = """"layout (level only)" has the tasks that move objects, less than half of the category; the others add
+objects (`_add`) and need LIBERO-Plus's own assets, as light and background do. What is not in this report is in
+published totals, so they can't be compared with those here."""
+OWN_ASSETS = """Light, background and added objects are of the folder that `--plus_assets` named. LIBERO-Plus publishes
+no digests of it, so it is checked for what the tasks need, not for what it is."""
+CONTROL = """**--prompt=other_task: every task was told another task's instruction. This run is a control for the same
+policy's run on the right instructions, not a result on LIBERO-Plus.**"""
 LEVEL_NOTE = "Levels are LIBERO-Plus's: they count how many of four policies failed, not the size of the change."
 
 
@@ -52,20 +56,25 @@ def write_report(run: Run, controls: Sequence[Run], catalog: Catalog) -> Path:
         )
     tasks = {(task.suite + SUITE_SUFFIX, task.number): task for task in catalog.tasks}
 
-    def category(rollout: Rollout) -> str:
-        return _task(tasks, rollout).category
+    whole = _whole_layout(run)
 
-    content = _content(run, tasks, _asked(run, catalog)) | {
+    def category(rollout: Rollout) -> str:
+        found = _task(tasks, rollout).category
+        return "layout" if whole and found == "layout_add" else found
+
+    labels = {} if whole else LABELS
+    content = _content(run, tasks, _asked(run, catalog), category, labels) | {
         "controls": shared.control_figures(run, beside, category),
         "published": _published(run),
     }
     page = [
         *shared.head_lines(f"{NAME}: {run.name}", run, content),
+        *([*CONTROL.splitlines(), ""] if run.settings["prompt"] == OTHER_TASK else []),
         *_convention_lines(run),
         *_category_lines(content),
-        *shared.control_lines(content, LABELS),
+        *shared.control_lines(content, labels),
         *_published_lines(run, content),
-        *_base_lines(content),
+        *_base_lines(content, labels),
         *shared.tail_lines(run, beside),
     ]
     return shared.publish(run, beside, content, page, category)
@@ -78,22 +87,33 @@ def _task(tasks: Mapping[tuple[str, int], PlusTask], rollout: Rollout) -> PlusTa
     return task
 
 
+def _whole_layout(run: Run) -> bool:
+    """Say whether a run has both halves of LIBERO-Plus's category layout, which are then reported as one."""
+    return {"layout", "layout_add"} <= set(run.settings["categories"])
+
+
 def _asked(run: Run, catalog: Catalog) -> int:
     settings = run.settings
     names = ("suites", "categories", "levels", "task_names", "fraction")
-    wanted = Selection(**{name: settings[name] for name in names}, seed=settings["selection_seed"])
+    wanted = Selection(**{name: settings[name] for name in names}, seed=settings["selection_seed"], own_assets=True)
     return len(wanted.choose(catalog))
 
 
-def _content(run: Run, tasks: Mapping[tuple[str, int], PlusTask], asked: int) -> dict[str, Any]:
-    by_category = shared.grouped(run.rollouts, lambda rollout: _task(tasks, rollout).category)
+def _content(
+    run: Run,
+    tasks: Mapping[tuple[str, int], PlusTask],
+    asked: int,
+    category_of: Callable[[Rollout], str],
+    labels: Mapping[str, str],
+) -> dict[str, Any]:
+    by_category = shared.grouped(run.rollouts, category_of)
     categories: dict[str, dict[str, Any]] = {}
-    for category in CATEGORIES:
+    for category in ALL_CATEGORIES:
         if category not in by_category:
             continue
         levels = shared.grouped(by_category[category], lambda rollout: _task(tasks, rollout).level)
         categories[category] = {
-            "label": LABELS.get(category, category),
+            "label": labels.get(category, category),
             **shared.figures(by_category[category]),
             "levels": {str(level): shared.figures(levels[level]) for level in LEVELS if level in levels},
         }
@@ -109,7 +129,7 @@ def _content(run: Run, tasks: Mapping[tuple[str, int], PlusTask], asked: int) ->
                 **shared.figures(rollouts),
                 "categories": {
                     category: {"successes": sum(r.success for r in of_category), "rollouts": len(of_category)}
-                    for category, of_category in shared.grouped(rollouts, lambda r: _task(tasks, r).category).items()
+                    for category, of_category in shared.grouped(rollouts, category_of).items()
                 },
             }
             for (suite, base), rollouts in bases.items()
@@ -119,6 +139,8 @@ def _content(run: Run, tasks: Mapping[tuple[str, int], PlusTask], asked: int) ->
 
 def _published(run: Run) -> list[dict[str, Any]]:
     settings = run.settings
+    if settings["prompt"] == OTHER_TASK:
+        return []
     return [
         asdict(row) | {"warnings": warnings(row, settings["prompt"], settings["robot_start"])}
         for row in comparable_rows(settings["suites"])
@@ -141,8 +163,10 @@ def _category_lines(content: Mapping[str, Any]) -> list[str]:
     named = {group["label"]: group for group in categories.values()}
     lines = ["## Categories", "", *shared.figures_table("category", named), "", f"![success]({shared.PLOT})", ""]
     lines += [*READING.splitlines(), ""]
-    if "layout" in categories:
+    if set(categories) & {"layout", "layout_add"} and not set(ALL_CATEGORIES) <= set(content["settings"]["categories"]):
         lines += [*LAYOUT.splitlines(), ""]
+    if set(content["settings"]["categories"]) & set(NEEDS_ASSETS):
+        lines += [*OWN_ASSETS.splitlines(), ""]
     if any(group["levels"] for group in categories.values()):
         rows = [
             [label, *(shared.rate_text(group["levels"].get(str(level))) for level in LEVELS)]
@@ -155,14 +179,14 @@ def _category_lines(content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _base_lines(content: Mapping[str, Any]) -> list[str]:
+def _base_lines(content: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     """LIBERO-Plus has 6 to 49 camera tasks per base task of one suite: a total may be that of a few of them."""
     rows = []
     for entry in content["base_tasks"]:
         parts = (entry["categories"].get(category) for category in content["categories"])
         shown = [f"{part['successes']}/{part['rollouts']}" if part else "-" for part in parts]
         rows.append([f"{entry['suite']}: {entry['base_task'].replace('_', ' ')}", shared.rate_text(entry), *shown])
-    head = ["base task", "success", *(LABELS.get(category, category) for category in content["categories"])]
+    head = ["base task", "success", *(labels.get(category, category) for category in content["categories"])]
     return ["## Base tasks", "", *table(head, rows), ""]
 
 
@@ -171,7 +195,9 @@ def _published_lines(run: Run, content: Mapping[str, Any]) -> list[str]:
         return []
     columns = ("camera", "robot", "language", "noise", "layout")
     ours = [
-        f"{100 * group['rate']:.1f}" if (group := content["categories"].get(column)) and column != "layout" else "-"
+        f"{100 * group['rate']:.1f}"
+        if (group := content["categories"].get(column)) and group["label"] == column
+        else "-"
         for column in columns
     ]
     rows = [[f"**{run.name}** (this run)", "-", *ours, content["prompt"], content["robot_start"], "", ""]]

@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.common.errors import EvalError
 from eval.robustness.libero_plus.catalog import LEVELS, Catalog
-from eval.robustness.libero_plus.tasks import CATEGORIES, NEEDS_ASSETS, SUITES, PlusTask
+from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS, SUITES, PlusTask
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Selection:
         task_names: These tasks only; None for all.
         fraction: Part of each suite's category, in (0, 1].
         seed: Of the random choice of that part.
+        own_assets: Whether LIBERO-Plus's own assets are there, which some categories need.
     """
 
     suites: Sequence[str]
@@ -32,6 +33,7 @@ class Selection:
     task_names: Sequence[str] | None
     fraction: float
     seed: int
+    own_assets: bool = False
 
     def validate(self) -> None:
         """Raise :class:`EvalError` for the first value that is not allowed."""
@@ -43,13 +45,13 @@ class Selection:
         if unknown := [suite for suite in self.suites if suite not in SUITES]:
             raise EvalError(f"--suites names {unknown[0]!r}; LIBERO-Plus has {', '.join(SUITES)}.")
         for category in self.categories:
-            if category in NEEDS_ASSETS:
+            if category not in ALL_CATEGORIES:
+                raise EvalError(f"--categories names {category!r}; allowed: {', '.join(ALL_CATEGORIES)}.")
+            if category in NEEDS_ASSETS and not self.own_assets:
                 raise EvalError(
-                    f"--categories names {category!r}, which needs LIBERO-Plus's own assets, {NEEDS_ASSETS[category]}, "
-                    f"and can't be run on LIBERO's; allowed: {', '.join(CATEGORIES)}."
+                    f"--categories names {category!r}, which needs LIBERO-Plus's own assets, {NEEDS_ASSETS[category]}: "
+                    f"give their folder as --plus_assets; allowed without: {', '.join(CATEGORIES)}."
                 )
-            if category not in CATEGORIES:
-                raise EvalError(f"--categories names {category!r}; allowed: {', '.join(CATEGORIES)}.")
         if odd := [level for level in self.levels or () if level not in LEVELS]:
             raise EvalError(f"--levels names {odd[0]}; LIBERO-Plus has the levels 1 to {LEVELS[-1]}.")
         if not 0 < self.fraction <= 1:
@@ -98,10 +100,10 @@ class Selection:
                 hint = f"; did you mean {close[0]}?" if close else "."
                 raise EvalError(f"--task_names names {name!r}, which --suites={list(self.suites)} do not have{hint}")
             task = known[name]
-            if task.category in NEEDS_ASSETS:
+            if task.category in NEEDS_ASSETS and not self.own_assets:
                 raise EvalError(
-                    f"--task_names names {name}, which needs LIBERO-Plus's own assets, {NEEDS_ASSETS[task.category]}, "
-                    "and can't be run on LIBERO's."
+                    f"--task_names names {name}, which needs LIBERO-Plus's own assets, {NEEDS_ASSETS[task.category]}: "
+                    "give their folder as --plus_assets."
                 )
             if task.category not in self.categories:
                 raise EvalError(

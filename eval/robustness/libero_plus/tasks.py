@@ -18,7 +18,8 @@ NEEDS_ASSETS = {
     "layout_add": "objects that LIBERO does not have",
 }
 """Categories that need LIBERO-Plus's own assets (6.4 GB), and why."""
-LABELS = {"layout": "layout (level only)"}
+ALL_CATEGORIES = (*CATEGORIES, *NEEDS_ASSETS)
+LABELS = {"layout": "layout (level only)", "layout_add": "layout (added objects only)"}
 """What reports call a category, where that is not its name."""
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 

@@ -10,8 +10,9 @@ from eval.rollout.run_folder import Rollout, Run
 from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 KIND = "libero_pro"
-READING = """`swap` and `lan` ask for the goal of the base task; a policy that ignores the instruction can pass them,
-and fails `task`. Published numbers mostly come from harnesses that told the policy the file's name instead of the
+SHOWS = """`swap` and `lan` ask for the goal of the base task; a policy that ignores the instruction can pass them,
+and fails `task`."""
+READING = f"""{SHOWS} Published numbers mostly come from harnesses that told the policy the file's name instead of the
 instruction (Zxy-MLlab/LIBERO-PRO#27; RLinf/RLinf#1442 corrected one): on `task` and `lan` they are another experiment.
 A rerun of pi0.5 on spatial had 53 % on position and 55 % on task (Zxy-MLlab/LIBERO-PRO#15), where the paper prints 20
 and 0."""

@@ -9,17 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
-from lerobot_atlasvla.libero.demonstrations.collect_settings import (
-    SETTINGS_BEFORE,
-    CollectConfig,
-    CollectionError,
-    TaskKey,
-)
+from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig, TaskKey
+from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import INFO
-from lerobot_atlasvla.libero.demonstrations.schema import SCHEMA_VERSION, libero_features
+from lerobot_atlasvla.libero.demonstrations.schema import SCHEMA_VERSION
 from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.setup import describe_simulator
-from lerobot_atlasvla.libero.tasks import SUITE_MAX_STEPS
+from lerobot_atlasvla.utils.commit import git_commit
 
 RECORD_NAME = "atlasvla_collect.json"
 DEFAULT_FEATURES = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
@@ -43,11 +39,20 @@ class TaskProgress:
     """Those of ``attempts`` that started from a mishap."""
     recovery_kept: int = 0
     """Those of ``kept`` that started from a mishap."""
+    frames_of_reference: dict[str, Any] | None = None
+    """What the cameras' extrinsics refer to, (4, 4) matrices by name; None if no geometry was rendered."""
 
     @property
     def failures(self) -> int:
         """Return the attempts that were dropped."""
         return self.attempts - self.kept
+
+    def record(self) -> dict[str, Any]:
+        """Return the task's part of the record (JSON types)."""
+        values = asdict(self) | {"failures": self.failures}
+        if self.frames_of_reference is None:
+            del values["frames_of_reference"]
+        return values
 
 
 @dataclass
@@ -58,20 +63,20 @@ class Progress:
     wall_s: float = 0.0
     new_episodes: int = 0
     """Kept by this run; not recorded."""
+    new_frames: int = 0
+    """Theirs; not recorded."""
 
-    def record(self, config: CollectConfig, source: dict[str, Any]) -> dict[str, Any]:
-        """Return the JSON for ``meta/atlasvla_collect.json``; with one suite, tasks are named by their number alone."""
+    def record(self, config: DatasetConfig, source: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON for the dataset's record in ``meta``; tasks of a single suite go by their number alone."""
         suites = list(dict.fromkeys(suite for suite, _ in self.tasks))
         return {
             "schema_version": SCHEMA_VERSION,
             "settings": {"suite": ",".join(suites), **config.fixed_settings(suites)},
+            **config.record_notes(),
             **source,
             "wall_s": round(self.wall_s, 1),
             "tasks": {
-                (str(task_id) if len(suites) == 1 else f"{suite}/{task_id}"): {
-                    **asdict(task),
-                    "failures": task.failures,
-                }
+                str(task_id) if len(suites) == 1 else f"{suite}/{task_id}": task.record()
                 for (suite, task_id), task in self.tasks.items()
             },
         }
@@ -89,7 +94,7 @@ class Progress:
         return cls(tasks, record["wall_s"])
 
 
-def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
+def check_same_settings(record: dict[str, Any], config: DatasetConfig) -> None:
     """Refuse to continue a dataset that was made differently.
 
     Raises:
@@ -100,10 +105,8 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
             f"--root={config.root} was written with schema version {record['schema_version']}, this is version "
             f"{SCHEMA_VERSION}; choose a new --root."
         )
-    for name, value in config.fixed_settings().items():
+    for name, value in config.fixed_settings(record["settings"]["suite"].split(",")).items():
         recorded = record["settings"].get(name, SETTINGS_BEFORE.get(name))
-        if name == "max_steps" and config.max_steps is None and recorded == _own_limit(record):
-            continue  # every suite its own, then and now
         if recorded != value:
             raise CollectionError(
                 f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
@@ -111,27 +114,22 @@ def check_same_settings(record: dict[str, Any], config: CollectConfig) -> None:
             )
 
 
-def _own_limit(record: dict[str, Any]) -> int | None:
-    limits = {SUITE_MAX_STEPS[suite] for suite in record["settings"]["suite"].split(",")}
-    return limits.pop() if len(limits) == 1 else None
-
-
-def check_same_features(config: CollectConfig) -> None:
+def check_same_features(features: dict[str, Any], config: DatasetConfig) -> None:
     """Refuse to continue a dataset whose frames have other features than this command writes.
 
+    Args:
+        features: What it writes, for ``LeRobotDataset.create``.
+        config: The settings.
+
     Raises:
-        CollectionError: Naming the features.
+        CollectionError: Naming the features that differ.
     """
-    info = json.loads((config.root / INFO).read_text())
-    ours = libero_features(config.image_size)
-    theirs = {name: spec for name, spec in info["features"].items() if name not in DEFAULT_FEATURES}
-    differing = sorted(
-        name
-        for name in ours.keys() | theirs.keys()
-        if name not in ours
-        or name not in theirs
-        or (ours[name]["dtype"], list(ours[name]["shape"])) != (theirs[name]["dtype"], list(theirs[name]["shape"]))
+    recorded = json.loads((config.root / INFO).read_text())["features"]
+    ours, theirs = (
+        {name: (spec["dtype"], list(spec["shape"])) for name, spec in specs.items() if name not in DEFAULT_FEATURES}
+        for specs in (features, recorded)
     )
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if differing:
         raise CollectionError(
             f"--root={config.root} holds a dataset of other features than this command writes (they differ in "
@@ -139,7 +137,7 @@ def check_same_features(config: CollectConfig) -> None:
         )
 
 
-def check_same_source(record: dict[str, Any], source: dict[str, Any], config: CollectConfig) -> None:
+def check_same_source(record: dict[str, Any], source: dict[str, Any], config: DatasetConfig) -> None:
     """Refuse to mix assets in one dataset; warn about other simulator versions.
 
     Raises:
@@ -161,13 +159,14 @@ def check_same_source(record: dict[str, Any], source: dict[str, Any], config: Co
 
 
 def describe_source() -> dict[str, Any]:
-    """Return the assets and simulator that the workers will simulate with (JSON types); settles both for them.
+    """Return the assets, simulator and commit that the workers will simulate with (JSON types); settles them.
 
     Raises:
         CollectionError: If nothing can render, or the assets asked for are not there.
     """
     try:
         simulator = {name: value for name, value in describe_simulator().items() if name != "assets_path"}
-        return {"assets": libero_assets().kind, "simulator": simulator}  # no local paths in what may be published
+        # No local paths in what may be published.
+        return {"assets": libero_assets().kind, "simulator": simulator, "commit": git_commit()}
     except (GlUnavailableError, OSError, ValueError) as error:
         raise CollectionError(str(error)) from error

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lerobot_atlasvla.libero.demonstrations.schema import Trajectory
+from lerobot_atlasvla.libero.cameras.features import geometry_arrays
+from lerobot_atlasvla.libero.cameras.ranges import CameraPose, RandomCameraConfig
+from lerobot_atlasvla.libero.cameras.views import Viewer, restore, snapshot
+from lerobot_atlasvla.libero.demonstrations.schema import SCENE_VIEW, WRIST_VIEW, Episode, Trajectory, rotate_image
+from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement, TaskScene, kept_scene
 from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, has_mishaps
 from lerobot_atlasvla.libero.experts.scripted import Phase, ScriptedExpert
-from lerobot_atlasvla.libero.patches.displacement import displace, displacement_rng, target_xy, vector_in_cm
-from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SCENE_OBSERVATION, SETTLE_STEPS, WRIST_OBSERVATION
-
-NO_OP = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+from lerobot_atlasvla.libero.tasks import SCENE_CAMERA, SCENE_OBSERVATION, WRIST_CAMERA, WRIST_OBSERVATION
 
 # Noise on the executed action at `noise=1`: the largest that leaves the expert's success rate alone. It takes the arm
 # off the expert's path, so that the data show how to come back to it.
@@ -34,6 +35,10 @@ RECOVERY_STREAM = 18
 """Key of the random numbers that mishaps draw, apart from those of placement and noise."""
 RECOVERY_GRASPS = 2
 """A way back that takes more grasps than this is no demonstration: the bowl leans on something and slips every time."""
+CAMERA_STREAM = 19
+"""Key of the random numbers that poses of the scene camera draw."""
+SNAPSHOT = "atlasvla_snapshot"
+"""Name of the sensor that takes down the poses of everything, at the moment at which the cameras look."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Job:
         max_steps: Steps after which the attempt has failed.
         displace_cm: Largest displacement of the objects along x and along y, cm; 0 is none.
         recovery_share: Probability, 0 to 1, that the attempt starts from a mishap.
+        cameras: Where to render a demonstration from once more, and the cells of depth.
+        store_geometry: Whether to keep depth, intrinsics and extrinsics of both cameras.
     """
 
     suite: str
@@ -63,24 +70,18 @@ class Job:
     max_steps: int
     displace_cm: float = 0.0
     recovery_share: float = 0.0
+    cameras: RandomCameraConfig | None = None
+    store_geometry: bool = False
 
-
-@dataclass(frozen=True)
-class Displacement:
-    """Displacement of the objects of an attempt.
-
-    Attributes:
-        vector_cm: The vector drawn, along x and y of the world.
-        target_moved_cm: How far the object to be moved got by that and by settling, along x and y.
-    """
-
-    vector_cm: tuple[float, float]
-    target_moved_cm: tuple[float, float]
+    @property
+    def looks_again(self) -> bool:
+        """Return whether a demonstration is rendered once more when it is complete."""
+        return self.cameras is not None and (bool(self.cameras.random_cameras) or self.store_geometry)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Outcome of a :class:`Job`.
+    """Outcome of a job.
 
     Attributes:
         task_name: LIBERO's name of the task.
@@ -88,15 +89,24 @@ class Attempt:
         trajectory: The demonstration; None if the task was not solved or did not stay solved.
         displacement: How the objects were displaced; None if they were not.
         recovery: Whether the attempt started from a mishap.
+        copies: The demonstration as other scene cameras see it.
+        frames_of_reference: For the record, what the cameras' places refer to.
         solved_at_start: Whether the placement drawn was a solution, so that there was nothing to demonstrate.
     """
 
     task_name: str
     instruction: str
-    trajectory: Trajectory | None
+    trajectory: Episode | None
     displacement: Displacement | None = None
     recovery: bool = False
+    copies: tuple[Episode, ...] = ()
+    frames_of_reference: dict[str, Any] | None = None
     solved_at_start: bool = False
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """Return what is stored of the attempt, in order."""
+        return [] if self.trajectory is None else [self.trajectory, *self.copies]
 
 
 class ActionNoise:
@@ -142,7 +152,7 @@ class ActionNoise:
         return executed
 
 
-class Demonstrator:
+class Demonstrator(TaskScene):
     """One task's environment and expert.
 
     Args:
@@ -152,73 +162,30 @@ class Demonstrator:
     """
 
     def __init__(self, suite: str, task_id: int, image_size: int) -> None:
-        from lerobot_atlasvla.libero.setup import prepare_libero
-
-        prepare_libero()
-        from libero.libero import benchmark, get_libero_path
-        from libero.libero.envs import OffScreenRenderEnv
-
-        self.task = benchmark.get_benchmark_dict()[suite]().get_task(task_id)
-        # The arguments of LeRobot's LiberoEnv, so that demonstrations look like evaluation. Hard resets: soft ones keep
-        # the previous episode's fixture poses, which spoils random placements in the drawer and on the stove.
-        self.env = OffScreenRenderEnv(
-            bddl_file_name=os.path.join(get_libero_path("bddl_files"), self.task.problem_folder, self.task.bddl_file),
-            camera_heights=image_size,
-            camera_widths=image_size,
-            control_freq=CONTROL_FREQ_HZ,
-            hard_reset=True,
-        )
+        super().__init__(suite, task_id, image_size)
         self._expert = ScriptedExpert(self.env, self.task.name)
-        self.displacement: Displacement | None = None
-        """How the last :meth:`reset` displaced the objects."""
         self._clumsy = ClumsyExpert(self.env, self.task.name) if has_mishaps(self.task.name) else None
 
-    def close(self) -> None:
-        """Free the simulator and its GL context."""
-        self.env.close()
-
-    def reset(self, placement_seed: int, displace_cm: float = 0.0) -> dict[str, Any]:
-        """Sample a random placement, displace it, let it settle, and look.
-
-        Args:
-            placement_seed: Seed of LIBERO's placement samplers (numpy's global generator), below 2**32, and of the
-                displacement.
-            displace_cm: Largest displacement of the objects along x and along y, cm; 0 is none.
-
-        Returns:
-            The raw observation, fresh at the moment of the call.
-
-        Raises:
-            DisplacementError: If no displacement leads to a valid placement.
-        """
-        # LIBERO appends to this list at every hard reset and draws from numpy's generator once per entry: without
-        # clearing it, placements would depend on how many resets this process has seen.
-        self.env.env.object_property_initializers.clear()
-        self._enable_sensors(False)  # rendering is the cost of a step, and nobody looks while things settle
-        self.env.seed(placement_seed)
-        # A hard reset would render every camera a few times just to learn the shape of its image.
-        self.env.env.use_camera_obs = False
-        self.env.reset()
-        self.env.env.use_camera_obs = True
-        placed = vector = None
-        if displace_cm:
-            # Before anything settles, as in evaluation.
-            placed = target_xy(self.env)
-            vector, _ = displace(self.env, displace_cm, displacement_rng(placement_seed))
-        for _ in range(SETTLE_STEPS):
-            self.env.step(NO_OP)
-        self.displacement = None
-        if vector is not None and placed is not None:
-            self.displacement = Displacement(vector_in_cm(vector), vector_in_cm(target_xy(self.env) - placed))
-        # Enabling also restarts the sensors' clocks. Otherwise every reset would shift the moment within a control step
-        # at which robosuite looks, and observations would again depend on how many resets there were.
-        self._enable_sensors(True)
+    def reset(
+        self, placement_seed: int, displace_cm: float = 0.0, initial_state: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Reset scene and expert; see :meth:`TaskScene.reset`."""
+        observation = super().reset(placement_seed, displace_cm, initial_state)
         self._expert.reset()
-        return self.env.env._get_observations(force_update=True)
+        return observation
 
-    def _enable_sensors(self, enabled: bool) -> None:
-        for name in self.env.env.observation_names:
-            self.env.env.modify_observable(name, "enabled", enabled)
+    def take_snapshots(self) -> None:
+        """Add the poses of everything to the observations from now on, under :data:`SNAPSHOT`."""
+        from robosuite.utils.observables import Observable, sensor
+
+        if SNAPSHOT in self.env.env.observation_names:
+            return
+
+        @sensor(modality=SNAPSHOT)
+        def poses(_cache: dict[str, Any]) -> np.ndarray:
+            return snapshot(self.env.sim.data._data)
+
+        self.env.env.add_observable(Observable(SNAPSHOT, poses, sampling_rate=self.env.env.control_freq))
 
     def attempt(self, job: Job) -> Attempt:
         """Simulate one attempt.
@@ -235,6 +202,8 @@ class Demonstrator:
         noise = ActionNoise(job.noise, np.random.default_rng(noise_seed))
         rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(RECOVERY_STREAM,)))
         recovery = self._clumsy is not None and rng.random() < job.recovery_share
+        if job.looks_again:
+            self.take_snapshots()
         observation = self.reset(int(placement_seed), job.displace_cm)
         if self.env.check_success():
             return Attempt(self.task.name, self.task.language, None, self.displacement, solved_at_start=True)
@@ -260,8 +229,63 @@ class Demonstrator:
         if recovery:
             # Nor is what fell onto the plate by itself, or is about to be grasped once more.
             solved = solved and self._expert.phase in (Phase.CARRY, Phase.RELEASE, Phase.RETREAT, Phase.DONE)
-        trajectory = _trajectory(observations, actions) if solved else None
-        return Attempt(self.task.name, self.task.language, trajectory, self.displacement, recovery)
+        attempt = Attempt(self.task.name, self.task.language, None, self.displacement, recovery)
+        if not solved:
+            return attempt
+        trajectory = _trajectory(observations, actions)
+        if job.cameras is None or not job.looks_again:
+            return replace(attempt, trajectory=trajectory)
+        moments = [observation[SNAPSHOT] for observation in observations]
+        (original, *copies), frames_of_reference = self._look_again(job, job.cameras, trajectory, moments)
+        return replace(attempt, trajectory=original, copies=tuple(copies), frames_of_reference=frames_of_reference)
+
+    def _look_again(
+        self, job: Job, cameras: RandomCameraConfig, trajectory: Trajectory, moments: list[np.ndarray]
+    ) -> tuple[list[Trajectory], dict[str, Any]]:
+        """Render a demonstration from random scene cameras, and the geometry of all its views if that is asked for.
+
+        Args:
+            job: The attempt.
+            cameras: Its cameras.
+            trajectory: The demonstration.
+            moments: Snapshots of its observations.
+
+        Returns:
+            The demonstration and a copy per random camera; what the cameras' places refer to.
+
+        Raises:
+            CollectionError: If no pose will do.
+        """
+        viewer = Viewer(self.env, job.image_size, cameras.depth_cell_px)
+        data = self.env.sim.data._data
+        rng = np.random.default_rng(
+            np.random.SeedSequence([job.seed, job.task_id, job.attempt], spawn_key=(CAMERA_STREAM,))
+        )
+
+        def suits(pose: CameraPose) -> bool:
+            """Whether it does so at the beginning, in the middle and at the end."""
+            for moment in (moments[0], moments[len(moments) // 2], moments[-1]):
+                restore(data, moment)
+                if not viewer.suits(pose):
+                    return False
+            return True
+
+        poses: list[CameraPose | None] = [None] if job.store_geometry else []
+        poses += [cameras.draw(viewer.nominal, rng, suits) for _ in range(cameras.random_cameras or 0)]
+        wrist_views, scene_views = [], []
+        for moment in moments:
+            restore(data, moment)
+            if job.store_geometry:
+                wrist_views.append(viewer.look(WRIST_CAMERA))
+            scene_views.append([viewer.look(SCENE_CAMERA, pose) for pose in poses])
+        seen = []
+        for views in zip(*scene_views, strict=True):
+            arrays = geometry_arrays(SCENE_VIEW, views) if job.store_geometry else {}
+            arrays |= geometry_arrays(WRIST_VIEW, wrist_views) if job.store_geometry else {}
+            pictures = rotate_image(np.stack([view.image for view in views]))
+            seen.append(replace(trajectory, agentview=pictures, geometry=arrays))
+        frames_of_reference = viewer.frames_of_reference(trajectory.eef_pos[-1], trajectory.eef_quat[-1])
+        return seen if job.store_geometry else [trajectory, *seen], frames_of_reference
 
     def _go_wrong(self, clumsy: ClumsyExpert, noise_scale: float, rng: np.random.Generator) -> dict[str, Any] | None:
         """Simulate a random mishap, unseen and unrecorded; see :mod:`lerobot_atlasvla.libero.experts.mishaps`.
@@ -300,8 +324,6 @@ def _trajectory(observations: list[dict[str, Any]], actions: list[np.ndarray]) -
 
 # -- worker process ----------------------------------------------------------------------------------------------------
 
-_current: dict[tuple[str, int, int], Demonstrator] = {}
-
 
 def start_worker() -> None:
     """Initialize a worker process: it ends when its parent does, however the parent ends."""
@@ -322,9 +344,4 @@ def start_worker() -> None:
 
 def run_job(job: Job) -> Attempt:
     """Simulate one attempt in this worker, keeping the environment for the next one of the same task."""
-    key = (job.suite, job.task_id, job.image_size)
-    if key not in _current:
-        while _current:
-            _current.popitem()[1].close()
-        _current[key] = Demonstrator(*key)
-    return _current[key].attempt(job)
+    return kept_scene(Demonstrator, job.suite, job.task_id, job.image_size).attempt(job)

@@ -7,12 +7,13 @@ here, so that all of it can be mixed with the published data and trained on with
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from lerobot_atlasvla.libero.cameras.features import geometry_features
 from lerobot_atlasvla.libero.tasks import IMAGE_KEY, WRIST_IMAGE_KEY
 
 SCHEMA_VERSION = 1
@@ -30,37 +31,70 @@ ROBOT_TYPE = "panda"
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
 
+SCENE_VIEW = "scene_0"
+WRIST_VIEW = "wrist"
+"""Names of the two cameras in the keys of their geometry. LeRobot takes statistics of whatever has "image" in its key
+for those of a picture, so they can't be named like the images."""
+
 STATE_DIM = 8
 ACTION_DIM = 7
 
 
-def libero_features(image_size: int) -> dict[str, dict[str, Any]]:
-    """Return the feature specification for ``LeRobotDataset.create``.
+STATE_FEATURE = {
+    "dtype": "float32",
+    "shape": (STATE_DIM,),
+    "names": {"motors": ["x", "y", "z", "rx", "ry", "rz", "rw", "gripper"]},
+}
+"""The names are the published ones and wrong (lerobot#940): the eight numbers are end-effector position (3, m),
+axis-angle (3, rad) and the two finger positions (m). They are kept because names are part of the schema."""
 
-    The state's names are the published ones and wrong (lerobot#940): the eight numbers are end-effector position (3,
-    m), axis-angle (3, rad) and the two finger positions (m). They are kept because names are part of the schema.
+
+def image_feature(image_size: int) -> dict[str, Any]:
+    """Return the feature specification of a square picture, ``image_size`` pixels high and wide."""
+    return {"dtype": "image", "shape": (image_size, image_size, 3), "names": ["height", "width", "channel"]}
+
+
+def libero_features(image_size: int, depth_cell_px: int | None = None) -> dict[str, dict[str, Any]]:
+    """Return the feature specification for ``LeRobotDataset.create``.
 
     Args:
         image_size: Height and width of both cameras, pixels.
+        depth_cell_px: Side of the cells of depth, pixels, if the geometry of both cameras is stored.
 
     Returns:
-        The four features that a frame carries; LeRobot adds timestamp and indices itself.
+        The features that a frame carries; LeRobot adds timestamp and indices itself.
     """
-    image = {"dtype": "image", "shape": (image_size, image_size, 3), "names": ["height", "width", "channel"]}
-    return {
-        IMAGE_KEY: dict(image),
-        WRIST_IMAGE_KEY: dict(image),
-        STATE_KEY: {
-            "dtype": "float32",
-            "shape": (STATE_DIM,),
-            "names": {"motors": ["x", "y", "z", "rx", "ry", "rz", "rw", "gripper"]},
-        },
+    features = {
+        IMAGE_KEY: image_feature(image_size),
+        WRIST_IMAGE_KEY: image_feature(image_size),
+        STATE_KEY: STATE_FEATURE,
         ACTION_KEY: {
             "dtype": "float32",
             "shape": (ACTION_DIM,),
             "names": {"motors": ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]},
         },
     }
+    if depth_cell_px is not None:
+        for view in (SCENE_VIEW, WRIST_VIEW):
+            features |= geometry_features(view, image_size, depth_cell_px)
+    return features
+
+
+class Episode(Protocol):
+    """What a worker hands to the process that writes."""
+
+    def frames(self, task: str) -> Iterator[dict[str, Any]]:
+        """Yield the frames for ``LeRobotDataset.add_frame``; ``task`` is the instruction."""
+        ...
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the size of all its images, uncompressed."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,6 +108,7 @@ class Trajectory:
         eef_quat: End-effector orientation, (T, 4), x y z w.
         gripper_qpos: Finger joint positions, (T, 2), m.
         actions: What a policy should have done, (T, 7) float32 in [-1, 1].
+        geometry: Depth, intrinsics and extrinsics of both cameras by key, (T, ...) each, if they are stored.
     """
 
     agentview: np.ndarray
@@ -82,9 +117,35 @@ class Trajectory:
     eef_quat: np.ndarray
     gripper_qpos: np.ndarray
     actions: np.ndarray
+    geometry: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the size of all images, uncompressed."""
+        return self.agentview.nbytes + self.wrist.nbytes
+
+    def frames(self, task: str) -> Iterator[dict[str, Any]]:
+        """Turn the trajectory into frames for ``LeRobotDataset.add_frame``.
+
+        Args:
+            task: The instruction (LIBERO's ``task.language``).
+
+        Yields:
+            One dict per step with the keys of :func:`libero_features` and ``task``.
+        """
+        states = libero_state(self.eef_pos, self.eef_quat, self.gripper_qpos)
+        for t in range(len(self)):
+            yield {
+                IMAGE_KEY: rotate_image(self.agentview[t]),
+                WRIST_IMAGE_KEY: rotate_image(self.wrist[t]),
+                STATE_KEY: states[t],
+                ACTION_KEY: self.actions[t].astype(np.float32),
+                **{key: values[t] for key, values in self.geometry.items()},
+                "task": task,
+            }
 
 
 @cache
@@ -118,24 +179,3 @@ def libero_state(eef_pos: np.ndarray, eef_quat: np.ndarray, gripper_qpos: np.nda
         "gripper": {"qpos": torch.as_tensor(gripper_qpos)},
     }
     return _libero_step().observation({"observation.robot_state": robot_state})[STATE_KEY].numpy()
-
-
-def trajectory_frames(trajectory: Trajectory, task: str) -> Iterator[dict[str, Any]]:
-    """Turn a trajectory into frames for ``LeRobotDataset.add_frame``.
-
-    Args:
-        trajectory: One episode.
-        task: The instruction (LIBERO's ``task.language``).
-
-    Yields:
-        One dict per step with the keys of :func:`libero_features` and ``task``.
-    """
-    states = libero_state(trajectory.eef_pos, trajectory.eef_quat, trajectory.gripper_qpos)
-    for t in range(len(trajectory)):
-        yield {
-            IMAGE_KEY: rotate_image(trajectory.agentview[t]),
-            WRIST_IMAGE_KEY: rotate_image(trajectory.wrist[t]),
-            STATE_KEY: states[t],
-            ACTION_KEY: trajectory.actions[t].astype(np.float32),
-            "task": task,
-        }

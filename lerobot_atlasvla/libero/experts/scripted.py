@@ -36,6 +36,11 @@ def known_tasks(suite: str) -> list[int]:
     return [task_id for task_id, plan in enumerate(PLANS.get(suite, {}).values()) if plan]
 
 
+def known_by_suite() -> str:
+    """Return, for a message, the numbers of all tasks that the expert knows."""
+    return "; ".join(f"{suite}: {', '.join(map(str, known_tasks(suite)))}" for suite in SUITES)
+
+
 def moves_objects(suite: str, task_id: int) -> bool:
     """Return whether a known task is about a loose object, so that it matters where that is."""
     name, plan = list(PLANS[suite].items())[task_id]

@@ -10,12 +10,15 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lerobot_atlasvla.libero.environment import read_variable
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 ENV_CAMERA_SHIFT = "ATLASVLA_LIBERO_CAMERA_SHIFT"
 
@@ -93,14 +96,29 @@ def move_camera(model: Any, shift: CameraShift) -> None:
     camera = mj_name2id(model, mjtObj.mjOBJ_CAMERA, SCENE_CAMERA)
     if camera < 0:
         return
-    before = Rotation.from_quat(model.cam_quat[camera], scalar_first=True)
-    # MuJoCo's cameras look along their -z; x is the image's right, y its up.
-    moved = before.apply(np.array([shift.right_cm, shift.up_cm, -shift.forward_cm]) / 100)
+    rotation = Rotation.from_quat(model.cam_quat[camera], scalar_first=True)
+    model.cam_pos[camera], turned = shifted(model.cam_pos[camera], rotation, shift)
+    model.cam_quat[camera] = turned.as_quat(scalar_first=True)
+
+
+def shifted(position: np.ndarray, rotation: Rotation, shift: CameraShift) -> tuple[np.ndarray, Rotation]:
+    """Move and turn a camera.
+
+    Args:
+        position: (3,), m, in the world.
+        rotation: From the camera's axes (MuJoCo's: x right, y up, the line of sight along -z) to the world's.
+        shift: The displacement.
+
+    Returns:
+        Position and rotation afterward.
+    """
+    from scipy.spatial.transform import Rotation
+
+    moved = rotation.apply(np.array([shift.right_cm, shift.up_cm, -shift.forward_cm]) / 100)
     pan = Rotation.from_rotvec([0, 0, -shift.pan_deg], degrees=True)
     tilt = Rotation.from_rotvec([shift.tilt_deg, 0, 0], degrees=True)
     roll = Rotation.from_rotvec([0, 0, -shift.roll_deg], degrees=True)
-    model.cam_pos[camera] += moved
-    model.cam_quat[camera] = (pan * before * tilt * roll).as_quat(scalar_first=True)
+    return position + moved, pan * rotation * tilt * roll
 
 
 def hook_simulations(module: ModuleType) -> None:

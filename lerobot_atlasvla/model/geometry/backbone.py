@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from lerobot_atlasvla.model.layers import RopeTables
 from lerobot_atlasvla.model.vision import check_image_size
 
+from .points import PointMap
+
 
 class AggregatorOutput(NamedTuple):
     """Output of a geometry backbone.
@@ -42,12 +44,21 @@ class GeometryBackbone(nn.Module):
 
     Attributes:
         gradient_checkpointing: Recompute each block in the backward pass instead of storing its activations.
+        point_layers: Layers that :meth:`points` reads; empty for a backbone that gives no points.
+        descriptor_dim: Width of the descriptors of its points; 0 without any.
+        cells_per_patch: Cells of a view's points for each of its patches.
+        point_frame: ``first_view`` where points and poses are in the first view's camera frame, or ``base`` where the
+            backbone has learned to see the robot's base.
     """
 
     # Flags that an image size which does not divide into patches names.
     size_flags = "--policy.image_size"
     patch_start_idx: int
     patch_embed: nn.Module
+    point_layers: tuple[int, ...] = ()
+    descriptor_dim: int = 0
+    cells_per_patch: int = 1
+    point_frame: str = "first_view"
 
     def __init__(self, *, patch_size: int, embed_dim: int, depth: int, num_heads: int):
         super().__init__()
@@ -88,6 +99,16 @@ class GeometryBackbone(nn.Module):
             grid: Patches per (column, row); their product is the number of patches.
             output_layers: As in :meth:`forward`.
         """
+
+    def points(self, layers: Sequence[Tensor], grid: tuple[int, int], patches_BVPC: Tensor | None = None) -> PointMap:
+        """Return the scene's points at the cells of every view.
+
+        Args:
+            layers: What :meth:`attend` returned for ``point_layers``.
+            grid: Patches per (column, row).
+            patches_BVPC: What it was given, for backbones that describe cells by their patch tokens.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no heads that give points.")
 
     @abstractmethod
     def block_names(self, layer: int) -> tuple[str, ...]:

@@ -17,6 +17,10 @@ from lerobot_atlasvla.model.layers import Block, RopeTables, rope_2d_tables
 from lerobot_atlasvla.model.vision import ImageNetScale, build_patch_embed
 
 from .backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
+from .point_heads import PointHeads, point_map
+from .points import PointMap
+from .record import HeadSizes
+from .vggt_points import VGGTPointHeads
 
 
 class Aggregator(GeometryBackbone):
@@ -37,6 +41,8 @@ class Aggregator(GeometryBackbone):
         layer_scale_init: Start value of the layer scale (0.01 in VGGT).
         has_blocks: Without frame and global blocks (an ablation), every layer's output is its input, twice.
         special_tokens: Whether camera and register tokens are put before the patches, as in VGGT.
+        heads: Sizes of the heads that make points of the last layer (:meth:`points`); None without.
+        own_heads: Whether VGGT's own camera and depth heads are there, which :meth:`points` then needs.
     """
 
     size_flags = "--policy.image_size, --policy.vggt_patch_size"
@@ -57,6 +63,8 @@ class Aggregator(GeometryBackbone):
         layer_scale_init: float = 0.01,
         has_blocks: bool = True,
         special_tokens: bool = True,
+        heads: HeadSizes | None = None,
+        own_heads: bool = False,
     ):
         super().__init__(patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
         if depth % aa_block_size:
@@ -86,6 +94,13 @@ class Aggregator(GeometryBackbone):
 
         self.frame_blocks = blocks()
         self.global_blocks = blocks()
+        self.point_heads = None if heads is None else PointHeads(2 * embed_dim, heads)
+        self.own_heads = VGGTPointHeads(embed_dim, depth, patch_size) if own_heads else None
+        if heads is not None:
+            self.point_layers, self.point_frame = (depth - 1,), heads.frame
+            self.descriptor_dim, self.cells_per_patch = heads.descriptor_dim, heads.cells_per_side**2
+        elif self.own_heads is not None:
+            self.point_layers, self.descriptor_dim = self.own_heads.layers, embed_dim
 
     def block_names(self, layer: int) -> tuple[str, ...]:
         """Return the names of a pair's two blocks."""
@@ -94,6 +109,18 @@ class Aggregator(GeometryBackbone):
     def geometry_blocks(self) -> list[nn.Module]:
         """Return all frame blocks, then all global ones."""
         return [*self.frame_blocks, *self.global_blocks]
+
+    def points(self, layers: Sequence[Tensor], grid: tuple[int, int], patches_BVPC: Tensor | None = None) -> PointMap:
+        """Return the points of heads made by ``atlasvla-pretrain``, or of VGGT's own.
+
+        As in :meth:`GeometryBackbone.points`. For the former with or without register tokens: the camera token comes
+        first, the patch tokens last.
+        """
+        if self.point_heads is not None:
+            return point_map(self.point_heads, layers, grid)
+        if self.own_heads is not None and patches_BVPC is not None:
+            return self.own_heads.points(layers, grid, patches_BVPC, self.patch_start_idx)
+        return super().points(layers, grid)
 
     def embed(self, images_BV3HW: Tensor) -> Tensor:
         """Patch tokens ``(B, V, P, C)`` of RGB images in [0, 1]."""

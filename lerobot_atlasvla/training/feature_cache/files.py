@@ -1,9 +1,9 @@
 """The files of a feature cache: one row per frame, found by the frame's index.
 
-``cache.json`` says what the rows depend on. ``features.bin`` has, per frame and copy, each layer's tokens, as the CPU
-lays them out. ``pixels.bin`` has a grid of pixels of each frame's views, by which a frame of
-another dataset is noticed. ``done.bin`` has one byte per frame, 1 once its row is complete. The files are sparse: rows
-that are not there take no room.
+``cache.json`` says what the rows depend on. ``features.bin`` has, per frame and copy, each layer's tokens and, for
+landmarks, the scene's points, as the CPU lays them out. ``pixels.bin`` has a grid of pixels of each frame's views, by
+which a frame of another dataset is noticed. ``done.bin`` has one byte per frame, 1 once its row is complete. The files
+are sparse: rows that are not there take no room.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
 from lerobot_atlasvla.files.replacing import SCRATCH, write_text
+from lerobot_atlasvla.model.geometry.points import PointMap
 from lerobot_atlasvla.model.types import GeometryTokens
 
 from .key import FLAG, FORMAT, WITHOUT, CacheKey, FeatureCacheError
@@ -143,9 +145,17 @@ class CacheReader:
         rows = torch.from_numpy(self._features[frames, copies])
         if device.type == "cuda":
             rows = rows.pin_memory()
-        values_BN = rows.to(device, non_blocking=True).view(key.torch_dtype)
-        layers = values_BN.unflatten(1, (len(key.output_layers), *key.layer)).unbind(1)
-        return GeometryTokens(tuple(layers), tuple(range(len(key.views))))
+        rows = rows.to(device, non_blocking=True)
+        values_BN, rest_BN = rows[:, : key.layer_bytes], rows[:, key.layer_bytes :]
+        layers: tuple[Tensor, ...] = ()
+        if key.output_layers:
+            values_BN = values_BN.contiguous().view(key.torch_dtype)
+            layers = values_BN.unflatten(1, (len(key.output_layers), *key.layer)).unbind(1)
+        points = None
+        if shapes := key.point_shapes:
+            parts = rest_BN.contiguous().view(torch.float32).split([prod(shape) for shape in shapes], dim=1)
+            points = PointMap(*(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)))
+        return GeometryTokens(layers, tuple(range(len(key.views))), points)
 
     def pixels(self, frames: np.ndarray) -> Tensor:
         """Return the remembered pixels, (B, V, 3, grid, grid), uint8."""
@@ -222,8 +232,8 @@ class CacheWriter:
 
 def _flat(geometry: GeometryTokens) -> Tensor:
     """One copy's bytes, (B, bytes)."""
-    parts = [layer.flatten(1) for layer in geometry.layers]
-    return torch.cat(parts, dim=1).cpu().contiguous().view(torch.uint8)
+    parts = [*geometry.layers, *(part.float() for part in geometry.points or ())]
+    return torch.cat([part.flatten(1).contiguous().view(torch.uint8) for part in parts], dim=1).cpu()
 
 
 def _write(file: int, content: np.ndarray, offset: int) -> None:

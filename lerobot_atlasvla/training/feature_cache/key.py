@@ -37,6 +37,8 @@ class CacheKey:
         output_layers: The layers read.
         dtype: Of the features.
         layer: Shape of one layer's tokens, (V, 1 + P, 2C).
+        points: Views, cells of a view and descriptor width of the points that landmarks are read from; ``None`` without
+            landmarks.
         format: Version of the files.
     """
 
@@ -50,10 +52,19 @@ class CacheKey:
     output_layers: tuple[int, ...]
     dtype: str
     layer: tuple[int, int, int]
+    points: tuple[int, int, int] | None = None
     format: int = FORMAT
 
     @classmethod
-    def of(cls, config: AtlasVLAConfig, *, dataset: str, frames: int, weights: str) -> Self:
+    def of(
+        cls,
+        config: AtlasVLAConfig,
+        *,
+        dataset: str,
+        frames: int,
+        weights: str,
+        points: tuple[int, int, int] | None = None,
+    ) -> Self:
         """Make the key of a policy's cache of one dataset; arguments as the attributes of those names."""
         patches = prod(side // config.patch_size for side in config.image_size)
         return cls(
@@ -67,16 +78,18 @@ class CacheKey:
             output_layers=config.geometry_layers,
             dtype=str(backbones.part_dtype(config, config.geometry_backbone)).removeprefix("torch."),
             layer=(len(config.view_keys), 1 + patches, 2 * config.geometry_dim),
+            points=points,
         )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Read the key that :meth:`to_json` wrote."""
-        lists = ("views", "image_size", "output_layers", "layer")
+        lists = ("views", "image_size", "output_layers", "layer", "points")
         # What the fingerprint was called while VGGT was the only backbone (up to commit eb51224).
         names = {"vggt": "weights"}
         values: dict[str, Any] = {
-            names.get(name, name): tuple(value) if name in lists else value for name, value in content.items()
+            names.get(name, name): tuple(value) if name in lists and value is not None else value
+            for name, value in content.items()
         }
         return cls(**values)
 
@@ -90,9 +103,22 @@ class CacheKey:
         return getattr(torch, self.dtype)
 
     @property
-    def copy_bytes(self) -> int:
-        """Return the size in bytes of one copy of one frame."""
+    def layer_bytes(self) -> int:
+        """Return the size in bytes of the layers of one copy of one frame."""
         return len(self.output_layers) * prod(self.layer) * self.torch_dtype.itemsize
+
+    @property
+    def point_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the parts of one frame's points, float32, in the order of a ``PointMap``."""
+        if self.points is None:
+            return ()
+        views, cells, width = self.points
+        return (views, cells, 3), (views, cells), (views, cells, width), (views, 3, 4)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Return the size in bytes of one copy of one frame: its layers, then its points."""
+        return self.layer_bytes + sum(map(prod, self.point_shapes)) * torch.float32.itemsize
 
     def differences(self, other: CacheKey) -> list[str]:
         """List what differs in ``other``: ``name: this, not that``."""

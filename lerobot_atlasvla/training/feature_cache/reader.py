@@ -1,6 +1,7 @@
 """The policy's side of a feature cache: rows for the frames of a batch, instead of a backbone's forward pass."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from lerobot_atlasvla.model.frozen import is_frozen
+from lerobot_atlasvla.model.geometry.points import PointMap
 from lerobot_atlasvla.model.types import GeometryTokens, Views
 
 from .files import PIXEL_GRID, CacheReader, read_key
@@ -139,6 +141,12 @@ class FeatureCache:
 def _merged(first: np.ndarray, one: GeometryTokens, other: GeometryTokens) -> GeometryTokens:
     """Samples of two origins in their old order: ``one`` has those where ``first`` is true."""
     order = np.argsort(np.concatenate((np.flatnonzero(first), np.flatnonzero(~first))))
-    places = torch.from_numpy(order).to(one.layers[0].device)
-    pairs = zip(one.layers, other.layers, strict=True)
-    return GeometryTokens(tuple(torch.cat(pair)[places] for pair in pairs), one.present)
+    places = torch.from_numpy(order)
+
+    def merge(some: Sequence[Tensor], rest: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.cat(pair)[places.to(pair[0].device)] for pair in zip(some, rest, strict=True)]
+
+    points = None
+    if one.points is not None and other.points is not None:
+        points = PointMap(*merge(one.points, other.points))
+    return GeometryTokens(tuple(merge(one.layers, other.layers)), one.present, points)

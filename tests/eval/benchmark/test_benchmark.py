@@ -11,7 +11,7 @@ from eval.benchmark.command import BenchmarkConfig, command, main, read
 from eval.common.commands import Process
 from eval.common.errors import EvalError
 from eval.report.results_table import results_block
-from tests.eval.benchmark.test_benchmark_report import figures
+from tests.eval.benchmark.pages.test_report import figures
 
 # Presets are found from there.
 pytestmark = pytest.mark.usefixtures("in_repository_root")
@@ -64,7 +64,7 @@ def test_all_leaves_the_largest_to_a_gpu():
     assert {"act", "smolvla", "xvla", "pi0"} <= set(cfg.named())
     assert set(cfg.left_out()) == {"pi05", "pi0_fast"}
     cfg.device = "cuda"
-    assert {"pi05", "atlasvla_libero+graphs"} <= set(cfg.named())
+    assert {"pi05", "atlasvla_libero+graphs", "atlasvla_da3_base", "atlasvla_da3_small+graphs"} <= set(cfg.named())
     assert cfg.left_out() == {}
 
 
@@ -129,7 +129,7 @@ def test_rounds_take_turns_and_a_failure_is_listed(tmp_path, monkeypatch):
     assert len(list(root.iterdir())) == 2
 
 
-def test_real_processes(tmp_path):
+def test_real_processes(tmp_path, capsys):
     flags = ["--policies=[atlasvla_tiny, act+compile]", "--device=cpu", "--rounds=1", "--threads=1"]
     flags += ["--batch_sizes=[2]", "--repetitions=2", "--train_steps=2", "--warmup=1"]
     assert main([*flags, f"--reports={tmp_path}/reports", f"--root={tmp_path}/root"]) == 0
@@ -137,6 +137,9 @@ def test_real_processes(tmp_path):
     (row,) = content["rows"]
     assert (row["policy"], row["errors"], row["finite"], row["threads"]) == ("atlasvla_tiny", [], True, 1)
     assert row["training"][0]["samples_per_s"] > 0
+    assert 0.07e9 < row["chunk_flops"]["float32"] < 0.09e9
+    assert 0 < row["floor_ms"] < row["model"]["p50_ms"]
+    assert "ceiling of matrix products: float32" in capsys.readouterr().out
     assert 0 < row["imports_s"] < row["time_to_first_action_s"]
     assert content["not_measured"] == {"act+compile": "ValueError: act has no setting for +compile"}
     states = {target["policy"]: target["state"] for target in content["targets"]}

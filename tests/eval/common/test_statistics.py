@@ -11,6 +11,7 @@ from eval.common.statistics import (
     mean_interval,
     mean_over_seeds,
     newcombe_difference,
+    paired_difference,
     wilson_interval,
 )
 
@@ -98,3 +99,32 @@ def test_interval_of_a_mean():
     assert mean_interval([0.7]) == (0.7, None, None)
     with pytest.raises(ValueError, match="at least one value"):
         mean_interval([])
+
+
+@pytest.mark.parametrize(
+    ("counts", "difference", "low", "high"),
+    # Newcombe, Statistics in Medicine 17, 1998, pages 2635-2650, method 10: two of its examples, then both corners.
+    [
+        ((36, 12, 2, 0), 0.2000, 0.0569, 0.3404),
+        ((20, 12, 2, 16), 0.2000, 0.0562, 0.3292),
+        ((0, 10, 0, 0), 1.0, 0.6075, 1.0),
+        ((0, 0, 0, 10), 0.0, -0.2775, 0.2775),
+    ],
+)
+def test_paired_difference(counts, difference, low, high):
+    assert paired_difference(*counts) == pytest.approx((difference, low, high), abs=1e-4)
+    both, only_a, only_b, neither = counts
+    assert paired_difference(both, only_b, only_a, neither) == pytest.approx((-difference, -high, -low), abs=1e-4)
+
+
+def test_pairs_that_mostly_agree_give_a_narrower_interval_than_two_groups():
+    _, low, high = paired_difference(40, 8, 2, 50)
+    _, unpaired_low, unpaired_high = newcombe_difference(48, 100, 42, 100)
+    assert low > unpaired_low
+    assert high < unpaired_high
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0, 0), (1, -1, 0, 0)])
+def test_pairs_that_cannot_be(counts):
+    with pytest.raises(ValueError, match=r"at least one rollout|can't be negative"):
+        paired_difference(*counts)

@@ -19,10 +19,11 @@ from lerobot_atlasvla.inspection.depth import GeometryReader
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
 from tests.conftest import IMAGE, STATE, TASK, WRIST, dataset_stats
 from tests.helpers import released
+from tests.helpers.landmark_policies import save_checkpoint
 
 PIXELS = 48
 EPISODES, LENGTH = 2, 3
-HEADS = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (4, 8, 8, 8)}
+HEADS = {"depth_layers": (0, 1, 2, 3), "depth_features": 8, "depth_channels": (8, 16, 32, 32)}
 
 
 def colors(frame: int) -> tuple[int, int]:
@@ -199,3 +200,10 @@ def test_an_output_folder_that_is_a_file(checkpoint, dataset_root, tmp_path):
     taken.write_text("mine")
     assert f"--output_dir={taken} can't be written to" in refused(GeometryViewConfig(checkpoint, dataset_root, taken))
     assert taken.read_text() == "mine"
+
+
+def test_a_decoder_that_sees_landmarks_only_has_nothing_to_show(dataset_root, tmp_path):
+    folder = save_checkpoint(tmp_path / "saved", query_conditioning="only_landmarks")
+    message = refused(GeometryViewConfig(folder, dataset_root, tmp_path / "out"))
+    assert "only_landmarks" in message
+    assert f"--checkpoint={folder}" in message

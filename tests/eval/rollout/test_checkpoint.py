@@ -13,7 +13,8 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.tdmpc.configuration_tdmpc import TDMPCConfig
 
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import read_checkpoint
+from eval.rollout.checkpoint import open_policy, read_checkpoint
+from eval.rollout.settings import RunConfig
 from eval.rollout.training_record import training_record
 from tests.conftest import CHUNK, tiny_config
 
@@ -102,6 +103,17 @@ def test_a_temporal_ensemble_looks_at_every_step(tmp_path):
     # ACT's own check, through the flag.
     with pytest.raises(EvalError, match="n_action_steps"):
         read_checkpoint(folder, "cpu", 5)
+
+
+def test_a_temporal_ensemble_of_ours_is_set_by_the_flag(trained, tmp_path):
+    asked = {"n_action_steps": 1, "temporal_ensemble_coeff": 0.01}
+    checkpoint = read_checkpoint(trained, "cpu", **asked)
+    assert (checkpoint.config.temporal_ensemble_coeff, checkpoint.images_every) == (0.01, 1)
+    # The policy's own check, and a policy that has no such setting.
+    with pytest.raises(EvalError, match=r"n_action_steps must be 1, got 4 \(--policy\.n_action_steps=1"):
+        read_checkpoint(trained, "cpu", temporal_ensemble_coeff=0.01)
+    with pytest.raises(EvalError, match=r"--temporal_ensemble_coeff=0\.01 cannot be set: a policy of type diffusion"):
+        read_checkpoint(save(tmp_path / "diffusion", DiffusionConfig(**FEATURES)), "cpu", temporal_ensemble_coeff=0.01)
 
 
 def test_action_steps_of_a_policy_without_them_are_refused(tmp_path, monkeypatch):
@@ -195,3 +207,10 @@ def test_part_of_a_dataset_and_no_dataset(trained, tmp_path):
     assert record["minutes"] is None
     file.unlink()
     assert training_record(folder) is None
+
+
+def test_an_overlay_needs_a_decoder_that_looks_at_images(tmp_path):
+    folder = save(tmp_path / "saved", tiny_config(query_conditioning="only_landmarks"))
+    cfg = RunConfig(checkpoint=folder, output_dir=tmp_path / "out", overlay=True, device="cpu")
+    with pytest.raises(EvalError, match=r"--overlay=true.*query_conditioning=only_landmarks"):
+        open_policy(cfg)

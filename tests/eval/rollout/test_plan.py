@@ -22,6 +22,17 @@ def test_the_same_command_again_changes_nothing(checkpoint, simulated, capsys):
     assert {file.name: file.read_bytes() for file in (checkpoint.parent / "out").iterdir()} == before
 
 
+def test_a_run_with_a_temporal_ensemble_is_not_continued_without_or_the_other_way_round(checkpoint, simulated):
+    single = [*BASE, "--task_ids=[0]", "--episodes=1", "--n_action_steps=1"]
+    ensemble = [*single, "--temporal_ensemble_coeff=0.01", "--output_dir=ensemble"]
+    assert main(single) == main(ensemble) == 0
+    assert read_run("ensemble").settings["temporal_ensemble_coeff"] == 0.01
+    assert "temporal_ensemble_coeff" not in read_run("out").settings
+    assert main(ensemble) == 0
+    assert main([*single, "--temporal_ensemble_coeff=0.01"]) == 1
+    assert main([*single, "--output_dir=ensemble"]) == 1
+
+
 def test_a_run_can_grow(checkpoint, simulated):
     assert main([*BASE, "--task_ids=[1]", "--episodes=2"]) == 0
     assert main([*BASE, "--task_ids=[1, 2]", "--seeds=[1000, 7]", "--episodes=3", "--workers=1"]) == 0

@@ -3,14 +3,15 @@
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
+from lerobot_atlasvla.libero.demonstrations import collector as collector_module
 from tests.libero.demonstrations.fake_simulator import SOURCE, FakePool, fake_attempt
 
 
 @pytest.fixture
 def fake_simulator(monkeypatch):
-    monkeypatch.setattr(collect_module, "ProcessPoolExecutor", FakePool)
+    monkeypatch.setattr(collector_module, "ProcessPoolExecutor", FakePool)
     monkeypatch.setattr(collect_module, "run_job", fake_attempt)
-    monkeypatch.setattr(collect_module, "describe_source", lambda: SOURCE)
+    monkeypatch.setattr(collector_module, "describe_source", lambda: SOURCE)
 
 
 @pytest.fixture
@@ -18,4 +19,4 @@ def no_simulator(monkeypatch):
     def started(*args, **kwargs):
         pytest.fail("a worker process was started")
 
-    monkeypatch.setattr(collect_module, "ProcessPoolExecutor", started)
+    monkeypatch.setattr(collector_module, "ProcessPoolExecutor", started)

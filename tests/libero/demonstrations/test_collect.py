@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
+from lerobot_atlasvla.libero.demonstrations import collector as collector_module
 from lerobot_atlasvla.libero.demonstrations.collect import CollectConfig, CollectionError, collect, main
 from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
@@ -30,7 +31,7 @@ def test_a_dataset_can_grow(tmp_path, fake_simulator):
 
 def test_the_same_command_again_changes_nothing(tmp_path, fake_simulator, monkeypatch):
     collect(config(tmp_path / "ds"))
-    monkeypatch.setattr(collect_module, "ProcessPoolExecutor", None)  # a finished dataset needs no workers
+    monkeypatch.setattr(collector_module, "ProcessPoolExecutor", None)  # a finished dataset needs no workers
     assert collect(config(tmp_path / "ds")).new_episodes == 0
     assert contents(tmp_path / "ds") == EXPECTED
 
@@ -87,7 +88,7 @@ def test_a_dataset_of_other_features_is_refused(tmp_path, fake_simulator, monkey
     features = json.loads(info.read_text())
     features["features"]["observation.depth"] = {"dtype": "float32", "shape": [1], "names": None}
     info.write_text(json.dumps(features))
-    monkeypatch.setattr(collect_module, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(collector_module, "ProcessPoolExecutor", None)
     with pytest.raises(CollectionError, match=r"other features .* differ in observation\.depth"):
         collect(config(root, task_ids=[2]))
 

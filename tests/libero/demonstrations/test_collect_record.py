@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
+from lerobot_atlasvla.libero.demonstrations import collector as collector_module
 from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect
 from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
-from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Displacement, Job
+from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
+from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement
 from tests.libero.demonstrations.fake_simulator import EXPECTED, SOURCE, config, contents, fake_attempt
 
 
@@ -105,7 +107,7 @@ def test_a_dataset_from_before_there_were_recoveries_has_none(tmp_path, fake_sim
 
 def test_other_assets_cannot_continue_a_dataset(tmp_path, fake_simulator, monkeypatch):
     collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=1))
-    monkeypatch.setattr(collect_module, "describe_source", lambda: SOURCE | {"assets": "official"})
+    monkeypatch.setattr(collector_module, "describe_source", lambda: SOURCE | {"assets": "official"})
     with pytest.raises(CollectionError, match=r"official assets.*stand-in ones.*ATLASVLA_LIBERO_ASSETS"):
         collect(config(tmp_path / "ds"))
 
@@ -115,12 +117,12 @@ def test_other_files_of_official_assets_are_told(tmp_path, fake_simulator, monke
         return {"assets": "official", "simulator": {"mujoco": "0", "assets": label}}
 
     # As earlier versions recorded it.
-    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official"))
+    monkeypatch.setattr(collector_module, "describe_source", lambda: source("official"))
     collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=1))
-    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official (verified)"))
+    monkeypatch.setattr(collector_module, "describe_source", lambda: source("official (verified)"))
     collect(config(tmp_path / "ds", task_ids=[2], episodes_per_task=2))
     assert "begun with assets" not in caplog.text
     collect(config(tmp_path / "new", task_ids=[2], episodes_per_task=1))
-    monkeypatch.setattr(collect_module, "describe_source", lambda: source("official (1 of 584 files differ)"))
+    monkeypatch.setattr(collector_module, "describe_source", lambda: source("official (1 of 584 files differ)"))
     collect(config(tmp_path / "new", task_ids=[2], episodes_per_task=2))
     assert "begun with assets official (verified); this run has official (1 of 584 files differ)" in caplog.text

@@ -17,6 +17,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     rotate_image,
 )
 from lerobot_atlasvla.libero.experts.mishaps import Mishap
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SPATIAL
 
 # -- noise -------------------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,8 @@ class BlindDemonstrator(Demonstrator):
             self.env.env.modify_observable(name, "enabled", enabled and not name.endswith("_image"))
 
     def run(self, attempt: int = 0, share: float = 1.0, **settings) -> Attempt:
-        return self.attempt(CollectConfig("unused", recovery_share=share, **settings).job(SHORT_TASK, attempt))
+        config = CollectConfig("unused", recovery_share=share, **settings)
+        return self.attempt(config.job((SPATIAL, SHORT_TASK), attempt))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ def test_a_recovery_shows_the_way_back_and_not_the_mishap(blind, monkeypatch):
     assert attempt.trajectory is not None
     assert blind.env.check_success()
     actions = attempt.trajectory.actions
-    mishap = np.array(executed[episode.SETTLE_STEPS : -len(actions)])
+    mishap = np.array(executed[SETTLE_STEPS : -len(actions)])
     assert 1.0 in mishap[:, 6]
     np.testing.assert_array_equal(np.array(executed[-len(actions) :]), actions)  # the labels are the way back alone
     # The fingers are closed on nothing, which a robot that starts afresh never shows; the first thing is to open them.
@@ -200,3 +202,28 @@ def test_a_way_back_of_many_grasps_is_a_failed_attempt(blind, monkeypatch):
     attempt = blind.run()
     assert attempt.recovery
     assert attempt.trajectory is None
+
+
+# -- other cameras -----------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_from_an_unmoved_camera_is_the_same_to_the_byte():
+    still = {"kind_share": 0.0, "noise": 0.0, "recovery_share": 0.0, "extra_steps": 2, "image_size": 32}
+    settings = CollectConfig("unused", random_cameras=1, store_geometry=True, **still)
+    demonstrator = Demonstrator("libero_spatial", SHORT_TASK, image_size=32)
+    try:
+        answers = iter([False, True])  # at the start, at the end
+        demonstrator.env.check_success = lambda: next(answers)
+        step = demonstrator.env.step
+        demonstrator.env.step = lambda action: (*step(action)[:2], True, {})
+        attempt = demonstrator.attempt(settings.job((SPATIAL, SHORT_TASK), 0))
+    finally:
+        demonstrator.close()
+    original, copy = attempt.episodes
+    assert len(original) == 3
+    np.testing.assert_array_equal(copy.agentview, original.agentview)
+    for key, values in original.geometry.items():
+        np.testing.assert_array_equal(copy.geometry[key], values)
+    assert original.geometry["observation.depth.wrist"].shape == (3, 8, 8)
+    assert copy.wrist is original.wrist
+    assert len(np.unique(original.agentview)) > 50

@@ -14,7 +14,6 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     Trajectory,
     libero_features,
     rotate_image,
-    trajectory_frames,
 )
 
 # meta/info.json of lerobot/libero_spatial_image, without the columns that LeRobot adds to every dataset.
@@ -81,7 +80,7 @@ def test_dataset_created_from_the_schema_has_the_published_metadata(tmp_path):
         root=tmp_path / "ds",
         use_videos=False,
     )
-    for frame in trajectory_frames(random_trajectory(), "pick up the bowl"):
+    for frame in random_trajectory().frames("pick up the bowl"):
         dataset.add_frame(frame)
     dataset.save_episode()
     dataset.finalize()
@@ -112,7 +111,7 @@ def test_frames_equal_lerobots_evaluation_pipeline():
     from lerobot.processor.env_processor import LiberoProcessorStep
 
     trajectory = random_trajectory()
-    frames = list(trajectory_frames(trajectory, "pick up the bowl"))
+    frames = list(trajectory.frames("pick up the bowl"))
     assert len(frames) == 5
     for t, frame in enumerate(frames):
         # What LeRobot's LiberoEnv returns for this moment, in a vector environment of one.

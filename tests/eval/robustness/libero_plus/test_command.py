@@ -188,6 +188,16 @@ def test_runs_on_libero_and_on_libero_plus_do_not_mix(plus, capsys):
     ("flags", "message"),
     [
         (["--categories=[light]"], "--categories names 'light', which needs LIBERO-Plus's own assets"),
+        (["--categories=[wind]"], "--categories names 'wind'; allowed: camera, robot, language, noise, layout, light"),
+        (["--suites=[libero_90]"], "--suites names 'libero_90'; LIBERO-Plus has libero_spatial"),
+        (["--levels=[9]"], "--levels names 9; LIBERO-Plus has the levels 1 to 5"),
+        (["--fraction=0"], "--fraction=0.0 must lie above 0 and be at most 1"),
+        (["--fraction=1.5"], "--fraction=1.5 must lie above 0 and be at most 1"),
+        (["--image_size=0"], "--image_size=0 must be at least 1"),
+        (
+            ["--cameras={agentview_image: front}"],
+            "--cameras maps to the views front, but the policy needs exactly image",
+        ),
         (["--prompt=raw"], "--prompt=raw is not a prompt; allowed: clean (the training instruction"),
         (["--robot_start=home"], "--robot_start=home is not a start; allowed: original (as LIBERO-Plus"),
         (["--levels=[3]"], "--levels=[3] needs the levels"),
@@ -208,6 +218,36 @@ def test_what_is_refused_leaves_nothing_behind(plus, jobs, flags, message):
     assert jobs == []
 
 
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ({"front": 64, "side": 64}, "It is not clear which of the policy's views"),
+        ({"image": 64, "wrist_image": 64, "front": 64}, "It is not clear which of the policy's views"),
+        (
+            {"image": 64, "wrist_image": 32},
+            "The policy's views are not square, or of several sizes; choose one with --im",
+        ),
+    ],
+)
+def test_a_policy_of_other_cameras_or_sizes_is_told(plus, jobs, views, message):
+    file = Path("checkpoint/config.json")
+    config = json.loads(file.read_text())
+    state = config["input_features"]["observation.state"]
+    cameras = {f"observation.images.{view}": {"type": "VISUAL", "shape": [3, p, p]} for view, p in views.items()}
+    file.write_text(json.dumps(config | {"input_features": cameras | {"observation.state": state}}))
+    status, printed = plus("--fraction=0.1")
+    assert status == 1
+    assert message in printed.err.strip().splitlines()[-1]
+    assert (jobs, Path("out").exists()) == ([], False)
+
+
+def test_two_controls_of_one_name_stay_two(plus):
+    for folder in ("a/blind", "b/blind"):
+        assert plus(f"--output_dir={folder}", "--categories=[layout]")[0] == 0
+    assert plus("--categories=[layout]", "--controls=[a/blind, b/blind]")[0] == 0
+    assert [control["label"] for control in content()["controls"]] == ["a/blind", "b/blind"]
+
+
 def test_controls_are_paired(plus):
     assert plus("--output_dir=blind", "--fraction=0.5")[0] == 0
     assert plus("--controls=[blind]")[0] == 0
@@ -216,7 +256,10 @@ def test_controls_are_paired(plus):
     assert control["paired_total"]["both"] + control["paired_total"]["neither"] == control["total"]["rollouts"]
     assert control["paired_total"]["only_a"] == control["paired_total"]["only_b"] == 0
     assert control["paired_total"]["unshared_a"] == 46 - control["total"]["rollouts"]
-    assert "## Beside blind" in Path("out/report.md").read_text()
+    assert control["paired_total"]["paired_difference"][0] == 0
+    page = Path("out/report.md").read_text()
+    assert "## Beside blind" in page
+    assert "paired difference [95 % interval]" in page
 
 
 def test_a_control_with_another_prompt_is_refused(plus):
@@ -224,6 +267,17 @@ def test_a_control_with_another_prompt_is_refused(plus):
     status, printed = plus("--controls=[blind]")
     assert status == 1
     assert "its prompt is bddl, not clean" in printed.err
+
+
+def test_another_tasks_instruction_is_no_result_on_libero_plus(plus, jobs):
+    assert plus("--prompt=other_task", "--categories=[language, camera]")[0] == 0
+    told = {job.task.name: job.task.instruction for job in jobs}
+    assert told[f"{BOWL}_language_1_view_0_0_100_0_0_initstate_0"] == DRAWER.replace("_", " ")
+    assert told[f"{DRAWER}_view_25_0_100_0_0_initstate_0"] == BOWL.replace("_", " ")
+    assert (content()["prompt"], content()["published"]) == ("other_task", [])
+    page = Path("out/report.md").read_text()
+    assert "not a result on LIBERO-Plus" in " ".join(page.split())
+    assert "## Published" not in page
 
 
 def test_displaced_objects_are_marked(plus):

@@ -9,7 +9,7 @@ import pytest
 from eval.common.errors import EvalError
 from eval.robustness.libero_plus.catalog import Catalog, read_catalog
 from eval.robustness.libero_plus.selection import Selection
-from eval.robustness.libero_plus.tasks import CATEGORIES
+from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS
 from tests.eval.robustness.wheels import BOWL, DRAWER, plus_wheel
 
 ALL = Selection(["libero_spatial"], CATEGORIES, levels=None, task_names=None, fraction=1.0, seed=0)
@@ -64,6 +64,17 @@ def test_levels(graded):
     assert 0 < len(found) < len(ALL.choose(graded))
 
 
+def test_with_libero_plus_own_assets_everything_can_be_run(catalog):
+    found = replace(ALL, categories=ALL_CATEGORIES, own_assets=True).choose(catalog)
+    assert Counter(task.category for task in found if task.category in NEEDS_ASSETS) == {
+        "light": 2,
+        "background": 4,
+        "layout_add": 2,
+    }
+    (named,) = replace(ALL, categories=["light"], task_names=[f"{BOWL}_light_4"], own_assets=True).choose(catalog)
+    assert named.name == f"{BOWL}_light_4"
+
+
 def test_named_tasks(catalog):
     names = [f"{DRAWER}_level1_sample2", f"{BOWL}_view_3_0_100_0_0_initstate_0"]
     assert [task.name for task in replace(ALL, task_names=names).choose(catalog)] == names[::-1]
@@ -76,7 +87,7 @@ def test_named_tasks(catalog):
         ({"suites": []}, "--suites=.* must name at least one"),
         ({"categories": ["camera", "camera"]}, "--categories=.* must name at least one, and none twice"),
         ({"categories": ["wind"]}, "--categories names 'wind'; allowed: camera, robot"),
-        ({"categories": ["light"]}, "--categories names 'light', which needs LIBERO-Plus's own assets"),
+        ({"categories": ["light"]}, "--categories names 'light', which needs .*: give their folder as --plus_assets"),
         ({"categories": ["background"]}, "which needs LIBERO-Plus's own assets, scenes with other tables"),
         ({"categories": ["layout_add"]}, "which needs LIBERO-Plus's own assets, objects that LIBERO does not have"),
         ({"levels": [6]}, "--levels names 6; LIBERO-Plus has the levels 1 to 5"),
@@ -87,7 +98,10 @@ def test_named_tasks(catalog):
         ({"seed": -1}, "--selection_seed=-1 must be at least 0"),
         ({"task_names": ["x"], "fraction": 0.5}, "--task_names and --fraction exclude each other"),
         ({"task_names": [f"{BOWL}_view_3_0_100_0_0_initstate_1"]}, "did you mean .*initstate"),
-        ({"task_names": [f"{BOWL}_light_4"]}, "which needs LIBERO-Plus's own assets, scenes with other lamps"),
+        (
+            {"task_names": [f"{BOWL}_light_4"]},
+            "which needs .*, scenes with other lamps: give their folder as --plus_assets",
+        ),
         (
             {"task_names": [f"{BOWL}_view_3_0_100_0_0_initstate_0"], "categories": ["noise", "robot"]},
             "of category camera, but --categories=.'noise', 'robot'.",

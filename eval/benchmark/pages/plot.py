@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmark.report import trained_at
+from eval.benchmark.pages.report import trained_at
 from eval.report.plots import new_figure, save
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from eval.benchmark.report import CACHED, NOT_IN_RUN, add_ratios, benchmark_page, summarize, targets
+from eval.benchmark.pages.report import NOT_IN_RUN, add_ratios, benchmark_page, floors, summarize
+from eval.benchmark.pages.targets import CACHED, targets
 
 
 def figures(model_ms: float = 10.0, training: dict | None = None, **changes) -> dict:
@@ -14,7 +15,7 @@ def figures(model_ms: float = 10.0, training: dict | None = None, **changes) -> 
         for size, found in (training or {8: 0.5, 16: 1.0}).items()
     ]
     return {
-        "precision": "dtype float32",
+        "precision": "dtype bfloat16",
         "notes": [],
         "parameters": 2_000_000,
         "trained_parameters": 1_000_000,
@@ -26,6 +27,8 @@ def figures(model_ms: float = 10.0, training: dict | None = None, **changes) -> 
         "sensor_s": [2 * model_ms / 1000] * 10,
         "between_s": [0.001] * 10,
         "training": entries,
+        "ceiling_flops_per_s": {"float32": 1e12, "bfloat16": 8e12},
+        "chunk_flops": {"float32": 10**9, "bfloat16": 64 * 10**9},
         "before_build_bytes": 10**9,
         "inference_peak_bytes": 3 * 10**9,
         "imports_s": 5.0,
@@ -93,19 +96,68 @@ def test_a_batch_size_out_of_memory_has_no_ratio():
 
 def test_targets_met_on_the_gpu_they_are_for():
     rows = rows_of(atlasvla_libero=figures(5.0), smolvla=figures(11.0, {16: 1.5}))
+    rows[0]["floor_share"] = 9 / 9.5
     found = states(rows)
     assert found.pop(f"{CACHED} >= 10 x") == "unmeasured"
-    assert len(found) == 6
+    assert len(found) == 8
     assert set(found.values()) == {"met"}
 
 
 def test_targets_missed():
     slow = figures(7.0, {8: 1.0, 16: 2.0}) | {"checkpoint_bytes": 301_000_000, "inference_peak_bytes": 31 * 10**8}
     slow["training"][0]["peak_bytes"] = 11 * 10**9
-    found = states(rows_of(atlasvla_libero=slow, smolvla=figures(13.0, {16: 1.9})))
+    rows = rows_of(atlasvla_libero=slow, smolvla=figures(9.0, {16: 1.9}))
+    rows[0]["floor_share"] = 0.9
+    found = states(rows)
     del found[f"{CACHED} >= 10 x"]
-    assert len(found) == 6
+    assert len(found) == 8
     assert set(found.values()) == {"missed"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "good", "bad"),
+    [("atlasvla_da3_small", (4.0, 0.2), (6.0, 0.3)), ("atlasvla_da3_base", (14.0, 0.6), (16.0, 0.7))],
+)
+def test_targets_of_da3_beside_smolvla(preset, good, bad):
+    for (latency_ms, step_s), gb, state in ((good, 2.9, "met"), (bad, 5.1, "missed")):
+        row = figures(latency_ms, {8: 1.0, 16: step_s})
+        row["training"][0]["peak_bytes"] = int(gb * 1e9)
+        rows = rows_of("cpu", **{preset: row, "smolvla": figures(100.0, {16: 2.0})})
+        found = {target.metric: target.state for target in targets(rows, "cpu", "") if target.policy == preset}
+        on_gpu = [found.pop(metric) for metric in list(found) if metric.startswith("chunk latency, model-only")]
+        assert set(on_gpu) <= {"unmeasured"}
+        assert len(found) == 3
+        assert set(found.values()) == {state}
+    in_float32 = rows_of("cpu", **{preset: row | {"precision": "dtype float32"}})
+    found = [target for target in targets(in_float32, "cpu", "") if target.metric.startswith("training memory")]
+    assert [
+        (target.state, "needs --dtype=bfloat16" in target.measured) for target in found if target.policy == preset
+    ] == [("unmeasured", True)]
+
+
+def test_a_gpu_target_of_da3():
+    for name, latency_ms, state in (("NVIDIA H100", 2.9, "met"), ("NVIDIA H200", 3.1, "missed")):
+        rows = rows_of(**{"atlasvla_da3_base+graphs": figures(latency_ms)})
+        assert states(rows, gpu=name)["chunk latency, model-only P50 <= 3 ms"] == state
+
+
+def test_the_floor_is_each_dtypes_arithmetic_at_its_ceiling():
+    slower = figures() | {"ceiling_flops_per_s": {"float32": 0.5e12, "bfloat16": 4e12}}
+    (row,) = rows_of(act=[slower, figures()])
+    # 1 GFLOP at 1 TFLOP/s and 64 at 8, of 10 ms.
+    assert (row["floor_ms"], row["floor_share"]) == (pytest.approx(9.0), pytest.approx(0.9))
+    assert floors([row]) == [
+        "ceiling of matrix products: float32 1,000 GFLOP/s, bfloat16 8,000 GFLOP/s, 2 threads",
+        "floor: act: 9 ms of 10 ms a chunk, 90 %",
+    ]
+
+
+def test_no_floor_without_a_count_or_for_an_unknown_dtype():
+    uncounted, half = figures(), figures() | {"chunk_flops": {"float16": 10**9}}
+    del uncounted["chunk_flops"]
+    rows = rows_of(act=uncounted, smolvla=half)
+    assert [(row["floor_ms"], row["floor_share"]) for row in rows] == [(None, None)] * 2
+    assert floors(rows) == []
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(0.1, "met"), (0.3, "missed")])
@@ -134,7 +186,7 @@ def test_what_a_cpu_or_another_gpu_leaves_open():
 def test_targets_without_the_default_preset_are_listed_as_unmeasured():
     found = targets(rows_of("cpu", atlasvla_tiny=figures(5.0, {16: 0.05})), "cpu", "")
     unmeasured = [target for target in found if target.policy.startswith("atlasvla_libero")]
-    assert len(unmeasured) == 7
+    assert len(unmeasured) == 9
     assert {target.state for target in unmeasured} == {"unmeasured"}
     tiny = [target.state for target in found if target.policy == "atlasvla_tiny"]
     assert tiny == ["met", "met"]
@@ -167,6 +219,7 @@ def test_markdown():
     assert "| act | 16 (spread one round), 8.00 GB | out of memory |" in text
     assert f"| act | {NOT_IN_RUN} | {NOT_IN_RUN} | {NOT_IN_RUN} | 1.00x | 1.00x | - |" in text
     assert "| act | 2.0 / 1.0 | 2.00 (3.00) | 231.0 | 6.5 | 5.00 / 1.00 / 0.50 |" in text
-    assert "- act: dtype float32; random ResNet" in text
+    assert "| act | 1 float32, 64 bfloat16 | 1,000 / 8,000 | 9 | 10 | 90 % |" in text
+    assert "- act: dtype bfloat16; random ResNet" in text
     assert "- vqbet: ValueError: one image" in text
     assert "preliminary" in text

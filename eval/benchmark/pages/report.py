@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from eval.benchmark.settings import DEFAULT_PRESET, split
+from eval.benchmark.ceiling import DTYPES, floor_s
+from eval.benchmark.settings import split
 from eval.common.markdown import origin, table, table_of
 
 REFERENCES = ("smolvla", "act")
 NOT_IN_RUN = "n/a: not in this run"
 # Actions that everybody executes per chunk in one of the columns.
 EXECUTED = 10
-TARGET_GPU = "H200"
-CPU_PRESET = "atlasvla_tiny"
-CACHED_PRESET = f"{DEFAULT_PRESET}+cache"
-CACHED = "training samples/s from the feature cache over SmolVLA's, batch 16"
 
 NOTE = """One process per policy and round, rounds in turn, so that a machine that slows down does so for all; quantiles
 are over the calls of all rounds. *Spread* is how far the rounds' medians are apart, as a share of the lowest: a
@@ -35,7 +31,13 @@ RATIO_NOTE = """To the quickest variant of the baseline in this run. Latency: mo
 samples per second at the same batch size, higher is better."""
 TRAINING_NOTE = """Forward, backward, clipping, the policy's own optimizer and parameter groups; the batch is
 preprocessed and on the device before. Samples per second from the median step. Memory is the peak over these steps: of
-tensors on a GPU, otherwise of the process (resident)."""
+tensors on a GPU, otherwise of the process (resident: Python, its libraries, mapped files and all). Steps before the
+timed ones do not count: with `--weights`, a preset's frozen language model is released in them, as in training once
+all instructions are encoded; random weights made in memory could not be read again and stay."""
+FLOOR_NOTE = """What a chunk takes at least: the FLOP of its matrix products, convolutions and attentions, each at the
+best rate that `torch.matmul` of square matrices reached in the same process with the same threads, right after the
+timed chunks (best of all rounds; on a GPU float32 is TF32). The instruction is encoded once, so a preset's count is
+without its language model. *Share*: the floor over the model-only P50."""
 SIZE_NOTE = """Inference memory: peak of tensors on a GPU (without CUDA's own context); on a CPU the growth of the
 process from before the policy was built to its peak while acting, and the whole process in brackets. Time to first
 action is from the start of the process, and includes drawing random weights where a real policy would read a file."""
@@ -58,6 +60,7 @@ def summarize(name: str, rounds: Sequence[Mapping[str, Any]], device: str) -> di
     own, shared = row["n_action_steps"], min(EXECUTED, row["chunk_size"])
     row["actions_per_s"] = _actions_per_s(row, own)
     row["actions_per_s_at_10"] = _actions_per_s(row, EXECUTED) if shared == EXECUTED else None
+    row |= _floor(rounds, row["model"]["p50_ms"])
     sizes = list(dict.fromkeys(entry["batch_size"] for one in rounds for entry in one.get("training", [])))
     row["training"] = [_training(size, rounds) for size in sizes]
     peak = max(one["inference_peak_bytes"] for one in rounds)
@@ -81,6 +84,17 @@ def _latency(rounds: Sequence[Sequence[float]]) -> dict[str, float | None]:
 def _spread(rounds: Sequence[Sequence[float]]) -> float | None:
     medians = [statistics.median(values) for values in rounds if len(values)]
     return max(medians) / min(medians) - 1 if len(medians) > 1 else None
+
+
+def _floor(rounds: Sequence[Mapping[str, Any]], p50_ms: float | None) -> dict[str, Any]:
+    """Return the arithmetic of a chunk, the machine's best rates, and the share of the chunk that they explain."""
+    ceilings = [one["ceiling_flops_per_s"] for one in rounds if "ceiling_flops_per_s" in one]
+    ceiling = {dtype: max(rates[dtype] for rates in ceilings) for dtype in DTYPES if ceilings}
+    flops = next((one["chunk_flops"] for one in rounds if "chunk_flops" in one), {})
+    at_least_s = floor_s(flops, ceiling)
+    floor_ms = None if at_least_s is None else 1000 * at_least_s
+    share = floor_ms / p50_ms if floor_ms and p50_ms else None
+    return {"ceiling_flops_per_s": ceiling, "chunk_flops": flops, "floor_ms": floor_ms, "floor_share": share}
 
 
 def _actions_per_s(row: Mapping[str, Any], executed: int) -> float:
@@ -127,82 +141,22 @@ def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
             }
 
 
-@dataclass(frozen=True)
-class Target:
-    """Hold one target and how it came out.
-
-    Attributes:
-        policy: Row of the run, or the preset that is not in it.
-        metric: What is asked, with its limit.
-        measured: What was found.
-        state: met, missed or unmeasured.
-    """
-
-    policy: str
-    metric: str
-    measured: str
-    state: str
-
-
-def targets(rows: Sequence[Mapping[str, Any]], device: str, gpu: str) -> list[Target]:
-    """Return the targets of issue 6 for every row of the default preset, and those of the tiny one on a CPU.
-
-    Args:
-        rows: With their ratios.
-        device: cpu or cuda.
-        gpu: Name of the GPU, empty without one.
-    """
-    found = []
-    for policy, row in _rows_of(DEFAULT_PRESET, rows):
-        ratios = (row or {}).get("ratios", {}).get("smolvla", {})
-        at_8 = trained_at(row, 8) if row else None
-        absolute = "" if TARGET_GPU in gpu else f"needs an {TARGET_GPU}, this is {gpu or 'a CPU'}"
-        on_gpu = "" if device == "cuda" else "needs a GPU"
-        latency, checkpoint = (row["model"]["p50_ms"], row["checkpoint_bytes"]) if row else (None, None)
-        faster = ratios.get("training", {}).get("16")
-        memory = at_8["peak_bytes"] / 1e9 if at_8 else None
-        inference = row["inference_bytes"] / 1e9 if row else None
-        if "cache" in split(policy)[1]:
-            found.append(_target(policy, CACHED, faster, ">=", 10.0, "x"))
-            continue
-        found += [
-            _target(policy, "chunk latency, two views, model-only P50", latency, "<=", 6.9, "ms", absolute),
-            _target(policy, "chunk latency over SmolVLA's", ratios.get("latency"), "<=", 0.5, "x", on_gpu),
-            _target(policy, "training samples/s over SmolVLA's, batch 16", faster, ">=", 1.0, "x"),
-            _target(policy, "training memory, batch 8", memory, "<=", 10.0, "GB", on_gpu),
-            _target(policy, "inference memory", inference, "<=", 3.0, "GB", on_gpu),
-            _target(policy, "checkpoint", checkpoint and checkpoint / 1e6, "<=", 300.0, "MB"),
-        ]
-    if CACHED_PRESET not in [row["policy"] for row in rows]:
-        found.append(_target(CACHED_PRESET, CACHED, None, ">=", 10.0, "x"))
-    for policy, row in _rows_of(CPU_PRESET, rows) if device == "cpu" else []:
-        best = max((entry.get("samples_per_s", 0.0) for entry in row["training"]), default=None) if row else None
-        latency, cores = (row["sensor"]["p50_ms"], row["threads"]) if row else (None, 0)
-        why = f"asks for two cores, this used {cores} threads" if cores > 2 else ""
-        found += [
-            _target(policy, "CPU: chunk latency, sensor-to-action P50", latency, "<=", 15.0, "ms", why),
-            _target(policy, "CPU: training samples/s, best batch size", best, ">=", 300.0, "/s", why),
-        ]
-    return found
-
-
-def _rows_of(preset: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any] | None]]:
-    found: list[tuple[str, Mapping[str, Any] | None]] = [
-        (row["policy"], row) for row in rows if split(row["policy"])[0] == preset
+def floors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line on the machine's ceiling, and one on the floor of each policy, for the terminal."""
+    known = [row for row in rows if row["floor_ms"] is not None]
+    if not known:
+        return []
+    best = {dtype: max(row["ceiling_flops_per_s"][dtype] for row in known) / 1e9 for dtype in DTYPES}
+    threads = max(row["threads"] for row in known)
+    rates = ", ".join(f"{dtype} {_n(rate)} GFLOP/s" for dtype, rate in best.items())
+    return [
+        f"ceiling of matrix products: {rates}, {threads} threads",
+        *(
+            f"floor: {row['policy']}: {_n(row['floor_ms'])} ms of {_n(row['model']['p50_ms'])} ms a chunk, "
+            f"{_percent(row['floor_share'])}"
+            for row in known
+        ),
     ]
-    return found or [(preset, None)]
-
-
-def _target(
-    policy: str, metric: str, value: float | None, sign: str, limit: float, unit: str, obstacle: str = ""
-) -> Target:
-    """``obstacle`` is why the value, if there is one, does not decide."""
-    text = f"{metric} {sign} {limit:g} {unit}"
-    shown = NOT_IN_RUN if value is None else f"{value:.3g} {unit}"
-    if obstacle or value is None:
-        return Target(policy, text, f"{shown} ({obstacle})" if obstacle else shown, "unmeasured")
-    met = value <= limit if sign == "<=" else value >= limit
-    return Target(policy, text, shown, "met" if met else "missed")
 
 
 def benchmark_page(content: Mapping[str, Any]) -> str:
@@ -222,6 +176,8 @@ def benchmark_page(content: Mapping[str, Any]) -> str:
         lines += [*acting_table(rows), "", "## Training", "", *TRAINING_NOTE.splitlines(), ""]
         lines += [*training_table(rows, settings["batch_sizes"]), ""]
         lines += ["## Ratios", "", *RATIO_NOTE.splitlines(), "", *ratio_table(rows, settings["batch_sizes"]), ""]
+        if any(row["chunk_flops"] for row in rows):
+            lines += ["## Arithmetic and its floor", "", *FLOOR_NOTE.splitlines(), "", *floor_table(rows), ""]
         lines += ["## Size and start", "", *SIZE_NOTE.splitlines(), "", *size_table(rows), ""]
         lines += ["## How each was built", ""]
         lines += [f"- {row['policy']}: {'; '.join([row['precision'], *row['notes'], *row['errors']])}" for row in rows]
@@ -295,6 +251,27 @@ def ratio_table(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> list
         for size in (None, *sorted(sizes))
     ]
     return table_of(rows, _POLICY, *columns)
+
+
+def floor_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Show the arithmetic of a chunk, the machine's ceiling and the share reached."""
+
+    def rate(row: Mapping[str, Any], dtype: str) -> str:
+        flops_per_s = row["ceiling_flops_per_s"].get(dtype)
+        return "-" if flops_per_s is None else _n(flops_per_s / 1e9)
+
+    def arithmetic(row: Mapping[str, Any]) -> str:
+        return ", ".join(f"{_n(flops / 1e9)} {dtype}" for dtype, flops in row["chunk_flops"].items()) or "-"
+
+    return table_of(
+        rows,
+        _POLICY,
+        ("a chunk, GFLOP", arithmetic),
+        (f"ceiling {' / '.join(DTYPES)}, GFLOP/s", lambda row: " / ".join(rate(row, dtype) for dtype in DTYPES)),
+        ("floor, ms", lambda row: _n(row["floor_ms"])),
+        ("model-only P50, ms", lambda row: _n(row["model"]["p50_ms"])),
+        ("share", lambda row: "-" if row["floor_share"] is None else _percent(row["floor_share"])),
+    )
 
 
 def size_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,1 @@
+../lerobot_atlasvla/export/exported_policy.py

@@ -1,0 +1,44 @@
+"""``atlasvla-export``: write a policy as one file that runs without LeRobot and PyTorch (see ``export``)."""
+
+import logging
+import sys
+
+from lerobot_atlasvla.export.settings import ExportConfig, ExportError
+from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.pipeline_files import PipelineError
+from lerobot_atlasvla.utils.cli import run_command
+from lerobot_atlasvla.utils.extras import MissingExtraError, require
+from lerobot_atlasvla.weights.download import WeightsError
+
+NAME = "atlasvla-export"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write an export.
+
+    Args:
+        argv: Arguments instead of ``sys.argv[1:]``.
+
+    Returns:
+        Exit status: 1 for an error that the message explains, 2 for a flag that does not parse, 130 when interrupted.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("lerobot_atlasvla.export").setLevel(logging.INFO)
+    errors = (ExportError, WeightsError, PipelineError, ConfigError, MissingExtraError, OSError)
+    return run_command(NAME, ExportConfig, _export, argv, errors=errors, again="")
+
+
+def _export(settings: ExportConfig) -> None:
+    settings.validate()
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, "export", NAME)
+    # Imports the network and LeRobot's pipelines, which takes seconds: after the flags were found to be right.
+    from lerobot_atlasvla.export.exporter import export
+
+    export(settings)
+    sys.stdout.write(f"{NAME}: {settings.output_dir} is ready: python {settings.output_dir}/exported_policy.py ")
+    sys.stdout.write(f"{settings.output_dir}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Render what a camera of a LIBERO simulation sees, with depth and its place, at this or an earlier moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lerobot_atlasvla.libero.cameras.pinhole import cell_medians, extrinsics_of, intrinsics_of
+from lerobot_atlasvla.libero.cameras.ranges import CameraPose
+from lerobot_atlasvla.libero.tasks import SCENE_CAMERA, WRIST_CAMERA
+
+CLEARANCE_M = 0.15
+"""A camera is at least so far from the robot."""
+HIDDEN_M = 0.01
+"""An object is hidden if a ray to its origin meets something else more than this far in front of it."""
+
+# What MuJoCo draws from: everything that moves, in the world's frame.
+_POSES = ("xpos", "xmat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos")
+_POSES += ("light_xdir",)
+
+
+def snapshot(data: Any) -> np.ndarray:
+    """Return all poses of a ``mujoco.MjData`` as one vector; a picture of them is one of this moment."""
+    return np.concatenate([getattr(data, name).ravel() for name in _POSES])
+
+
+def restore(data: Any, poses: np.ndarray) -> None:
+    """Set the poses of a ``mujoco.MjData`` to those of a snapshot. MuJoCo's next step or ``mj_forward`` undoes it."""
+    start = 0
+    for name in _POSES:
+        array = getattr(data, name)
+        array[...] = poses[start : start + array.size].reshape(array.shape)
+        start += array.size
+
+
+@dataclass(frozen=True)
+class View:
+    """What a camera sees.
+
+    Attributes:
+        image: (H, W, 3) uint8, turned by 180 degrees as it is stored.
+        depth: (h, w) float32, m along the optical axis: the median of each cell.
+        intrinsics: (3, 3) float32, in pixels of the image (:mod:`~lerobot_atlasvla.libero.cameras.pinhole`).
+        extrinsics: (4, 4) float32, from the camera's frame (OpenCV's axes) to the robot base's.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    intrinsics: np.ndarray
+    extrinsics: np.ndarray
+
+
+class Viewer:
+    """Looks at a simulation that has just been reset; a hard reset ends its life.
+
+    Args:
+        env: LIBERO's ``ControlEnv``, able to render.
+        image_size: Height and width of pictures, pixels.
+        depth_cell_px: Side of the cells that depth is reduced to, pixels.
+    """
+
+    def __init__(self, env: Any, image_size: int, depth_cell_px: int) -> None:
+        self._sim = env.sim
+        self._model, self._data = env.sim.model._model, env.sim.data._data
+        self._size, self._cell = image_size, depth_cell_px
+        base = self._data.body(env.env.robots[0].robot_model.root_body)
+        self._base = base.xpos.copy(), base.xmat.reshape(3, 3).copy()
+        self._robot_geoms = np.flatnonzero(
+            self._model.body_rootid[self._model.geom_bodyid] == self._model.body_rootid[base.id]
+        )
+        from mujoco import mjtJoint  # pyrefly: ignore[missing-module-attribute]
+
+        self._loose = self._model.jnt_bodyid[self._model.jnt_type == mjtJoint.mjJNT_FREE]
+        groups = env.sim._render_context_offscreen.vopt.geomgroup
+        self._drawn_groups = np.array([group != 0 for group in groups], dtype=np.uint8)
+        self.nominal = self.pose_of(SCENE_CAMERA)
+        """LIBERO's own pose of the scene camera."""
+
+    def frames_of_reference(self, eef_pos: np.ndarray, eef_quat: np.ndarray) -> dict[str, Any]:
+        """Return what relates extrinsics to ``observation.state``, for a record (JSON types).
+
+        Args:
+            eef_pos: The end effector as it is now, as the state has it: (3,), m, in the world.
+            eef_quat: x, y, z, w.
+
+        Returns:
+            (4, 4) matrices: from the robot base's frame to the world's, in which the state is, and from the wrist
+            camera's (OpenCV's axes) to the end effector's.
+        """
+        from scipy.spatial.transform import Rotation
+
+        base, eef = np.eye(4), np.eye(4)
+        base[:3, 3], base[:3, :3] = self._base
+        eef[:3, 3], eef[:3, :3] = eef_pos, Rotation.from_quat(eef_quat).as_matrix()
+        at = self._data.cam(WRIST_CAMERA)
+        camera = base @ extrinsics_of(at.xpos, at.xmat.reshape(3, 3), *self._base)
+        return {
+            "base_to_world": base.round(6).tolist(),
+            "wrist_camera_to_eef": (np.linalg.inv(eef) @ camera).round(6).tolist(),
+        }
+
+    def pose_of(self, camera: str) -> CameraPose:
+        """Return where a camera of the simulator is now."""
+        from scipy.spatial.transform import Rotation
+
+        at = self._data.cam(camera)
+        return CameraPose(at.xpos.copy(), Rotation.from_matrix(at.xmat.reshape(3, 3)))
+
+    def look(self, camera: str, pose: CameraPose | None = None) -> View:
+        """Render a picture and its depth, in one pass.
+
+        Args:
+            camera: One of the simulator's cameras.
+            pose: Where it is to be for this picture; None leaves it alone.
+        """
+        with self._camera_at(camera, pose):
+            image, buffer = self._sim.render(camera_name=camera, width=self._size, height=self._size, depth=True)
+            at = self._data.cam(camera)
+            extrinsics = extrinsics_of(at.xpos, at.xmat.reshape(3, 3), *self._base)
+        depth = self._meters(buffer)[::-1, ::-1]
+        return View(
+            image=np.ascontiguousarray(image[::-1, ::-1]),
+            depth=np.ascontiguousarray(cell_medians(depth, self._cell)),
+            intrinsics=intrinsics_of(self._model.cam_fovy[at.id], self._size),
+            extrinsics=extrinsics,
+        )
+
+    def suits(self, pose: CameraPose) -> bool:
+        """Return whether at least half of the loose objects can be seen from a pose, and it is clear of the robot."""
+        return self._clear_of_robot(pose) and bool(2 * self._seen(pose).sum() >= len(self._loose))
+
+    @contextmanager
+    def _camera_at(self, camera: str, pose: CameraPose | None) -> Iterator[None]:
+        if pose is None:
+            yield
+            return
+        at = self._data.cam(camera)
+        before = at.xpos.copy(), at.xmat.copy()
+        at.xpos[:], at.xmat[:] = pose.position, pose.rotation.as_matrix().ravel()
+        try:
+            yield
+        finally:
+            at.xpos[:], at.xmat[:] = before
+
+    def _meters(self, buffer: np.ndarray) -> np.ndarray:
+        """Turn OpenGL's depth in [0, 1] into m along the optical axis."""
+        near, far = (plane * self._model.stat.extent for plane in (self._model.vis.map.znear, self._model.vis.map.zfar))
+        return (near / (1 - buffer.astype(np.float64) * (1 - near / far))).astype(np.float32)
+
+    def _clear_of_robot(self, pose: CameraPose) -> bool:
+        geoms = self._robot_geoms
+        turns = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
+        inside = np.einsum("gji,gj->gi", turns, pose.position - self._data.geom_xpos[geoms])
+        boxes = self._model.geom_aabb[geoms]
+        gaps = np.maximum(np.abs(inside - boxes[:, :3]) - boxes[:, 3:], 0)
+        return bool((np.linalg.norm(gaps, axis=1) >= CLEARANCE_M).all())
+
+    def _seen(self, pose: CameraPose) -> np.ndarray:
+        """(objects,) bool: the loose objects whose origin is in the picture, with nothing else in front of it."""
+        from mujoco import mj_ray  # pyrefly: ignore[missing-module-attribute]
+
+        rays = self._data.xpos[self._loose] - pose.position
+        right, up, back = pose.rotation.inv().apply(rays).T
+        reach = -back * np.tan(np.deg2rad(self._model.cam_fovy[self._data.cam(SCENE_CAMERA).id]) / 2)
+        seen = (back < 0) & (np.abs(right) < reach) & (np.abs(up) < reach)
+        hit = np.zeros(1, dtype=np.int32)
+        for index in np.flatnonzero(seen):
+            length = np.linalg.norm(rays[index])
+            distance = mj_ray(
+                self._model, self._data, pose.position, rays[index] / length, self._drawn_groups, 1, -1, hit
+            )
+            itself = self._model.body_rootid[self._model.geom_bodyid[hit[0]]] == self._loose[index]
+            seen[index] = distance < 0 or itself or distance > length - HIDDEN_M
+        return seen

@@ -1,0 +1,180 @@
+"""3-D landmarks: where in space each view shows what, for the action queries before they attend to the scene.
+
+A camera that moves changes where in the picture a thing is, but not where it is in space. Shape suffixes: B batch,
+V view, Q cells of a view, K landmarks, E descriptor width.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
+from torch import Tensor, nn
+
+from .geometry import poses
+from .geometry.points import PointMap
+from .scene_cameras import Placement
+
+START_TEMPERATURE = 0.05
+# A landmark counts as seen from about this cosine on, and the width of "about".
+VISIBLE_FROM, VISIBLE_WIDTH = 0.8, 0.05
+DROPOUT = 0.2
+# Numbers of a landmark: position and visibility.
+NUMBERS = 4
+_LEAST_CONFIDENCE = 1e-3
+
+
+class Landmarks(nn.Module):
+    """Looks in every view for learned descriptors, and says where in space they are and whether they are seen.
+
+    A landmark is a prototype in descriptor space. Its position is the mean of the view's points, weighted by a peaked
+    softmax over how alike cell and prototype are; a diffuse one would be the centroid of whatever is in view, and move
+    with the camera. Its visibility, how alike the best cell is times how sure the backbone is, is multiplied in and
+    given as the fourth number. In training, landmarks are left out at random, and the points of every camera that
+    stands still get a random shift, so that no single one is relied on to the millimeter.
+
+    The prototypes start, in the first training batch, at cells of that batch that are as different as possible
+    (farthest-point sampling): from random ones nothing would be seen, and nothing learned.
+
+    Args:
+        views: Number of views V.
+        landmarks: Landmarks K per view.
+        descriptor_dim: Width E of the descriptors.
+        point_frame: Frame of the backbone's points, ``first_view`` (that view's camera) or ``base`` (the robot's).
+        frame: Frame of the landmarks, one of the same.
+        first_moves: Whether the first camera moves with the hand; all others stand still during an episode.
+        scale: Meters per unit of the backbone's points.
+        box: Lowest x, y, z, then highest x, y, z of what counts, in meters in the frame of the landmarks; empty for
+            everything.
+        noise_m: Standard deviation of the random shift in training, meters per axis.
+    """
+
+    box_23: Tensor
+    started: Tensor
+
+    def __init__(
+        self,
+        views: int,
+        landmarks: int,
+        descriptor_dim: int,
+        *,
+        point_frame: str = "first_view",
+        frame: str = "first_view",
+        first_moves: bool = True,
+        scale: float = 1.0,
+        box: tuple[float, ...] = (),
+        noise_m: float = 0.0,
+    ):
+        super().__init__()
+        self.point_frame, self.frame, self.first_moves = point_frame, frame, first_moves
+        self.scale, self.noise_m = scale, noise_m
+        self.output_dim = views * landmarks * NUMBERS
+        self.prototypes_VKE = nn.Parameter(torch.randn(views, landmarks, descriptor_dim))
+        self.log_temperature = nn.Parameter(torch.tensor(START_TEMPERATURE).log())
+        bounds = torch.tensor(box).view(2, 3) if box else torch.tensor((-torch.inf, torch.inf))[:, None].expand(2, 3)
+        self.register_buffer("box_23", bounds.clone(), persistent=False)
+        # Whether the prototypes have started; saved, for a resumed run must not start them again.
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self._has_started = False
+
+    def forward(self, points: PointMap, placement: Placement | None = None) -> Tensor:
+        """Map the points of all views to ``(B, output_dim)``, view by view and landmark by landmark.
+
+        Args:
+            points: What the geometry backbone sees.
+            placement: Where the cameras are, as far as that is known.
+        """
+        with torch.autocast(points.points_BVQ3.device.type, enabled=False):
+            positions_BVQ3 = self.place(points, placement)
+            inside_BVQ = ((positions_BVQ3 >= self.box_23[0]) & (positions_BVQ3 <= self.box_23[1])).all(dim=-1)
+            descriptors_BVQE = points.descriptors_BVQE.float()
+            confidence_BVQ = points.confidence_BVQ.float()
+            if self.training and not self._has_started:
+                self._start(descriptors_BVQE, inside_BVQ)
+            weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ)
+            landmarks_BVK3 = weights_BVKQ @ positions_BVQ3
+            if self.training:
+                landmarks_BVK3 = landmarks_BVK3 + self._shift(landmarks_BVK3)
+                seen_BVK = seen_BVK * (torch.rand_like(seen_BVK) >= DROPOUT)
+            return torch.cat((landmarks_BVK3 * seen_BVK[..., None], seen_BVK[..., None]), dim=-1).flatten(1)
+
+    def match(self, descriptors_BVQE: Tensor, confidence_BVQ: Tensor, inside_BVQ: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare all cells of a view with its prototypes.
+
+        Args:
+            descriptors_BVQE: The cells' descriptors, of unit length.
+            confidence_BVQ: How far to trust each cell, in [0, 1].
+            inside_BVQ: True = the cell counts.
+
+        Returns:
+            Weights of the cells ``(B, V, K, Q)``, which sum to 1, and visibilities ``(B, V, K)`` in [0, 1].
+        """
+        cosine_BVKQ = F.normalize(self.prototypes_VKE, dim=-1) @ descriptors_BVQE.mT
+        outside_BV1Q = ~inside_BVQ[:, :, None]
+        logits_BVKQ = cosine_BVKQ / self.log_temperature.exp()
+        logits_BVKQ = logits_BVKQ + confidence_BVQ[:, :, None].clamp(min=_LEAST_CONFIDENCE).log()
+        weights_BVKQ = logits_BVKQ.masked_fill(outside_BV1Q, torch.finfo(logits_BVKQ.dtype).min).softmax(dim=-1)
+        best_BVK = cosine_BVKQ.masked_fill(outside_BV1Q, -1.0).amax(dim=-1)
+        trust_BVK = (weights_BVKQ @ confidence_BVQ[..., None])[..., 0]
+        return weights_BVKQ, torch.sigmoid((best_BVK - VISIBLE_FROM) / VISIBLE_WIDTH) * trust_BVK
+
+    def place(self, points: PointMap, placement: Placement | None) -> Tensor:
+        """Return all points ``(B, V, Q, 3)`` in meters, in the frame of the landmarks.
+
+        Where the cameras' places in the robot base's frame can be told, the mean over the episode so far takes the
+        place of each that stands still.
+        """
+        points_BVQ3 = points.points_BVQ3.float() * self.scale
+        to_frame_BV34 = poses.scaled(points.poses_BV34.float(), self.scale)
+        known_B34 = None if placement is None else placement.first_to_base_B34
+        if self.point_frame == "base":
+            to_base_BV34 = to_frame_BV34
+            if known_B34 is not None:
+                to_base_BV34 = torch.cat((known_B34[:, None], to_base_BV34[:, 1:]), dim=1)
+        elif known_B34 is not None:
+            to_base_BV34 = poses.compose(known_B34[:, None], to_frame_BV34)
+        else:  # Nothing is known but the first camera's frame, in which the points are.
+            return points_BVQ3
+        if placement is not None and placement.cameras is not None:
+            to_base_BV34 = placement.cameras.update(to_base_BV34, first_moves=self.first_moves)
+        local_BVQ3 = poses.transform(poses.inverse(to_frame_BV34), points_BVQ3)
+        placed_BVQ3 = poses.transform(to_base_BV34, local_BVQ3)
+        return placed_BVQ3 if self.frame == "base" else poses.transform(poses.inverse(to_base_BV34[:, :1]), placed_BVQ3)
+
+    def _shift(self, landmarks_BVK3: Tensor) -> Tensor:
+        """One random shift for each camera that stands still."""
+        shift_BV13 = self.noise_m * torch.randn_like(landmarks_BVK3[:, :, :1])
+        if not self.first_moves:
+            return shift_BV13
+        return torch.cat((torch.zeros_like(shift_BV13[:, :1]), shift_BV13[:, 1:]), dim=1)
+
+    @torch.no_grad()
+    def _start(self, descriptors_BVQE: Tensor, inside_BVQ: Tensor) -> None:
+        """Let the prototypes start among the cells of this batch, unless they have learned already."""
+        if not self.started:
+            for prototypes_KE, cells_BQE, inside_BQ in zip(
+                self.prototypes_VKE, descriptors_BVQE.unbind(1), inside_BVQ.unbind(1), strict=True
+            ):
+                cells_NE = cells_BQE[inside_BQ]
+                cells_NE = cells_NE if len(cells_NE) else cells_BQE.flatten(0, 1)
+                prototypes_KE.copy_(farthest_points(cells_NE, len(prototypes_KE)))
+            if torch.distributed.is_initialized():
+                # Every process sees other cells.
+                torch.distributed.broadcast(self.prototypes_VKE, 0)
+            self.started.fill_(True)
+        self._has_started = True
+
+
+def farthest_points(cells_NE: Tensor, count: int) -> Tensor:
+    """Choose cells that are as different as possible, ``(count, E)``; some twice if there are fewer.
+
+    Source: Gonzalez, Clustering to Minimize the Maximum Intercluster Distance, Theoretical Computer Science 1985.
+
+    Args:
+        cells_NE: Descriptors of unit length, at least one.
+        count: How many are wanted.
+    """
+    # From the most common look on: nothing random, for a resumed run.
+    chosen = [cells_NE[(cells_NE @ cells_NE.mean(dim=0)).argmax()]]
+    nearest_N = cells_NE @ chosen[0]
+    while len(chosen) < count:
+        chosen.append(cells_NE[nearest_N.argmin()])
+        nearest_N = torch.maximum(nearest_N, cells_NE @ chosen[-1])
+    return torch.stack(chosen)

@@ -1,0 +1,77 @@
+"""atlasvla-export as a command: what it refuses, in one line, before anything is written."""
+
+import importlib.util
+
+import pytest
+
+from eval.rollout.checkpoint import read_checkpoint
+from lerobot_atlasvla.commands.export import main
+from tests.conftest import IMAGE, tiny_config
+from tests.helpers.released import save_checkpoint
+from tests.helpers.small_checkpoints import SMALL_ACT
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("checkpoints")
+    save_checkpoint(root / "l1", views="none")
+    for head in ("flow", "l1"):
+        folder = root / f"only_config_{head}"
+        folder.mkdir()
+        tiny_config(head=head)._save_pretrained(folder)
+    from lerobot.policies.act.configuration_act import ACTConfig
+
+    (root / "act").mkdir()
+    ACTConfig(**SMALL_ACT)._save_pretrained(root / "act")
+    (root / "full").mkdir()
+    (root / "full/kept.txt").write_text("kept")
+    return root
+
+
+REFUSED = {
+    "format": (["--format=tflite"], "--format=tflite is not known; allowed: onnx."),
+    "language": (["--language=audio"], "--language=audio is not known; allowed: table, input."),
+    "no checkpoint": (["--checkpoint=nowhere"], "has no config.json; name the folder pretrained_model of a run."),
+    "full folder": (["--output_dir=full"], "--output_dir=full exists and is not an empty folder; choose a new one."),
+    "flow head": (["--checkpoint=only_config_flow"], "has the action head flow, which starts from noise"),
+    "another policy": (["--checkpoint=act"], "act is a policy of type act, not atlasvla."),
+    "no weights": (["--checkpoint=only_config_l1"], "model.safetensors"),
+    "camera": (['--image_sizes={"front": [2, 2]}'], "--image_sizes names front, but the policy looks through []."),
+    "size": ([f'--image_sizes={{"{IMAGE}": [2]}}'], "the size [2]; it must be [height, width] in pixels."),
+    "zero": ([f'--image_sizes={{"{IMAGE}": [0, 2]}}'], "the size [0, 2]; it must be [height, width] in pixels."),
+    "no instruction": (["--instructions=[]"], "--instructions=[] must name at least one, and none twice."),
+    "twice": (['--instructions=["a", "a"]'], "must name at least one, and none twice."),
+    "both": (["--language=input"], "--instructions is for --language=table"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_not_be_exported_is_refused_in_one_line(root, monkeypatch, capsys, name):
+    monkeypatch.chdir(root)
+    before = sorted(root.rglob("*"))
+    flags, message = REFUSED[name]
+    given = {"--checkpoint": "l1", "--output_dir": "new/out", "--instructions": '["lift it"]'}
+    given |= dict(flag.split("=", 1) for flag in flags)
+    assert main([f"{flag}={value}" for flag, value in given.items()]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("atlasvla-export: ")
+    assert message in said
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_missing_extra_is_named(root, monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
+    assert main([f"--checkpoint={root / 'l1'}", f"--output_dir={root / 'new'}", '--instructions=["lift it"]']) == 1
+    assert capsys.readouterr().err == (
+        "atlasvla-export: atlasvla-export needs onnxruntime, which is not installed. Run "
+        "`pip install 'lerobot_policy_atlasvla[export]'`\n"
+    )
+
+
+def test_the_command_writes_what_eval_run_reads(root, tmp_path, capsys):
+    target = tmp_path / "out"
+    assert main([f"--checkpoint={root / 'l1'}", f"--output_dir={target}", '--instructions=["lift it"]']) == 0
+    assert capsys.readouterr().out.strip().endswith(f"is ready: python {target}/exported_policy.py {target}")
+    checkpoint = read_checkpoint(target, "cpu", None)
+    assert (checkpoint.kind, checkpoint.is_export) == ("atlasvla (onnx)", True)
