@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_TASKS
 from lerobot_atlasvla.utils.paths import pattern_in
+
+type TaskKey = tuple[str, int]
+"""Suite and number of a task."""
 
 
 class CollectionError(Exception):
@@ -20,11 +24,12 @@ class DatasetConfig:
 
     # Folder of the dataset. It must not exist yet, or hold a dataset that this command made with the same settings.
     root: Path
-    # Name of the dataset, as later given to --dataset.repo_id. Nothing is uploaded.
-    repo_id: str = "local/atlasvla_libero_spatial"
-    # LIBERO suite.
+    # Name of the dataset, as later given to --dataset.repo_id. Nothing is uploaded. local/atlasvla_ and the suite, or
+    # local/atlasvla_libero for several suites, if not given.
+    repo_id: str | None = None
+    # LIBERO suite, or several, separated by commas.
     suite: str = SPATIAL
-    # Tasks, for example '[0, 3]'. All of the suite if not given.
+    # Tasks of every suite, for example '[0, 3]'. All if not given.
     task_ids: list[int] | None = None
     # Episodes to keep per task.
     episodes_per_task: int = 50
@@ -39,26 +44,30 @@ class DatasetConfig:
     # Stop when a task fails this many times in a row.
     max_failures: int = 20
 
-    suites = tuple(SUITE_TASKS)
-    """Suites that the command can do."""
+    offered_suites = tuple(SUITE_TASKS)
+    """Suites that the message about an unknown one names."""
 
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
-        if self.suite not in self.suites:
-            raise CollectionError(self._unknown_suite())
-        unknown = [task for task in self.task_ids or [] if not 0 <= task < SUITE_TASKS[self.suite]]
-        if unknown or self.task_ids == []:
+        if set(self.suites) - SUITE_TASKS.keys() or len(set(self.suites)) < len(self.suites):
             raise CollectionError(
-                f"--task_ids={self.task_ids} must name tasks from 0 to {SUITE_TASKS[self.suite] - 1} of {self.suite}"
-                + (f"; not among them: {', '.join(map(str, unknown))}." if unknown else ".")
+                f"--suite={self.suite} must name suites of LIBERO, separated by commas and none twice; allowed: "
+                f"{', '.join(self.offered_suites)}."
             )
+        for suite in self.suites:
+            unknown = [task for task in self.task_ids or [] if not 0 <= task < SUITE_TASKS[suite]]
+            if unknown or self.task_ids == []:
+                raise CollectionError(
+                    f"--task_ids={self.task_ids} must name tasks from 0 to {SUITE_TASKS[suite] - 1} of {suite}"
+                    + (f"; not among them: {', '.join(map(str, unknown))}." if unknown else ".")
+                )
         if not self.root.name and not self.root.is_absolute():
             raise CollectionError(f"--root={str(self.root)!r} must name a folder.")
         if problem := pattern_in(self.root, "--root"):
             raise CollectionError(problem)
         for name, minimum in self._minima().items():
             value = getattr(self, name)
-            if not value >= minimum:
+            if value is not None and not value >= minimum:
                 raise CollectionError(f"--{name}={value} must be at least {minimum:g}.")
 
     def _minima(self) -> dict[str, float]:
@@ -66,22 +75,40 @@ class DatasetConfig:
         one = ("episodes_per_task", "image_size", "workers", "save_every", "max_failures")
         return {"seed": 0.0} | dict.fromkeys(one, 1.0)
 
-    def _unknown_suite(self) -> str:
-        return f"--suite={self.suite} is no suite of LIBERO; allowed: {', '.join(self.suites)}."
+    @property
+    def suites(self) -> list[str]:
+        """Return the names of the suites."""
+        return [name.strip() for name in self.suite.split(",")]
 
     @property
-    def tasks(self) -> list[int]:
+    def tasks(self) -> list[TaskKey]:
         """Return the tasks, in the order in which they are written."""
-        return sorted(set(self.task_ids)) if self.task_ids is not None else list(range(SUITE_TASKS[self.suite]))
+        ids = None if self.task_ids is None else sorted(set(self.task_ids))
+        return [(suite, task_id) for suite in self.suites for task_id in (ids or range(SUITE_TASKS[suite]))]
 
-    def job(self, task_id: int, attempt: int) -> Any:
+    @property
+    def dataset_name(self) -> str:
+        """Return the name of the dataset, the one given or the suite's."""
+        return self.repo_id or f"local/atlasvla_{self.suites[0] if len(self.suites) == 1 else 'libero'}"
+
+    def job(self, key: TaskKey, attempt: int) -> Any:
         """Return the attempt number ``attempt`` of a task under these settings."""
         raise NotImplementedError
 
-    def fixed_settings(self) -> dict[str, Any]:
-        """Return the settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
-        return {name: getattr(self, name) for name in ("suite", "seed", "image_size", "repo_id")}
+    def fixed_settings(self, suites: Sequence[str]) -> dict[str, Any]:
+        """Return the settings that every episode of one dataset shares; suites, tasks and counts may grow.
+
+        Args:
+            suites: Those of the dataset, which decide about what was not given.
+        """
+        return {"seed": self.seed, "image_size": self.image_size, "repo_id": self.dataset_name}
 
     def record_notes(self) -> dict[str, Any]:
         """Return what else the dataset's record says about its making (JSON types)."""
         return {}
+
+
+def shared[T](values: Iterable[T]) -> T | None:
+    """Return the value that all have, or None if they differ."""
+    first, *others = values
+    return first if all(other == first for other in others) else None

@@ -22,3 +22,6 @@ CAMERA_NAME_MAPPING = {SCENE_OBSERVATION: "image", WRIST_OBSERVATION: "wrist_ima
 CONTROL_FREQ_HZ = 20
 SETTLE_STEPS = 10
 """No-op steps after a reset, as LeRobot's ``LiberoEnv`` takes them: objects drop onto the table."""
+
+SUITE_MAX_STEPS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+"""Control steps after which an episode has failed, by suite, as LeRobot's ``TASK_SUITE_MAX_STEPS``."""

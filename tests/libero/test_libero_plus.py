@@ -26,9 +26,9 @@ NO_MOTION = [0, 0, 0, 0, 0, 0, -1]
 
 @pytest.fixture(scope="module")
 def plain(suite):
-    from tests.libero.conftest import env_without_cameras
+    from eval.rollout.experts import without_cameras
 
-    with env_without_cameras(suite.get_task(STOVE)) as env:
+    with without_cameras(suite.get_task(STOVE)) as env:
         yield env
 
 

@@ -37,20 +37,23 @@ def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
     """Format a table of what the dataset holds."""
     displaced = "  displaced" if config.displace_cm else ""
     lines = [f"{'task':>5} {'attempts':>9} {'kept':>6} {'success':>8}{displaced}  instruction"]
-    for task_id in config.tasks:
-        task = progress.tasks[task_id]
+    for suite, task_id in config.tasks:
+        task = progress.tasks[suite, task_id]
         share = task.kept / max(1, task.attempts)
         moved = f"{task.mean_displacement_cm or 0:>8.1f} cm" if displaced else ""
         lines.append(f"{task_id:>5} {task.attempts:>9} {task.kept:>6} {share:>8.0%}{moved}  {task.instruction}")
-    recoveries = sum(progress.tasks[task_id].recovery_attempts for task_id in config.tasks)
+    if config.skipped:
+        tasks = ", ".join(f"{task_id} of {suite}" for suite, task_id in config.skipped)
+        lines.append(f"skipped, because the scripted expert does not know them: {len(config.skipped)} tasks ({tasks})")
+    recoveries = sum(progress.tasks[key].recovery_attempts for key in config.tasks)
     if recoveries:
-        kept = sum(progress.tasks[task_id].recovery_kept for task_id in config.tasks)
+        kept = sum(progress.tasks[key].recovery_kept for key in config.tasks)
         lines.append(f"starting from a mishap: {recoveries} attempts, {kept} kept")
     if config.random_cameras:
         lines.append(f"each demonstration: its own camera, then {config.random_cameras} random ones, an episode each")
     rate = 60 * progress.new_episodes / max(seconds, 1e-9)
     lines.append(f"new episodes: {progress.new_episodes} in {seconds:.0f} s ({rate:.1f} a minute, start-up included)")
-    lines.append(f"dataset: {config.root} (repo_id {config.repo_id})")
+    lines.append(f"dataset: {config.root} (repo_id {config.dataset_name})")
     return "\n".join(lines)
 
 

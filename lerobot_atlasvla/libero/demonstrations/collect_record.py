@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lerobot_atlasvla.libero.assets import assets_kind, libero_assets, same_files
-from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig
+from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig, TaskKey
 from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEFORE
+from lerobot_atlasvla.libero.demonstrations.dataset_writer import INFO
 from lerobot_atlasvla.libero.demonstrations.schema import SCHEMA_VERSION
 from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.setup import describe_simulator
 from lerobot_atlasvla.utils.commit import git_commit
 
 RECORD_NAME = "atlasvla_collect.json"
+DEFAULT_FEATURES = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
+"""Features that LeRobot adds to every dataset."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ class TaskProgress:
 class Progress:
     """Contents of the dataset and the effort they took; committed together with the episodes."""
 
-    tasks: dict[int, TaskProgress] = field(default_factory=dict)
+    tasks: dict[TaskKey, TaskProgress] = field(default_factory=dict)
     wall_s: float = 0.0
     new_episodes: int = 0
     """Kept by this run; not recorded."""
@@ -63,14 +67,18 @@ class Progress:
     """Theirs; not recorded."""
 
     def record(self, config: DatasetConfig, source: dict[str, Any]) -> dict[str, Any]:
-        """Return the JSON for the dataset's record in ``meta``."""
+        """Return the JSON for the dataset's record in ``meta``; tasks of a single suite go by their number alone."""
+        suites = list(dict.fromkeys(suite for suite, _ in self.tasks))
         return {
             "schema_version": SCHEMA_VERSION,
-            "settings": config.fixed_settings(),
+            "settings": {"suite": ",".join(suites), **config.fixed_settings(suites)},
             **config.record_notes(),
             **source,
             "wall_s": round(self.wall_s, 1),
-            "tasks": {str(task_id): task.record() for task_id, task in self.tasks.items()},
+            "tasks": {
+                str(task_id) if len(suites) == 1 else f"{suite}/{task_id}": task.record()
+                for (suite, task_id), task in self.tasks.items()
+            },
         }
 
     @classmethod
@@ -78,10 +86,11 @@ class Progress:
         """Invert :meth:`record`; None gives a fresh start."""
         if record is None:
             return cls()
-        tasks = {
-            int(task_id): TaskProgress(**{key: value for key, value in task.items() if key != "failures"})
-            for task_id, task in record["tasks"].items()
-        }
+        tasks = {}
+        for name, task in record["tasks"].items():
+            suite, _, task_id = name.rpartition("/")
+            key = (suite or record["settings"]["suite"], int(task_id))
+            tasks[key] = TaskProgress(**{field: value for field, value in task.items() if field != "failures"})
         return cls(tasks, record["wall_s"])
 
 
@@ -96,13 +105,36 @@ def check_same_settings(record: dict[str, Any], config: DatasetConfig) -> None:
             f"--root={config.root} was written with schema version {record['schema_version']}, this is version "
             f"{SCHEMA_VERSION}; choose a new --root."
         )
-    for name, value in config.fixed_settings().items():
+    for name, value in config.fixed_settings(record["settings"]["suite"].split(",")).items():
         recorded = record["settings"].get(name, SETTINGS_BEFORE.get(name))
         if recorded != value:
             raise CollectionError(
                 f"--{name}={value} differs from {recorded}, with which the dataset at --root={config.root} was made. "
                 f"Continue it with {shlex.quote(f'--{name}={recorded}')}, or choose a new --root."
             )
+
+
+def check_same_features(features: dict[str, Any], config: DatasetConfig) -> None:
+    """Refuse to continue a dataset whose frames have other features than this command writes.
+
+    Args:
+        features: What it writes, for ``LeRobotDataset.create``.
+        config: The settings.
+
+    Raises:
+        CollectionError: Naming the features that differ.
+    """
+    recorded = json.loads((config.root / INFO).read_text())["features"]
+    ours, theirs = (
+        {name: (spec["dtype"], list(spec["shape"])) for name, spec in specs.items() if name not in DEFAULT_FEATURES}
+        for specs in (features, recorded)
+    )
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        raise CollectionError(
+            f"--root={config.root} holds a dataset of other features than this command writes (they differ in "
+            f"{', '.join(differing)}). Nothing was touched; choose a new --root."
+        )
 
 
 def check_same_source(record: dict[str, Any], source: dict[str, Any], config: DatasetConfig) -> None:

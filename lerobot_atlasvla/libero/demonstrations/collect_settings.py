@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lerobot_atlasvla.libero.cameras.features import CONVENTION
 from lerobot_atlasvla.libero.cameras.ranges import RandomCameraConfig
-from lerobot_atlasvla.libero.dataset_settings import CollectionError
+from lerobot_atlasvla.libero.dataset_settings import CollectionError, TaskKey, shared
 from lerobot_atlasvla.libero.demonstrations.episode import Job
-from lerobot_atlasvla.libero.experts.scripted import SUITES
+from lerobot_atlasvla.libero.experts.scripted import SUITES, known_by_suite, known_tasks, moves_objects
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
-from lerobot_atlasvla.libero.tasks import SPATIAL
+from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_MAX_STEPS
 
 SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0, "random_cameras": None, "store_geometry": False}
 """Values of settings in datasets made before they existed."""
@@ -21,7 +22,8 @@ SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0, "random_cameras": 
 class CollectConfig(RandomCameraConfig):
     """Settings of ``atlasvla-collect``. Running the same command again continues where a killed run stopped."""
 
-    # LIBERO suite. The scripted expert knows libero_spatial only.
+    # LIBERO suite, or several, separated by commas: libero_spatial, libero_object, libero_goal, libero_10. Tasks that
+    # the scripted expert does not know are skipped and counted.
     suite: str = SPATIAL
     # Successful demonstrations to keep per task. Failed attempts are dropped and counted.
     episodes_per_task: int = 50
@@ -40,23 +42,34 @@ class CollectConfig(RandomCameraConfig):
     displace_cm: float = 0.0
     # Steps to record after the first success, so that the release of the bowl is in the data.
     extra_steps: int = 10
-    # Steps after which an attempt has failed. LIBERO's own limit for this suite is 280.
-    max_steps: int = 280
+    # Steps after which an attempt has failed. LeRobot's limit of the suite (280, 280, 300, 520) if not given.
+    max_steps: int | None = None
     # Share of attempts, 0 to 1, that start just after a mishap (the bowl missed, lost or pushed) and show the way back.
-    # The mishap itself is not recorded.
+    # The mishap itself is not recorded. Tasks that do not start at a bowl's rim have none.
     recovery_share: float = 0.25
     # Store depth, intrinsics and extrinsics of both cameras with every frame.
     store_geometry: bool = False
 
-    suites = SUITES
+    offered_suites = SUITES
 
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
         super().validate()
+        if not self.tasks:
+            raise CollectionError(
+                f"--suite={self.suite} with --task_ids={self.task_ids} leaves no task that the scripted expert knows; "
+                f"it knows {known_by_suite()}."
+            )
         try:
             check_displace_cm(self.displace_cm, "--displace_cm")
         except ValueError as error:
             raise CollectionError(f"{error}.") from error
+        fixed = [f"{task_id} of {suite}" for suite, task_id in self.tasks if not moves_objects(suite, task_id)]
+        if self.displace_cm and fixed:
+            raise CollectionError(
+                f"--displace_cm={self.displace_cm:g} displaces loose objects, and the goal of these tasks names none: "
+                f"{', '.join(fixed)}. Leave them out with --task_ids, or give --displace_cm=0."
+            )
         if not 0 <= self.recovery_share <= 1:
             raise CollectionError(f"--recovery_share={self.recovery_share} must be from 0 to 1.")
         if self.store_geometry:
@@ -65,13 +78,21 @@ class CollectConfig(RandomCameraConfig):
     def _minima(self) -> dict[str, float]:
         return super()._minima() | {"noise": 0, "extra_steps": 0, "max_steps": 1}
 
-    def _unknown_suite(self) -> str:
-        return f"--suite={self.suite} is not known to the scripted expert; allowed: {', '.join(SUITES)}."
+    @property
+    def tasks(self) -> list[TaskKey]:
+        """Return the tasks to demonstrate, in the order in which they are written."""
+        return [(suite, task_id) for suite, task_id in super().tasks if task_id in known_tasks(suite)]
 
-    def job(self, task_id: int, attempt: int) -> Job:
+    @property
+    def skipped(self) -> list[TaskKey]:
+        """Return the tasks asked for that the expert does not know."""
+        return [(suite, task_id) for suite, task_id in super().tasks if task_id not in known_tasks(suite)]
+
+    def job(self, key: TaskKey, attempt: int) -> Job:
         """Return the attempt number ``attempt`` of a task under these settings."""
+        suite, task_id = key
         return Job(
-            suite=self.suite,
+            suite=suite,
             task_id=task_id,
             attempt=attempt,
             seed=self.seed,
@@ -79,17 +100,19 @@ class CollectConfig(RandomCameraConfig):
             noise=self.noise,
             displace_cm=self.displace_cm,
             extra_steps=self.extra_steps,
-            max_steps=self.max_steps,
+            max_steps=self.max_steps or SUITE_MAX_STEPS[suite],
             recovery_share=self.recovery_share,
             cameras=self,
             store_geometry=self.store_geometry,
         )
 
-    def fixed_settings(self) -> dict[str, Any]:
-        """Return the settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
+    def fixed_settings(self, suites: Sequence[str]) -> dict[str, Any]:
+        """Return the settings that every episode of one dataset shares; see :meth:`DatasetConfig.fixed_settings`."""
         names = ["noise", "displace_cm", "extra_steps", "max_steps", "recovery_share", "random_cameras"]
         names += ["store_geometry", *(["depth_cell_px"] if self.store_geometry else [])]
-        settings = super().fixed_settings() | {name: getattr(self, name) for name in names}
+        settings = super().fixed_settings(suites) | {name: getattr(self, name) for name in names}
+        if self.max_steps is None:  # None in the record stands for each suite's own limit
+            settings["max_steps"] = shared(SUITE_MAX_STEPS[suite] for suite in suites)
         return settings | (self.range_settings() if self.random_cameras else {})
 
     def record_notes(self) -> dict[str, Any]:

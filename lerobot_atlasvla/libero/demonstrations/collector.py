@@ -1,8 +1,8 @@
 """Run attempts in worker processes and write what they bring, in order.
 
-Workers simulate and render; this process alone writes. Episodes are written in the order (task, attempt), whatever
-order they arrive in, and an attempt depends on nothing but the settings, so the data do not depend on the number of
-workers.
+Workers simulate and render; this process alone writes. Episodes are written in the order (suite, task, attempt),
+whatever order they arrive in, and an attempt depends on nothing but the settings, so the data do not depend on the
+number of workers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,10 +19,11 @@ from contextlib import closing
 from typing import Any
 
 from lerobot_atlasvla.files.folder_lock import FolderInUseError
-from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig
+from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig, TaskKey
 from lerobot_atlasvla.libero.demonstrations.collect_record import (
     Progress,
     TaskProgress,
+    check_same_features,
     check_same_settings,
     check_same_source,
     describe_source,
@@ -33,6 +35,9 @@ from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.setup import require_libero
 from lerobot_atlasvla.utils.extras import MissingExtraError
+
+SOLVED_AT_START = 3
+"""A task that is solved before anything is done this often in a row is no task to demonstrate."""
 
 type RunJob = Callable[[Any], Attempt]
 
@@ -63,10 +68,11 @@ class Collector:
         self._source = source
         self._batch: list[Attempt] = []
         self._commit_cut_short = False
-        self._pending: dict[tuple[int, int], Future[Attempt]] = {}
+        self._pending: dict[tuple[TaskKey, int], Future[Attempt]] = {}
+        self._solved_at_start: Counter[TaskKey] = Counter()
         self.progress = Progress.from_record(store.record)
-        for task_id in config.tasks:
-            self.progress.tasks.setdefault(task_id, TaskProgress())
+        for key in config.tasks:
+            self.progress.tasks.setdefault(key, TaskProgress())
 
     def run(self) -> None:
         """Collect.
@@ -76,7 +82,7 @@ class Collector:
         """
         from tqdm import tqdm
 
-        tasks = {task_id: self.progress.tasks[task_id] for task_id in self._config.tasks}
+        tasks = {key: self.progress.tasks[key] for key in self._config.tasks}
         target = self._config.episodes_per_task
         initial = sum(min(task.kept, target) for task in tasks.values())
         started, wall_before = time.monotonic(), self.progress.wall_s
@@ -85,11 +91,12 @@ class Collector:
             self._submit()
             import lerobot.datasets.lerobot_dataset  # noqa: F401 - takes many seconds; do it while the workers start
 
-            for task_id, task in tasks.items():
+            for key, task in tasks.items():
+                suite, task_id = key
                 while task.kept < target:
                     self._submit()
-                    attempt = self._pending.pop((task_id, task.attempts)).result()
-                    kept = self._count(task, attempt)
+                    attempt = self._pending.pop((key, task.attempts)).result()
+                    kept = self._count(key, attempt)
                     self._submit()  # keeps workers busy while this process writes
                     self.progress.wall_s = wall_before + time.monotonic() - started
                     bar.update(kept)
@@ -99,9 +106,16 @@ class Collector:
                     )
                     if sum(len(kept.episodes) for kept in self._batch) >= self._config.save_every:
                         self._commit()
+                    if self._solved_at_start[key] >= min(SOLVED_AT_START, self._config.max_failures):
+                        other = ", or give another --displace_cm" if attempt.displacement else ""
+                        raise CollectionError(
+                            f"Task {task_id} of {suite} ({task.name}) was solved before anything was done, "
+                            f"{self._solved_at_start[key]} times in a row, so there is nothing to demonstrate; leave "
+                            f"it out with --task_ids{other}."
+                        )
                     if task.failures_in_a_row >= self._config.max_failures:
                         raise CollectionError(
-                            f"Task {task_id} ({task.name}) failed {task.failures_in_a_row} times in a row "
+                            f"Task {task_id} of {suite} ({task.name}) failed {task.failures_in_a_row} times in a row "
                             f"(--max_failures={self._config.max_failures}); {task.kept} of its demonstrations were "
                             "kept. Are the assets complete, and is --max_steps or --noise unusual?"
                         )
@@ -117,10 +131,12 @@ class Collector:
         attempts = sum(task.attempts for task in self.progress.tasks.values())
         return sum(task.kept for task in self.progress.tasks.values()) / max(1, attempts)
 
-    def _count(self, task: TaskProgress, attempt: Attempt) -> bool:
+    def _count(self, key: TaskKey, attempt: Attempt) -> bool:
+        task = self.progress.tasks[key]
         task.name, task.instruction = attempt.task_name, attempt.instruction
         task.frames_of_reference = attempt.frames_of_reference or task.frames_of_reference
         task.attempts += 1
+        self._solved_at_start[key] = attempt.solved_at_start * (self._solved_at_start[key] + 1)
         if attempt.displacement is not None:
             moved_cm = math.hypot(*attempt.displacement.target_moved_cm)
             before_cm = task.mean_displacement_cm or 0.0
@@ -141,14 +157,14 @@ class Collector:
         """Hand out attempts in order, as many as can still be needed and a bounded number ahead of the writer."""
         target = self._config.episodes_per_task
         awaited = True  # the next attempt of the first unfinished task is what the writer waits for
-        for task_id in self._config.tasks:
-            task = self.progress.tasks[task_id]
-            ahead = sum(pending_task == task_id for pending_task, _ in self._pending)
+        for key in self._config.tasks:
+            task = self.progress.tasks[key]
+            ahead = sum(pending_task == key for pending_task, _ in self._pending)
             while task.kept + ahead < target:
                 if len(self._pending) > self._config.workers and not (awaited and ahead == 0):
                     return
                 attempt = task.attempts + ahead
-                self._pending[task_id, attempt] = self._pool.submit(self._run_job, self._config.job(task_id, attempt))
+                self._pending[key, attempt] = self._pool.submit(self._run_job, self._config.job(key, attempt))
                 ahead += 1
             awaited = awaited and ahead == 0
 
@@ -191,23 +207,21 @@ def fill_dataset(config: DatasetConfig, features: dict[str, Any], record_name: s
         raise CollectionError(f"{error}.") from error
     create = {"fps": FPS, "robot_type": ROBOT_TYPE, "features": features, "use_videos": False}
     try:
-        store = DatasetWriter(config.root, config.repo_id, record_name, create=create)
+        store = DatasetWriter(config.root, config.dataset_name, record_name, create=create)
     except (NotOurDatasetError, FolderInUseError) as error:
         raise CollectionError(str(error)) from error
     with closing(store):
-        return _fill(config, store, run_job)
+        return _fill(config, features, store, run_job)
 
 
-def _fill(config: DatasetConfig, store: DatasetWriter, run_job: RunJob) -> Progress:
+def _fill(config: DatasetConfig, features: dict[str, Any], store: DatasetWriter, run_job: RunJob) -> Progress:
     """Simulate what the store lacks."""
     record = store.record
     if record is not None:
         check_same_settings(record, config)
+        check_same_features(features, config)
         progress = Progress.from_record(record)
-        if all(
-            task_id in progress.tasks and progress.tasks[task_id].kept >= config.episodes_per_task
-            for task_id in config.tasks
-        ):
+        if all(key in progress.tasks and progress.tasks[key].kept >= config.episodes_per_task for key in config.tasks):
             return progress
 
     source = describe_source()

@@ -18,7 +18,7 @@ from lerobot_atlasvla.libero.cameras.ranges import CameraPose, RandomCameraConfi
 from lerobot_atlasvla.libero.cameras.views import Viewer, restore, snapshot
 from lerobot_atlasvla.libero.demonstrations.schema import SCENE_VIEW, WRIST_VIEW, Episode, Trajectory, rotate_image
 from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement, TaskScene, kept_scene
-from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert
+from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, has_mishaps
 from lerobot_atlasvla.libero.experts.scripted import Phase, ScriptedExpert
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA, SCENE_OBSERVATION, WRIST_CAMERA, WRIST_OBSERVATION
 
@@ -91,6 +91,7 @@ class Attempt:
         recovery: Whether the attempt started from a mishap.
         copies: The demonstration as other scene cameras see it.
         frames_of_reference: For the record, what the cameras' places refer to.
+        solved_at_start: Whether the placement drawn was a solution, so that there was nothing to demonstrate.
     """
 
     task_name: str
@@ -100,6 +101,7 @@ class Attempt:
     recovery: bool = False
     copies: tuple[Episode, ...] = ()
     frames_of_reference: dict[str, Any] | None = None
+    solved_at_start: bool = False
 
     @property
     def episodes(self) -> list[Episode]:
@@ -162,7 +164,7 @@ class Demonstrator(TaskScene):
     def __init__(self, suite: str, task_id: int, image_size: int) -> None:
         super().__init__(suite, task_id, image_size)
         self._expert = ScriptedExpert(self.env, self.task.name)
-        self._clumsy = ClumsyExpert(self.env, self.task.name)
+        self._clumsy = ClumsyExpert(self.env, self.task.name) if has_mishaps(self.task.name) else None
 
     def reset(
         self, placement_seed: int, displace_cm: float = 0.0, initial_state: np.ndarray | None = None
@@ -199,12 +201,14 @@ class Demonstrator(TaskScene):
         placement_seed, noise_seed = np.random.SeedSequence(entropy).generate_state(2)
         noise = ActionNoise(job.noise, np.random.default_rng(noise_seed))
         rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(RECOVERY_STREAM,)))
-        recovery = rng.random() < job.recovery_share
+        recovery = self._clumsy is not None and rng.random() < job.recovery_share
         if job.looks_again:
             self.take_snapshots()
         observation = self.reset(int(placement_seed), job.displace_cm)
-        if recovery:
-            observation = self._go_wrong(job.noise, rng)
+        if self.env.check_success():
+            return Attempt(self.task.name, self.task.language, None, self.displacement, solved_at_start=True)
+        if self._clumsy is not None and recovery:
+            observation = self._go_wrong(self._clumsy, job.noise, rng)
         observations, actions = [], []
         steps_left = job.max_steps if observation is not None else 0
         solved = False
@@ -283,10 +287,11 @@ class Demonstrator(TaskScene):
         frames_of_reference = viewer.frames_of_reference(trajectory.eef_pos[-1], trajectory.eef_quat[-1])
         return seen if job.store_geometry else [trajectory, *seen], frames_of_reference
 
-    def _go_wrong(self, noise_scale: float, rng: np.random.Generator) -> dict[str, Any] | None:
+    def _go_wrong(self, clumsy: ClumsyExpert, noise_scale: float, rng: np.random.Generator) -> dict[str, Any] | None:
         """Simulate a random mishap, unseen and unrecorded; see :mod:`lerobot_atlasvla.libero.experts.mishaps`.
 
         Args:
+            clumsy: Who does it.
             noise_scale: Scale of the noise on executed actions.
             rng: Source of everything random about it.
 
@@ -295,10 +300,10 @@ class Demonstrator(TaskScene):
         """
         noise = ActionNoise(noise_scale, rng)
         self._enable_sensors(False)
-        for action in self._clumsy.act_out(self._clumsy.draw(rng), rng):
-            self.env.step(noise(action, self._clumsy.free_motion))
+        for action in clumsy.act_out(clumsy.draw(rng), rng):
+            self.env.step(noise(action, clumsy.free_motion))
         self._enable_sensors(True)
-        if not self._clumsy.went_wrong():
+        if not clumsy.went_wrong():
             return None
         return self.env.env._get_observations(force_update=True)
 

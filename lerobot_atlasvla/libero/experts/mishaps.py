@@ -2,7 +2,7 @@
 
 A policy that imitates an expert who never fails has not seen what to do after a failure. Here the expert plays a policy
 that fails: it grasps beside the bowl, or loses it, or drags it along, and goes on as if nothing had happened. What it
-does is never a label; the demonstration starts afterward, with :class:`ScriptedExpert` showing the way back. The idea
+does is never a label; the demonstration starts afterward, with the expert showing the way back. The idea
 is that of DART (Laskey et al. 2017), noise injected while demonstrating, with failures in place of noise.
 """
 
@@ -11,10 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 from itertools import islice
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from lerobot_atlasvla.libero.experts.scripted import CLOSED, OPEN, Phase, ScriptedExpert
+from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase
+from lerobot_atlasvla.libero.experts.pick_place import PickAndPlace
+from lerobot_atlasvla.libero.experts.plan import Pick
+from lerobot_atlasvla.libero.experts.scripted import plan_of
+
+if TYPE_CHECKING:
+    from libero.libero.envs.env_wrapper import ControlEnv
 
 MAX_STEPS = 220
 """Control steps after which a mishap that did not come about is given up."""
@@ -63,11 +70,25 @@ _SHARES = {Mishap.MISSED: 0.5, Mishap.LOST: 0.3, Mishap.PUSHED: 0.2}
 """Probability of each; a missed grasp is what policies do most."""
 
 
-class ClumsyExpert(ScriptedExpert):
+def has_mishaps(task_name: str) -> bool:
+    """Return whether mishaps are known for a task: it has to start with taking a bowl by its rim."""
+    first = plan_of(task_name)[0]
+    return isinstance(first, Pick) and first.grasp.radius_m > 0
+
+
+class ClumsyExpert(PickAndPlace):
     """Expert that can be made to grasp beside the bowl and never notices that its fingers are empty.
 
-    Takes the arguments of :class:`ScriptedExpert`.
+    Args:
+        env: A LIBERO ``ControlEnv`` with relative OSC_POSE control at 20 Hz.
+        task_name: LIBERO's name of a task for which :func:`has_mishaps` is true.
     """
+
+    def __init__(self, env: ControlEnv, task_name: str) -> None:
+        if not has_mishaps(task_name):
+            raise ValueError(f"No mishap is known for the task {task_name!r}, which does not start at a bowl's rim.")
+        skill = cast(PickAndPlace, plan_of(task_name)[0](env))
+        super().__init__(env, skill.goal, skill.grasp, skill.place)
 
     def reset(self) -> None:
         """Start over, without any offset; to be called after the environment was reset."""
@@ -78,12 +99,12 @@ class ClumsyExpert(ScriptedExpert):
         super()._observe()
         if self.phase in (Phase.LIFT, Phase.CARRY):
             # What it believes to hold moves with the hand.
-            self._bowl = self._eef - self._held
+            self._object = self.hand.position - self._held
         self._aim(self._miss)
 
     def draw(self, rng: np.random.Generator) -> Mishap:
         """Draw what is to go wrong; between walls a bowl is never pushed."""
-        kinds = [mishap for mishap in Mishap if mishap is not Mishap.PUSHED or not self._grasp.walled]
+        kinds = [mishap for mishap in Mishap if mishap is not Mishap.PUSHED or not self.grasp.walled]
         shares = np.array([_SHARES[mishap] for mishap in kinds])
         return kinds[rng.choice(len(kinds), p=shares / shares.sum())]
 
@@ -110,13 +131,13 @@ class ClumsyExpert(ScriptedExpert):
             True if the mishap came to its end, the bowl stands, and it is neither in the gripper nor on the plate.
         """
         env = self._env.env
-        held = env._check_grasp(gripper=env.robots[0].gripper, object_geoms=env.get_object(self._bowl_name))
-        upright = self._env.sim.data.body_xmat[env.obj_body_id[self._bowl_name]][8] > UPRIGHT
-        return self._finished and bool(upright) and not held and not self._env.check_success()
+        held = env._check_grasp(gripper=env.robots[0].gripper, object_geoms=env.get_object(self._object_name))
+        upright = self._env.sim.data.body_xmat[env.obj_body_id[self._object_name]][8] > UPRIGHT
+        return self._finished and bool(upright) and not held and not self.holds()
 
     def _miss_it(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         out, up = 0.0, 0.0
-        match rng.integers(2 if self._grasp.walled else 3):
+        match rng.integers(2 if self.grasp.walled else 3):
             case 0:
                 out = -rng.uniform(*INSIDE_M)
             case 1:
@@ -145,7 +166,7 @@ class ClumsyExpert(ScriptedExpert):
         while self.phase in (Phase.REACH, Phase.CLOSE):
             yield self.act()
         way = max(share * self._place_error, LOSE_BEFORE_M)
-        while self._place_error > way or self._eef[2] - self._lift_from < LOSE_ABOVE_M:
+        while self._place_error > way or self.hand.position[2] - self._lift_from < LOSE_ABOVE_M:
             yield self.act()
         for gripper in [OPEN] * open_steps + [CLOSED] * closed_steps:
             action = self.act()
@@ -163,7 +184,7 @@ class ClumsyExpert(ScriptedExpert):
                 break
             yield action
         # Instead of closing astride the rim, sideways.
-        target = self._eef + distance * np.array([np.cos(angle), np.sin(angle), 0.0])
+        target = self.hand.position + distance * np.array([np.cos(angle), np.sin(angle), 0.0])
         for _ in range(steps):
             self._observe()
             yield self._move(target, OPEN)

@@ -36,12 +36,12 @@ def collect_geometry(config: GeometryConfig) -> Progress:
 
 def summary(config: GeometryConfig, progress: Progress, seconds: float) -> str:
     """Format what the dataset holds and how long the new part of it took."""
-    episodes = sum(progress.tasks[task_id].kept for task_id in config.tasks)
+    episodes = sum(progress.tasks[key].kept for key in config.tasks)
     states, views = progress.new_frames, progress.new_frames * len(config.views)
     return (
         f"{episodes} episodes of {len(config.tasks)} tasks, {progress.new_episodes} of them new: {states} states, "
         f"{views} views\n{states / max(seconds, 1e-9):.2f} states a second ({seconds:.0f} s, start-up included)\n"
-        f"dataset: {config.root} (repo_id {config.repo_id})"
+        f"dataset: {config.root} (repo_id {config.dataset_name})"
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lerobot_atlasvla.libero.cameras.features import CONVENTION
 from lerobot_atlasvla.libero.cameras.ranges import RandomCameraConfig
-from lerobot_atlasvla.libero.dataset_settings import CollectionError
-from lerobot_atlasvla.libero.experts.scripted import SUITES
+from lerobot_atlasvla.libero.dataset_settings import CollectionError, TaskKey, shared
+from lerobot_atlasvla.libero.experts.scripted import known_by_suite, known_tasks
+from lerobot_atlasvla.libero.tasks import SPATIAL
 
 EXPERT, FIXED, RANDOM = "expert", "fixed", "random"
 SOURCES = (EXPERT, FIXED, RANDOM)
@@ -20,16 +22,16 @@ class GeometryConfig(RandomCameraConfig):
     """Settings of ``atlasvla-collect-geometry``. The same command again continues where a killed run stopped."""
 
     # Name of the dataset, as later given to --dataset.repo_id. Nothing is uploaded.
-    repo_id: str = "local/atlasvla_geometry"
+    repo_id: str | None = "local/atlasvla_geometry"
     # Episodes per task: states of one placement of the objects, or of one run of the scripted expert.
     episodes_per_task: int = 50
     # Height and width of all views, pixels.
     image_size: int = 64
     # Views of the scene per state, beside the wrist's, each from a random pose of its own. At least 1.
     random_cameras: int | None = 2
-    # Where states come from, by turns, one episode each: expert (the scripted expert at work, libero_spatial only),
-    # fixed (LIBERO's initial states), random (placements). '[expert, random]' if not given, '[random]' where the expert
-    # does not know the suite.
+    # Where states come from, by turns, one episode each: expert (the scripted expert at work, if it knows the task),
+    # fixed (LIBERO's initial states), random (placements). If not given, '[expert, random]' for libero_spatial and
+    # '[random]' for the other suites.
     sources: list[str] | None = None
     # States of an episode that starts from a fixed or random placement, at least 2. Setting a placement takes about as
     # long as rendering 20 states.
@@ -56,10 +58,11 @@ class GeometryConfig(RandomCameraConfig):
         super().validate()
         if self.sources is not None and (not self.sources or set(self.sources) - set(SOURCES)):
             raise CollectionError(f"--sources={self.sources} must name some of {', '.join(SOURCES)}.")
-        if EXPERT in self.chosen_sources and self.suite not in SUITES:
+        if any(EXPERT in self.sources_of(suite) and task not in known_tasks(suite) for suite, task in self.tasks):
             raise CollectionError(
-                f"--sources={self.sources} needs the scripted expert, which does not know --suite={self.suite}, only "
-                f"{', '.join(SUITES)}; leave {EXPERT} out."
+                f"--sources={self.sources} needs the scripted expert, which does not know every task of "
+                f"--suite={self.suite} with --task_ids={self.task_ids}; it knows {known_by_suite()}. Leave the others "
+                f"out with --task_ids, or leave {EXPERT} out."
             )
         for name in ("reach_share", "posture_share", "object_share"):
             if not 0 <= getattr(self, name) <= 1:
@@ -78,25 +81,25 @@ class GeometryConfig(RandomCameraConfig):
         own = {"states_per_episode": 2.0, "every_steps": 1.0, "max_steps": 1.0, "noise": 0.0, "object_offset_cm": 0.0}
         return super()._minima() | own
 
-    @property
-    def chosen_sources(self) -> list[str]:
-        """Return where states come from."""
-        return self.sources or ([EXPERT, RANDOM] if self.suite in SUITES else [RANDOM])
+    def sources_of(self, suite: str) -> list[str]:
+        """Return where states of a suite come from."""
+        return self.sources or ([EXPERT, RANDOM] if suite == SPATIAL else [RANDOM])
 
     @property
     def views(self) -> list[str]:
         """Return the names of the views, the wrist's first."""
         return ["wrist", *(f"scene_{index}" for index in range(self.random_cameras or 0))]
 
-    def job(self, task_id: int, attempt: int) -> GeometryJob:
+    def job(self, key: TaskKey, attempt: int) -> GeometryJob:
         """Return the episode number ``attempt`` of a task under these settings."""
-        return GeometryJob(self, task_id, attempt)
+        return GeometryJob(self, *key, attempt)
 
-    def fixed_settings(self) -> dict[str, Any]:
-        """Return the settings that every episode of one dataset shares; tasks and counts may grow from run to run."""
+    def fixed_settings(self, suites: Sequence[str]) -> dict[str, Any]:
+        """Return the settings that every episode of one dataset shares; see :meth:`DatasetConfig.fixed_settings`."""
         names = ("states_per_episode", "every_steps", "max_steps", "noise", "reach_share", "posture_share")
         names += ("posture_noise", "object_share", "object_offset_cm", "depth_cell_px", "random_cameras")
-        settings = super().fixed_settings() | {"sources": self.chosen_sources}
+        # None in the record stands for each suite's own sources.
+        settings = super().fixed_settings(suites) | {"sources": shared(map(self.sources_of, suites))}
         return settings | {name: getattr(self, name) for name in names} | self.range_settings()
 
     def record_notes(self) -> dict[str, Any]:
@@ -110,10 +113,12 @@ class GeometryJob:
 
     Attributes:
         config: Valid settings.
+        suite: LIBERO suite.
         task_id: Task number within the suite.
         attempt: Episode number of this task, from 0.
     """
 
     config: GeometryConfig
+    suite: str
     task_id: int
     attempt: int

@@ -38,7 +38,7 @@ class StateScene(TaskScene):
         sequence = np.random.SeedSequence([config.seed, job.task_id, job.attempt], spawn_key=(GEOMETRY_STREAM,))
         placement_seed, seed = sequence.generate_state(2)
         rng = np.random.default_rng(seed)
-        sources = config.chosen_sources
+        sources = config.sources_of(job.suite)
         source, turn = sources[job.attempt % len(sources)], job.attempt // len(sources)
         fixed = self.fixed_states() if source == FIXED else None
         self.reset(int(placement_seed), initial_state=None if fixed is None else fixed[turn % len(fixed)])
@@ -107,4 +107,4 @@ class StateScene(TaskScene):
 
 def run_job(job: GeometryJob) -> Attempt:
     """Render one episode in this worker, keeping the environment for the next one of the same task."""
-    return kept_scene(StateScene, job.config.suite, job.task_id, job.config.image_size).render_episode(job)
+    return kept_scene(StateScene, job.suite, job.task_id, job.config.image_size).render_episode(job)

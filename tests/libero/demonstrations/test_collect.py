@@ -1,10 +1,14 @@
 """``atlasvla-collect``: what is simulated, what is said, and what is refused."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import collector as collector_module
 from lerobot_atlasvla.libero.demonstrations.collect import CollectConfig, CollectionError, collect, main
+from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from tests.libero.demonstrations.fake_simulator import EXPECTED, REPO_ID, config, contents, fake_attempt
@@ -42,6 +46,53 @@ def test_a_task_that_keeps_failing_stops_the_run(tmp_path, fake_simulator, monke
     assert contents(tmp_path / "ds") == EXPECTED[:3]
 
 
+def test_several_suites_fill_one_dataset(tmp_path, fake_simulator, capsys):
+    root = tmp_path / "ds"
+    collect(config(root, task_ids=[2]))
+    both = [f"--root={root}", f"--repo_id={REPO_ID}", "--task_ids=[2]", "--image_size=8", "--save_every=2"]
+    assert main([*both, "--suite=libero_spatial,libero_90,libero_object", "--episodes_per_task=3"]) == 0
+    out = capsys.readouterr().out
+    assert "skipped, because the scripted expert does not know them: 1 tasks (2 of libero_90)" in out
+    assert contents(root) == 2 * EXPECTED[:3]
+    record = json.loads((root / "meta" / RECORD_NAME).read_text())
+    assert list(record["tasks"]) == ["libero_spatial/2", "libero_object/2"]
+    assert record["settings"]["suite"] == "libero_spatial,libero_object"
+    # Goal has another limit of steps than the others; each keeps its own.
+    collect(config(root, suite="libero_goal", task_ids=[2], episodes_per_task=1))
+    collect(config(root, task_ids=[2], episodes_per_task=4))
+    assert contents(root) == [*2 * EXPECTED[:3], EXPECTED[0], ("instruction 2", 5, 3)]
+
+
+def test_every_suite_has_its_own_limit_of_steps(tmp_path):
+    jobs = {suite: config(tmp_path, suite=suite).job((suite, 2), 0) for suite in ("libero_object", "libero_goal")}
+    assert {suite: job.max_steps for suite, job in jobs.items()} == {"libero_object": 280, "libero_goal": 300}
+    assert config(tmp_path, max_steps=99).job(("libero_goal", 2), 0).max_steps == 99
+
+
+def test_a_task_that_is_solved_at_the_start_is_refused(tmp_path, fake_simulator, monkeypatch):
+    def solved(job: Job) -> Attempt:
+        return (
+            replace(fake_attempt(job), trajectory=None, solved_at_start=True) if job.task_id == 5 else fake_attempt(job)
+        )
+
+    monkeypatch.setattr(collect_module, "run_job", solved)
+    with pytest.raises(CollectionError, match=r"Task 5 of libero_spatial .* solved before anything was done, 3 times"):
+        collect(config(tmp_path / "ds"))
+    assert contents(tmp_path / "ds") == EXPECTED[:3]
+
+
+def test_a_dataset_of_other_features_is_refused(tmp_path, fake_simulator, monkeypatch):
+    root = tmp_path / "ds"
+    collect(config(root, task_ids=[2], episodes_per_task=1))
+    info = root / "meta" / "info.json"
+    features = json.loads(info.read_text())
+    features["features"]["observation.depth"] = {"dtype": "float32", "shape": [1], "names": None}
+    info.write_text(json.dumps(features))
+    monkeypatch.setattr(collector_module, "ProcessPoolExecutor", None)
+    with pytest.raises(CollectionError, match=r"other features .* differ in observation\.depth"):
+        collect(config(root, task_ids=[2]))
+
+
 def test_a_displacement_without_valid_placement_is_told_without_a_traceback(tmp_path, fake_simulator, monkeypatch):
     def no_placement(job: Job) -> Attempt:
         raise DisplacementError("displace_cm=8 leaves no valid placement.")
@@ -66,7 +117,17 @@ def test_summary_names_the_numbers(tmp_path, fake_simulator, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"suite": "libero_goal"}, r"--suite=libero_goal .* allowed: libero_spatial"),
+        ({"suite": "libero_kitchen"}, r"--suite=libero_kitchen .* allowed: libero_spatial, libero_object"),
+        ({"suite": "libero_goal,libero_goal"}, r"--suite=libero_goal,libero_goal .* none twice"),
+        ({"suite": "libero_goal,libero_object", "task_ids": [10]}, r"0 to 9 of libero_goal; .* 10\."),
+        (
+            {"suite": "libero_90"},
+            r"--suite=libero_90 .* no task that the scripted expert knows; it knows",
+        ),
+        (
+            {"suite": "libero_spatial,libero_goal", "task_ids": [1, 7], "displace_cm": 6.0},
+            r"--displace_cm=6 .* names none: 7 of libero_goal\. Leave them out with --task_ids",
+        ),
         ({"task_ids": [3, 10]}, r"--task_ids=\[3, 10\] .* 0 to 9 .* 10\."),
         ({"task_ids": [-1]}, r"--task_ids=\[-1\] .* 0 to 9"),
         ({"task_ids": []}, r"--task_ids=\[\] .* 0 to 9"),

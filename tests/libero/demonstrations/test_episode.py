@@ -17,7 +17,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     rotate_image,
 )
 from lerobot_atlasvla.libero.experts.mishaps import Mishap
-from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SPATIAL
 
 # -- noise -------------------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,8 @@ class BlindDemonstrator(Demonstrator):
             self.env.env.modify_observable(name, "enabled", enabled and not name.endswith("_image"))
 
     def run(self, attempt: int = 0, share: float = 1.0, **settings) -> Attempt:
-        return self.attempt(CollectConfig("unused", recovery_share=share, **settings).job(SHORT_TASK, attempt))
+        config = CollectConfig("unused", recovery_share=share, **settings)
+        return self.attempt(config.job((SPATIAL, SHORT_TASK), attempt))
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +212,11 @@ def test_a_copy_from_an_unmoved_camera_is_the_same_to_the_byte():
     settings = CollectConfig("unused", random_cameras=1, store_geometry=True, **still)
     demonstrator = Demonstrator("libero_spatial", SHORT_TASK, image_size=32)
     try:
-        demonstrator.env.check_success = lambda: True
+        answers = iter([False, True])  # at the start, at the end
+        demonstrator.env.check_success = lambda: next(answers)
         step = demonstrator.env.step
         demonstrator.env.step = lambda action: (*step(action)[:2], True, {})
-        attempt = demonstrator.attempt(settings.job(SHORT_TASK, 0))
+        attempt = demonstrator.attempt(settings.job((SPATIAL, SHORT_TASK), 0))
     finally:
         demonstrator.close()
     original, copy = attempt.episodes

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from eval.rollout.experts import without_cameras
 from lerobot_atlasvla.libero.demonstrations.task_scene import NO_OP
 from lerobot_atlasvla.libero.experts import mishaps
 from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, Mishap
 from lerobot_atlasvla.libero.experts.scripted import CLOSED, OPEN, Phase, ScriptedExpert
 from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
-from tests.libero.conftest import env_without_cameras
 
 TASK = 1
 """The way from bowl to plate is long enough to lose the bowl on."""
@@ -65,7 +65,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(suite):
     task = suite.get_task(TASK)
-    with env_without_cameras(task) as env:
+    with without_cameras(task) as env:
         yield Scene(env, task.name)
 
 

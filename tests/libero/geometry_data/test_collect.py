@@ -14,6 +14,7 @@ from lerobot_atlasvla.libero.geometry_data import collect as collect_module
 from lerobot_atlasvla.libero.geometry_data.collect import RECORD_NAME, collect_geometry, main
 from lerobot_atlasvla.libero.geometry_data.schema import GeometryEpisode
 from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig, GeometryJob
+from lerobot_atlasvla.libero.tasks import SPATIAL
 from tests.libero.demonstrations.fake_simulator import REPO_ID, SOURCE, FakePool
 
 FRAMES_OF_REFERENCE = {"base_to_world": np.eye(4).tolist()}
@@ -66,12 +67,8 @@ def test_every_view_is_stored_exactly(tmp_path):
     settings = config(tmp_path / "ds")
     assert collect_geometry(settings).new_frames == 14
     stored = rows(tmp_path / "ds")
-    frames = [
-        frame
-        for task_id in (1, 3)
-        for attempt in range(3)
-        for frame in fake_episode(settings.job(task_id, attempt)).episodes[0].frames(f"instruction {task_id}")
-    ]
+    episodes = [fake_episode(settings.job((SPATIAL, task), attempt)) for task in (1, 3) for attempt in range(3)]
+    frames = [frame for episode in episodes for frame in episode.episodes[0].frames(episode.instruction)]
     assert len(stored) == len(frames)
     assert {key.split(".")[-1] for key in frames[0] if ".images." in key} == {"wrist", "scene_0", "scene_1"}
     for row, frame in zip(stored, frames, strict=True):
@@ -108,6 +105,19 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, monkeypatch):
             np.testing.assert_array_equal(one[key], other[key])
 
 
+def test_several_suites_fill_one_dataset(tmp_path):
+    root = tmp_path / "ds"
+    collect_geometry(config(root, task_ids=[1], episodes_per_task=2))
+    both = config(root, suite="libero_spatial,libero_90", task_ids=[1], episodes_per_task=2)
+    assert collect_geometry(both).new_episodes == 2
+    assert len(rows(root)) == 10
+    record = json.loads((root / "meta" / RECORD_NAME).read_text())
+    assert list(record["tasks"]) == ["libero_spatial/1", "libero_90/1"]
+    assert record["settings"]["suite"] == "libero_spatial,libero_90"
+    assert record["settings"]["sources"] is None, "each suite its own"
+    assert collect_geometry(both).new_episodes == 0
+
+
 def test_other_ranges_are_another_dataset(tmp_path):
     collect_geometry(config(tmp_path / "ds", task_ids=[1], episodes_per_task=1))
     with pytest.raises(CollectionError, match=r"--hold_out_azimuth=\[30.0, 45.0\] differs from None"):
@@ -126,7 +136,7 @@ def test_the_states_per_second_are_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"suite": "libero"}, r"--suite=libero is no suite of LIBERO; allowed: libero_spatial, "),
+        ({"suite": "libero"}, r"--suite=libero must name suites of LIBERO, .* allowed: libero_spatial, "),
         ({"random_cameras": 0}, "--random_cameras=0 must be at least 1"),
         ({"random_cameras": None}, "--random_cameras=None must be at least 1"),
         ({"pan": [5.0, -5.0]}, "--pan=.* is reversed"),
@@ -135,7 +145,10 @@ def test_the_states_per_second_are_told(tmp_path, capsys):
         ({"depth_cell_px": 16}, "--depth_cell_px=16 must be at least 1 and divide --image_size=8"),
         ({"sources": []}, r"--sources=\[\] must name some of expert, fixed, random\."),
         ({"sources": ["demos"]}, r"--sources=\['demos'\] must name some of"),
-        ({"suite": "libero_10", "sources": ["expert"]}, "does not know --suite=libero_10, only libero_spatial"),
+        (
+            {"suite": "libero_10", "sources": ["expert"]},
+            r"every task of --suite=libero_10 .* libero_10: 0, 7\. ",
+        ),
         ({"states_per_episode": 1}, "--states_per_episode=1 must be at least 2"),
         ({"every_steps": 0}, "--every_steps=0 must be at least 1"),
         ({"posture_share": 2.0}, "--posture_share=2.0 must be from 0 to 1"),

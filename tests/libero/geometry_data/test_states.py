@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt
 from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig
 from lerobot_atlasvla.libero.geometry_data.states import StateScene
+from lerobot_atlasvla.libero.tasks import SPATIAL
 
 TASK = 8
 PIXELS = 32
@@ -23,7 +24,7 @@ def scene():
 
 def render(scene: StateScene, attempt: int, **settings) -> Attempt:
     values = {"sources": ["fixed"], "image_size": PIXELS, "states_per_episode": 3, "random_cameras": 1}
-    return scene.render_episode(GeometryConfig(Path("unused"), **(values | settings)).job(TASK, attempt))
+    return scene.render_episode(GeometryConfig(Path("unused"), **(values | settings)).job((SPATIAL, TASK), attempt))
 
 
 def test_an_episode_depends_on_its_number_alone(scene):

@@ -1,0 +1,43 @@
+"""``libero_goal``: one scene, ten goals."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from lerobot_atlasvla.libero.experts.articulated import OpenDrawer, PushPlate, TurnKnob
+from lerobot_atlasvla.libero.experts.grasps import GRASPS, Grasp, Place
+from lerobot_atlasvla.libero.experts.plan import Pick, Plan
+
+# On this side of the bowl nothing stands; on the other, the cream cheese.
+_BOWL = Grasp(-90)
+_CABINET = "wooden_cabinet_1"
+
+PLANS: dict[str, Plan | None] = {
+    "open_the_middle_drawer_of_the_cabinet": (partial(OpenDrawer, region=f"{_CABINET}_middle_region"),),
+    "put_the_bowl_on_the_stove": (Pick(_BOWL, Place()),),
+    "put_the_wine_bottle_on_top_of_the_cabinet": (Pick(GRASPS["wine_bottle"], Place()),),
+    "open_the_top_drawer_and_put_the_bowl_inside": (
+        # The open drawer hangs over the bowl's place, so the bowl goes out of its way first.
+        Pick(
+            _BOWL,
+            Place("main_table_akita_black_bowl_region", offset_m=(-0.05, 0.04, 0.003), tolerance_m=0.02),
+            aside="akita_black_bowl_1",
+        ),
+        partial(OpenDrawer, region=f"{_CABINET}_top_region"),
+        Pick(Grasp(-90, height_m=0.036), Place(offset_m=(0, 0.012, 0), clearance_m=0.10, slope=8.0)),
+    ),
+    "put_the_bowl_on_top_of_the_cabinet": (Pick(_BOWL, Place()),),
+    "push_the_plate_to_the_front_of_the_stove": (
+        # Around the cream cheese; the cabinet's handles are behind the plate.
+        partial(
+            PushPlate,
+            goal=("on", "plate_1", "main_table_stove_front_region"),
+            legs=((0.11, 0.015, 0.5), (0.015, 0.015, 0.25)),
+        ),
+    ),
+    "put_the_cream_cheese_in_the_bowl": (Pick(GRASPS["cream_cheese"], Place(offset_m=(0, 0, 0.03))),),
+    "turn_on_the_stove": (partial(TurnKnob, stove="flat_stove_1"),),
+    # Turned away from the cabinet's handles, which the palm would run into beside the plate.
+    "put_the_bowl_on_the_plate": (Pick(Grasp(135), Place()),),
+    "put_the_wine_bottle_on_the_rack": None,
+}

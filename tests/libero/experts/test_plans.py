@@ -1,0 +1,69 @@
+"""Plans name LIBERO's tasks, in its order, and one short task of every suite is solved."""
+
+import pytest
+
+from eval.rollout.experts import solve, table, without_cameras
+from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, has_mishaps
+from lerobot_atlasvla.libero.experts.scripted import PLANS, ScriptedExpert, known_tasks, moves_objects
+from lerobot_atlasvla.libero.setup import prepare_libero
+from lerobot_atlasvla.libero.tasks import SUITE_MAX_STEPS
+
+
+@pytest.fixture(scope="module")
+def suites():
+    prepare_libero()
+    from libero.libero import benchmark
+
+    return {name: benchmark.get_benchmark_dict()[name]() for name in PLANS}
+
+
+def test_the_plans_are_the_tasks_of_the_suites_in_their_order(suites):
+    assert {name: list(plans) for name, plans in PLANS.items()} == {
+        name: [task.name for task in suite.tasks] for name, suite in suites.items()
+    }
+
+
+def test_tasks_without_expert_are_told_apart():
+    assert {suite: len(known_tasks(suite)) for suite in (*PLANS, "libero_90")} == {
+        "libero_spatial": 10,
+        "libero_object": 10,
+        "libero_goal": 9,
+        "libero_10": 2,
+        "libero_90": 0,
+    }
+    assert [task for task in known_tasks("libero_goal") if not moves_objects("libero_goal", task)] == [0, 7]
+    with pytest.raises(ValueError, match="does not know the task 'put_the_wine_bottle_on_the_rack'"):
+        ScriptedExpert(env=None, task_name="put_the_wine_bottle_on_the_rack")
+
+
+def test_mishaps_are_known_at_a_bowls_rim_only():
+    assert has_mishaps("put_the_bowl_on_the_stove")
+    for name in ("turn_on_the_stove", "pick_up_the_milk_and_place_it_in_the_basket"):
+        assert not has_mishaps(name)
+        with pytest.raises(ValueError, match=f"No mishap is known for the task '{name}'"):
+            ClumsyExpert(env=None, task_name=name)
+
+
+def test_the_limits_of_steps_are_those_of_lerobot():
+    from lerobot.envs.libero import TASK_SUITE_MAX_STEPS
+
+    assert SUITE_MAX_STEPS == TASK_SUITE_MAX_STEPS
+
+
+def test_the_table_counts_failures():
+    row = {"suite": "libero_goal", "task_id": 7, "task": "turn_on_the_stove", "noise": 0.0}
+    rows = [{**row, "seed": seed, "steps": steps} for seed, steps in enumerate([80, None, 90])]
+    assert table(rows).splitlines()[-1] == "| 7 turn_on_the_stove | 2/3 | 21-94 | 85, 90 | 1 |"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("suite", "task_id"),
+    [("libero_object", 7), ("libero_goal", 0), ("libero_goal", 5), ("libero_goal", 7), ("libero_10", 0)],
+)
+def test_a_random_placement_is_solved(suites, suite, task_id):
+    task = suites[suite].get_task(task_id)
+    with without_cameras(task) as env:
+        expert = ScriptedExpert(env, task.name)
+        assert solve(env, expert, seed=0, noise=0.0, max_steps=SUITE_MAX_STEPS[suite])
