@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .configuration_atlasvla import AtlasVLAConfig
-from .policy import end_effector_step, tokenizer_step  # noqa: F401
+from .policy.pipelines import end_effector_step, tokenizer_step  # noqa: F401
 from .utils import libero_hook  # noqa: F401
 
 if TYPE_CHECKING:

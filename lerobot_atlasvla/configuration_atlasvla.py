@@ -17,12 +17,12 @@ from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from .files.replacing import replacing
+from .policy.checks.config import DINOV2_PATCH_SIZE, ConfigError, check
+from .policy.checks.landmarks import check_landmark_features, looks_like_wrist, take_former_conditioning
+from .policy.checks.setting_types import Count, Number
+from .policy.checks.types import check_types, shown
 from .policy.columns import BLIND, names, select_columns, state_keys
-from .policy.config_checks import DINOV2_PATCH_SIZE, ConfigError, check
-from .policy.landmark_checks import check_landmark_features, looks_like_wrist, take_former_conditioning
 from .policy.pretrained_geometry import local_record, take_defaults, take_sizes, unset
-from .policy.setting_types import Count, Number
-from .policy.type_checks import check_types, shown
 
 __all__ = ["AtlasVLAConfig", "ConfigError"]
 

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.geometry import poses
 from .model.types import ModelInputs, Views
-from .policy.end_effector_step import END_EFFECTOR
+from .policy.pipelines.end_effector_step import END_EFFECTOR
 
 INDEX = "index"
 """Key of a sample's index in its dataset."""

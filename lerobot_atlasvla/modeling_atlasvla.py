@@ -20,11 +20,11 @@ from .model.scene_cameras import Placement, SceneCameras
 from .model.sizes import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
-from .policy.pipeline_files import check_pipelines
+from .policy.checks.statistics import unscaled_ranges, usable_statistics
+from .policy.checks.values import check_finite_actions, check_finite_loss
+from .policy.pipelines.files import check_pipelines
+from .policy.pipelines.saved import check_saved_pipelines
 from .policy.pretrained_geometry import order_views
-from .policy.saved_pipelines import check_saved_pipelines
-from .policy.statistics_checks import unscaled_ranges, usable_statistics
-from .policy.value_checks import check_finite_actions, check_finite_loss
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
 from .training.dataset_checks import check_numbers

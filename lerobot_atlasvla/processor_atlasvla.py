@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .configuration_atlasvla import AtlasVLAConfig
-from .policy.byte_tokenizer import make_byte_tokenizer
-from .policy.end_effector_step import EndEffectorStep
-from .policy.statistics_checks import usable_statistics
-from .policy.tokenizer_step import SelfContainedTokenizerStep
+from .policy.checks.statistics import usable_statistics
+from .policy.pipelines.byte_tokenizer import make_byte_tokenizer
+from .policy.pipelines.end_effector_step import EndEffectorStep
+from .policy.pipelines.tokenizer_step import SelfContainedTokenizerStep
 from .weights import backbones
 from .weights.download import WeightsError
 

@@ -42,7 +42,7 @@ class DemoConfig:
 
     # Everything is written here; a folder left by an earlier run is renamed, never overwritten.
     output_dir: Path = Path("outputs/demo")
-    # LIBERO suite; the scripted expert knows libero_spatial.
+    # LIBERO suite; not every task has a scripted expert (docs/libero.md).
     suite: str = SPATIAL
     # Task of the suite.
     task_id: int = 0

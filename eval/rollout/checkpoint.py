@@ -215,7 +215,7 @@ def read_checkpoint(
     from draccus.utils import DecodingError
     from lerobot.configs.policies import PreTrainedConfig
 
-    from lerobot_atlasvla.policy.pipeline_files import PipelineError, check_pipelines
+    from lerobot_atlasvla.policy.pipelines.files import PipelineError, check_pipelines
 
     folder = find_checkpoint(path)
     weights = [folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()]

@@ -125,7 +125,7 @@ def check_dataset(trial: Trial) -> str:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.utils.constants import HF_LEROBOT_HOME
 
-    from lerobot_atlasvla.policy.statistics_checks import unscaled_ranges
+    from lerobot_atlasvla.policy.checks.statistics import unscaled_ranges
     from lerobot_atlasvla.training.dataset_checks import check_numbers
 
     name, place = wanted.repo_id, str(wanted.root or "FOLDER")

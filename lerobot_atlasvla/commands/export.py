@@ -4,8 +4,8 @@ import logging
 import sys
 
 from lerobot_atlasvla.export.settings import ExportConfig, ExportError
-from lerobot_atlasvla.policy.config_checks import ConfigError
-from lerobot_atlasvla.policy.pipeline_files import PipelineError
+from lerobot_atlasvla.policy.checks.config import ConfigError
+from lerobot_atlasvla.policy.pipelines.files import PipelineError
 from lerobot_atlasvla.utils.cli import run_command
 from lerobot_atlasvla.utils.extras import MissingExtraError, require
 from lerobot_atlasvla.weights.download import WeightsError

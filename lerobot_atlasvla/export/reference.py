@@ -23,7 +23,7 @@ from torch import Tensor
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.inputs import prepare
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.policy.tokenizer_step import SelfContainedTokenizerStep
+from lerobot_atlasvla.policy.pipelines.tokenizer_step import SelfContainedTokenizerStep
 from lerobot_atlasvla.weights import checkpoint as checkpoint_files
 
 from .settings import ExportError

@@ -12,8 +12,8 @@ from torch import Tensor
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.model.scene_cameras import SceneCameras
 
+from .checks.values import check_image_range
 from .ensembling import Ensemble
-from .value_checks import check_image_range
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class ActionQueues(threading.local):
         """Check the images' range in the first batch of an episode, and of training; what comes after is alike.
 
         Raises:
-            ValueError: For images outside [0, 1] (:func:`~.value_checks.check_image_range`).
+            ValueError: For images outside [0, 1] (:func:`~.checks.values.check_image_range`).
         """
         if not self._images_checked:
             check_image_range(config, batch)

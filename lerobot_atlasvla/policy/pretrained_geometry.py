@@ -14,8 +14,8 @@ from lerobot.utils.constants import OBS_IMAGES
 
 from lerobot_atlasvla.model.geometry.record import GeometryRecord, HeadSizes, RecordError, check_views, read_record
 
+from .checks.types import ConfigError
 from .columns import select_columns
-from .type_checks import ConfigError
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig

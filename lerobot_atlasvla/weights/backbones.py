@@ -19,8 +19,8 @@ from lerobot_atlasvla.model.architecture_sizes import architecture_sizes, da3_si
 from lerobot_atlasvla.model.frozen import freeze
 from lerobot_atlasvla.model.language import small_qwen3
 from lerobot_atlasvla.policy import pretrained_geometry
-from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE
-from lerobot_atlasvla.policy.config_checks import DINOV2_PATCH_SIZE, ConfigError, check
+from lerobot_atlasvla.policy.checks.config import DINOV2_PATCH_SIZE, ConfigError, check
+from lerobot_atlasvla.policy.pipelines.byte_tokenizer import VOCAB_SIZE
 
 from . import download, geometry_files
 from .download import ResolvedWeights, WeightsError, listing

@@ -22,7 +22,7 @@ from lerobot_atlasvla.model.geometry.da3 import DA3Encoder
 from lerobot_atlasvla.model.geometry.vggt import Aggregator
 from lerobot_atlasvla.model.geometry.vggt_heads import CameraHead, DepthHead
 from lerobot_atlasvla.model.types import ModelInputs, Prefix
-from lerobot_atlasvla.policy.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
+from lerobot_atlasvla.policy.pipelines.byte_tokenizer import PAD_TOKEN, VOCAB_SIZE, make_byte_tokenizer
 from tests.conftest import dataset_stats, raw_batch, tiny_config
 
 WEIGHTS = "model.safetensors"

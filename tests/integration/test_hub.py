@@ -19,7 +19,7 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load, load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.policy.pipeline_files import PipelineError
+from lerobot_atlasvla.policy.pipelines.files import PipelineError
 from lerobot_atlasvla.weights import checkpoint
 from lerobot_atlasvla.weights.download import forget
 from tests.conftest import ACTION_DIM, TASK, dataset_stats, raw_batch

@@ -6,7 +6,7 @@ import torch
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.model.geometry.vggt import AggregatorOutput
 from lerobot_atlasvla.model.vision import PatchConv2d
-from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.checks.config import ConfigError
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
 from tests.helpers.released import released_policy

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from lerobot_atlasvla.model.language import LanguageEncoder, small_qwen3
-from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.checks.config import ConfigError
 from tests.conftest import tiny_config
 from tests.helpers.released import preprocessed, released_config, released_policy
 

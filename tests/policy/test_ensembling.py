@@ -11,7 +11,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.act.modeling_act import ACTTemporalEnsembler
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.checks.config import ConfigError
 from tests.conftest import ACTION_DIM, CHUNK, tiny_config
 from tests.helpers.released import preprocessed, tiny_policy
 

@@ -9,7 +9,7 @@ import torch
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.inputs import prepare
 from lerobot_atlasvla.model import atlasvla
-from lerobot_atlasvla.policy.end_effector_step import END_EFFECTOR
+from lerobot_atlasvla.policy.pipelines.end_effector_step import END_EFFECTOR
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import IMAGE, STATE, WRIST
 from tests.helpers.landmark_policies import HAND_EYE, SETTINGS, FourCells, landmark_policy, started

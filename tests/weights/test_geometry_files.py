@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.checks.config import ConfigError
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import tiny_config
 from tests.helpers.released import DA3_PREFIX, WEIGHTS, change_file, released_config, released_policy, write_da3

@@ -26,7 +26,7 @@ from eval.common.cli import run_command
 from eval.common.errors import EvalError
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.model.geometry.da3 import DA3CameraDecoder, DA3Encoder
-from lerobot_atlasvla.policy.byte_tokenizer import make_byte_tokenizer
+from lerobot_atlasvla.policy.pipelines.byte_tokenizer import make_byte_tokenizer
 
 # Names and shapes of the 1,797 float32 tensors of the released facebook/VGGT-1B, runs of indices collapsed.
 VGGT_LIST = Path(__file__).with_name("vggt_1b_tensors.txt")

@@ -6,7 +6,7 @@ import torch
 from eval.benchmark.feature_cache import from_cache
 from eval.benchmark.policies import build, raw_batch
 from eval.benchmark.settings import CACHE_NOTE
-from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.checks.config import ConfigError
 
 FROZEN = {"freeze_vggt": True}
 

@@ -72,7 +72,7 @@ def test_a_stage_is_shown_as_it_would_be_typed():
     [
         ("--displace_cm=-1", "0 (off) to"),
         ("--render_quality=pretty", "default, fast, plain"),
-        ("--suite=libero_goal", "libero_spatial"),
+        ("--suite=libero_90", "libero_spatial"),
         ("--task_id=10", "0 .. 9"),
         ("--recovery_share=1.5", "0 .. 1"),
         ("--rollouts=51", "0 .. 50"),

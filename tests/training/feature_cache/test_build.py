@@ -11,7 +11,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from lerobot_atlasvla.commands import cache_features as build_module
 from lerobot_atlasvla.commands.cache_features import build
-from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.checks.config import ConfigError
 from lerobot_atlasvla.training.feature_cache import files
 from lerobot_atlasvla.training.feature_cache.key import FeatureCacheError
 from tests.conftest import tiny_config

@@ -9,7 +9,7 @@ from lerobot.configs.types import PipelineFeatureType, PolicyFeature
 from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry
 from torch import Tensor
 
-from .landmark_checks import POSE_NUMBERS
+from lerobot_atlasvla.policy.checks.landmarks import POSE_NUMBERS
 
 END_EFFECTOR_STEP = "lerobot_atlasvla_end_effector"
 END_EFFECTOR = "observation.end_effector_pose"

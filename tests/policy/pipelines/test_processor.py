@@ -9,7 +9,7 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
 
 from lerobot_atlasvla import make_atlasvla_pre_post_processors
-from lerobot_atlasvla.policy.byte_tokenizer import VOCAB_SIZE, make_byte_tokenizer
+from lerobot_atlasvla.policy.pipelines.byte_tokenizer import VOCAB_SIZE, make_byte_tokenizer
 from tests.conftest import IMAGE, STATE, TASK, dataset_stats, raw_batch, tiny_config
 
 

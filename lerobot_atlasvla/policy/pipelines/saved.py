@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lerobot_atlasvla.policy.config_checks import COUNTS, ConfigError
-from lerobot_atlasvla.policy.end_effector_step import END_EFFECTOR_STEP
-from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError, find_file
-from lerobot_atlasvla.policy.statistics_checks import NEEDED, check_feature
-from lerobot_atlasvla.policy.tokenizer_step import STEP_NAME, SelfContainedTokenizerStep
+from lerobot_atlasvla.policy.checks.config import COUNTS, ConfigError
+from lerobot_atlasvla.policy.checks.statistics import NEEDED, check_feature
+
+from .end_effector_step import END_EFFECTOR_STEP
+from .files import FILES, PipelineError, find_file
+from .tokenizer_step import STEP_NAME, SelfContainedTokenizerStep
 
 _NORMALIZERS = ("normalizer_processor", "unnormalizer_processor")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lerobot.configs.types import FeatureType, NormalizationMode
 
 from lerobot_atlasvla.model.sizes import DINOV2_SIZES, PATCH_EMBEDDERS
+from lerobot_atlasvla.policy.columns import BLIND
 
-from .columns import BLIND
-from .landmark_checks import CONDITIONINGS, LANDMARK_FRAMES, check_conditioning
-from .type_checks import ConfigError, shown
+from .landmarks import CONDITIONINGS, LANDMARK_FRAMES, check_conditioning
+from .types import ConfigError, shown
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .pretrained_geometry import known_heads, role_of
-from .type_checks import ConfigError, shown
+from lerobot_atlasvla.policy.pretrained_geometry import known_heads, role_of
+
+from .types import ConfigError, shown
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig

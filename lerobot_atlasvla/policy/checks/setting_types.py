@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import draccus
 
-from lerobot_atlasvla.policy.type_checks import ConfigError
+from .types import ConfigError
 
 if TYPE_CHECKING:
     Count = int

@@ -7,7 +7,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
-from lerobot_atlasvla.policy.config_checks import ConfigError
+from lerobot_atlasvla.policy.checks.config import ConfigError
 from tests.conftest import IMAGE, STATE, WRIST, tiny_config
 from tests.helpers.landmark_policies import HAND_EYE, SETTINGS
 

@@ -10,8 +10,8 @@ import torch
 from lerobot.configs.types import NormalizationMode
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.policy.config_checks import ConfigError
-from lerobot_atlasvla.policy.statistics_checks import unscaled_ranges
+from lerobot_atlasvla.policy.checks.config import ConfigError
+from lerobot_atlasvla.policy.checks.statistics import unscaled_ranges
 from tests.conftest import IMAGE, STATE, dataset_stats, raw_batch, tiny_config
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.policy.pipeline_files import FILES, PipelineError
-from lerobot_atlasvla.policy.saved_pipelines import check_saved_pipelines
+from lerobot_atlasvla.policy.pipelines.files import FILES, PipelineError
+from lerobot_atlasvla.policy.pipelines.saved import check_saved_pipelines
 from tests.conftest import STATE
 from tests.helpers.released import change_file, save_checkpoint
 

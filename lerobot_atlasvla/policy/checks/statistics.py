@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
-from .config_checks import ConfigError
+from .config import ConfigError
 
 NEEDED: dict[NormalizationMode, tuple[str, ...]] = {
     NormalizationMode.IDENTITY: (),

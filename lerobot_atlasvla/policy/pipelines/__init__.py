@@ -1,0 +1,1 @@
+"""Steps of the policy's pre- and postprocessing, and what a saved pipeline may hold."""
