@@ -93,8 +93,9 @@ def test_importing_the_plugin_stays_light(wheel_python):
         "scipy",
         "tensorboard",
     }
-    # What a setting's range needs to know of sizes is plain numbers; networks come with the first policy.
-    assert set(model_modules.split()) <= {"lerobot_atlasvla.model", "lerobot_atlasvla.model.sizes"}
+    # Sizes, and the record of a pretrained backbone, are plain numbers and JSON; networks come with the first policy.
+    light = ("", ".sizes", ".architecture_sizes", ".geometry", ".geometry.record")
+    assert set(model_modules.split()) <= {f"lerobot_atlasvla.model{name}" for name in light}
 
 
 def test_the_wheel_requires_lerobot_only_and_has_extras_for_the_rest(wheel_python):
