@@ -22,7 +22,7 @@ def test_a_rollout_lasts_as_long_as_the_suite_allows(tmp_path: Path, suite, step
     evaluator._settings = WorkerSettings(
         checkpoint=tmp_path,
         device="cpu",
-        n_action_steps=None,
+        overrides={},
         output_dir=tmp_path,
         cameras={"agentview_image": "image", "robot0_eye_in_hand_image": "wrist_image"},
         settle_steps=10,
