@@ -11,7 +11,7 @@ from PIL import Image
 from eval.robustness.libero_plus.own_assets.added_object import AddedObject
 from eval.robustness.libero_plus.own_assets.arena import Arena
 from eval.robustness.libero_plus.perturbation import PlusPerturbation
-from tests.libero.conftest import env_without_cameras
+from eval.rollout.experts import without_cameras
 
 STOVE = 7
 # As LIBERO-Plus's files have it: the body "object" at the top.
@@ -61,7 +61,7 @@ def colors(model) -> dict[str, np.ndarray]:
 
 
 def test_lamps_and_textures_change_and_change_back(suite, arena):
-    with env_without_cameras(suite.get_task(STOVE)) as control:
+    with without_cameras(suite.get_task(STOVE)) as control:
         control.reset()
         own = control.sim.model._model
         before = own.light_diffuse.copy(), colors(own), own.nq
@@ -85,7 +85,7 @@ def test_an_added_object_stands_in_the_scene(suite, tmp_path):
     (tmp_path / "can.xml").write_text(CAN)
     AddedObject("can__2", tmp_path / "can.xml").register()
     described = SimpleNamespace(problem_folder=tmp_path, bddl_file="task.bddl")
-    with env_without_cameras(described) as control:
+    with without_cameras(described) as control:
         control.seed(0)
         control.reset()
         for _ in range(10):
