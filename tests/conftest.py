@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny configuration, a batch, weights and data made once, an environment without the Hub."""
 
+import logging
 import os
 
 # Before any test imports huggingface_hub or transformers: no test may depend on the Hub.
@@ -17,6 +18,10 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot_atlasvla import AtlasVLAConfig
 
 torch.set_num_threads(1)
+
+# pytest keeps a test's log records, debug ones included once something sets the root logger to that level; gRPC's hold
+# objects of its own that crash the process when they outlive their event loop.
+logging.getLogger("grpc").setLevel(logging.INFO)
 
 #: Memory of one pytest worker with LIBERO, and the command server and simulations it starts, GiB.
 WORKER_GIB = 3
