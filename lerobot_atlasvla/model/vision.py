@@ -58,8 +58,8 @@ class ImageNetScale(nn.Module):
 class PatchConv2d(nn.Conv2d):
     """A convolution whose stride is its kernel, as the matrix product that it is.
 
-    Patches don't overlap, so cutting them out copies each pixel once. PyTorch's convolution for bfloat16 on a CPU takes
-    25 to 50 times as long (two views of 224 px); in float32 there is little between them.
+    Patches don't overlap, so cutting them out copies each pixel once. PyTorch's convolution is slow for bfloat16 on a
+    CPU; in float32 there is little between them.
 
     Args:
         channels: Channels of the image.
