@@ -115,11 +115,17 @@ class Grid:
 
     def points(self) -> list[Point]:
         """Return every point once, those worth most first: unshifted, then outward in all directions."""
-        ranked = []
+        return [Point(), *(point for ring in self.rings() for point in ring)]
+
+    def rings(self) -> list[list[Point]]:
+        """Return the shifted points by how far: the smallest size of every direction, then the next of each, ..."""
+        rings: dict[int, list[Point]] = {}
         for direction, shifts in self.sweeps.items():
             sizes = sorted({abs(shift) for shift in shifts})
-            ranked += [(sizes.index(abs(point.shift)), point) for point in self.sweep(direction) if point.shift]
-        return [Point(), *(point for _, point in sorted(ranked, key=lambda pair: pair[0]))]
+            for point in self.sweep(direction):
+                if point.shift:
+                    rings.setdefault(sizes.index(abs(point.shift)), []).append(point)
+        return [rings[rank] for rank in sorted(rings)]
 
     @property
     def rollouts_per_point(self) -> int:

@@ -79,7 +79,12 @@ def as_json(results: Results, name: str, note: str) -> dict[str, Any]:
     for label in grid.labels:
         finished = results.finished(label)
         totals.append(
-            {"label": label, "points": len(finished), "mean_shifted": results.mean_shifted(label)}
+            {
+                "label": label,
+                "points": len(finished),
+                "mean_shifted": _share(results.together(label, grid.points()[1:])),
+            }
+            | {"rings": [_share(results.together(label, ring)) for ring in grid.rings()]}
             | (rate_figures(*results.total(label)) if finished else {})
         )
         for point in grid.points():
@@ -196,20 +201,33 @@ def _rate(counts: Counts | None) -> str:
     return format_rate(*counts) if counts and counts[1] else "-"
 
 
+def _share(counts: Counts | None) -> float | None:
+    return None if counts is None else counts[0] / counts[1]
+
+
 def _summary(results: Results) -> str:
-    rows = []
+    rows, rings = [], results.grid.rings()
+    header = ["checkpoint", "unshifted", *map(_name, rings)]
     for label in results.grid.labels:
-        finished, shifted = results.finished(label), results.mean_shifted(label)
-        mean_shifted = "-" if shifted is None else f"{100 * shifted:.1f} %"
-        rows.append(
-            [label, _rate(finished.get(Point())), mean_shifted, _rate(results.total(label)), str(len(finished))]
-        )
-    common = len(results.common())
+        finished = results.finished(label)
+        rows.append([label, _rate(finished.get(Point())), *(_rate(results.together(label, ring)) for ring in rings)])
+        if len(rings) > 1:
+            rows[-1].append(_rate(results.together(label, results.grid.points()[1:])))
+    if len(rings) > 1:
+        header.append("all shifted points")
     which = "finished" if len(rows) == 1 else "finished by all checkpoints"
     return (
-        _table(["checkpoint", "unshifted", "mean over shifted points", "total, unshifted included", "points"], rows)
-        + f"\n\nThe mean is over the {common} shifted points {which}; it stands for the area under the curves."
+        f"{_table(header, rows)}\n\nShifted points are counted if {which}: {len(results.common())} are. Rollouts of one "
+        "initial state at several points are not independent of each other, so intervals of several points are too narrow."
     )
+
+
+def _name(ring: Sequence[Point]) -> str:
+    """Say where the points of a ring are, for example ``right_cm -10, +10; pan_deg -5, +5``."""
+    sides: dict[str, list[str]] = {}
+    for point in ring:
+        sides.setdefault(point.direction, []).append(f"{point.shift:+.12g}")
+    return "; ".join(f"{direction} {', '.join(shifts)}" for direction, shifts in sides.items())
 
 
 def _sweep_section(results: Results, direction: str) -> str:

@@ -1,9 +1,8 @@
 """Read the run folders of the grid of ``eval.camera_shift``, count and compare them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from eval.common.errors import EvalError
@@ -57,11 +56,16 @@ class Results:
         finished = [self.finished(label) for label in self.grid.labels]
         return [point for point in self.grid.points()[1:] if all(point in of_label for of_label in finished)]
 
-    def mean_shifted(self, label: str) -> float | None:
-        """Return the mean success rate over :meth:`common`; None if there is no such point."""
-        finished = self.finished(label)
-        rates = [finished[point][0] / finished[point][1] for point in self.common()]
-        return mean(rates) if rates else None
+    def together(self, label: str, points: Sequence[Point]) -> Counts | None:
+        """Return the numbers of successes and rollouts over those of the points that all checkpoints have finished.
+
+        Returns:
+            Them; None if there is no such point.
+        """
+        of_points = [self.finished(label)[point] for point in points if point in self.common()]
+        if not of_points:
+            return None
+        return sum(successes for successes, _ in of_points), sum(rollouts for _, rollouts in of_points)
 
     def difference(self, point: Point) -> tuple[float, float, float] | None:
         """Return the first two checkpoints' difference, with interval; None unless both have finished the point."""
