@@ -78,13 +78,9 @@ def as_json(results: Results, name: str, note: str) -> dict[str, Any]:
     points, totals, unfinished, differences = [], [], [], []
     for label in grid.labels:
         finished = results.finished(label)
+        together = [_share(results.together(label, points)) for points in (grid.points()[1:], *grid.rings())]
         totals.append(
-            {
-                "label": label,
-                "points": len(finished),
-                "mean_shifted": _share(results.together(label, grid.points()[1:])),
-            }
-            | {"rings": [_share(results.together(label, ring)) for ring in grid.rings()]}
+            {"label": label, "points": len(finished), "mean_shifted": together[0], "rings": together[1:]}
             | (rate_figures(*results.total(label)) if finished else {})
         )
         for point in grid.points():
@@ -217,8 +213,8 @@ def _summary(results: Results) -> str:
         header.append("all shifted points")
     which = "finished" if len(rows) == 1 else "finished by all checkpoints"
     return (
-        f"{_table(header, rows)}\n\nShifted points are counted if {which}: {len(results.common())} are. Rollouts of one "
-        "initial state at several points are not independent of each other, so intervals of several points are too narrow."
+        f"{_table(header, rows)}\n\nShifted points are counted if {which}: {len(results.common())} are. Rollouts of "
+        "one initial state at several points are not independent of each other: intervals of several points are too narrow."
     )
 
 
