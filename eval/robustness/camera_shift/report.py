@@ -214,7 +214,7 @@ def _summary(results: Results) -> str:
     which = "finished" if len(rows) == 1 else "finished by all checkpoints"
     return (
         f"{_table(header, rows)}\n\nShifted points are counted if {which}: {len(results.common())} are. Rollouts of "
-        "one initial state at several points are not independent of each other: intervals of several points are too narrow."
+        "one initial state at several points are not independent: intervals of several points are too narrow."
     )
 
 
