@@ -86,6 +86,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         backbones.take_sizes(config, resolved)
         # Like the features, what the network is rebuilt from: without it, a checkpoint would need its sources' files.
         config.backbone_architectures = backbones.architectures(config, resolved)
+        backbones.check_points(config)
         order_views(config)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)

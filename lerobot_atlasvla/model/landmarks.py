@@ -16,6 +16,8 @@ START_TEMPERATURE = 0.05
 # A landmark counts as seen from about this cosine on, and the width of "about".
 VISIBLE_FROM, VISIBLE_WIDTH = 0.8, 0.05
 DROPOUT = 0.2
+# Standard deviation, m, of the places where a landmark is found, from which on it is in no place.
+ONE_PLACE_M = 0.05
 # Numbers of a landmark: position and visibility.
 NUMBERS = 4
 _LEAST_CONFIDENCE = 1e-3
@@ -90,6 +92,7 @@ class Landmarks(nn.Module):
                 self._start(descriptors_BVQE, inside_BVQ)
             weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ)
             landmarks_BVK3 = weights_BVKQ @ positions_BVQ3
+            seen_BVK = seen_BVK * self.unity(weights_BVKQ, positions_BVQ3, landmarks_BVK3)
             if self.training:
                 landmarks_BVK3 = landmarks_BVK3 + self._shift(landmarks_BVK3)
                 seen_BVK = seen_BVK * (torch.rand_like(seen_BVK) >= DROPOUT)
@@ -114,6 +117,20 @@ class Landmarks(nn.Module):
         best_BVK = cosine_BVKQ.masked_fill(outside_BV1Q, -1.0).amax(dim=-1)
         trust_BVK = (weights_BVKQ @ confidence_BVQ[..., None])[..., 0]
         return weights_BVKQ, torch.sigmoid((best_BVK - VISIBLE_FROM) / VISIBLE_WIDTH) * trust_BVK
+
+    @staticmethod
+    def unity(weights_BVKQ: Tensor, positions_BVQ3: Tensor, landmarks_BVK3: Tensor) -> Tensor:
+        """Return how much each landmark is in one place, ``(B, V, K)`` in (0, 1]: 1 for a single cell.
+
+        What looks the same all over a table is found wherever the camera happens to look.
+
+        Args:
+            weights_BVKQ: Weights of the cells, which sum to 1.
+            positions_BVQ3: Where the cells are, m.
+            landmarks_BVK3: The means of the positions by the weights, m.
+        """
+        squares_BVKQ = (positions_BVQ3[:, :, None] - landmarks_BVK3[..., None, :]).square().sum(dim=-1)
+        return torch.exp(-(weights_BVKQ * squares_BVKQ).sum(dim=-1) / (2 * ONE_PLACE_M**2))
 
     def place(self, points: PointMap, placement: Placement | None) -> Tensor:
         """Return all points ``(B, V, Q, 3)`` in meters, in the frame of the landmarks.

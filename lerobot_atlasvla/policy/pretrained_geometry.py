@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from lerobot.utils.constants import OBS_IMAGES
 
 from lerobot_atlasvla.model.geometry.record import GeometryRecord, HeadSizes, RecordError, check_views, read_record
+from lerobot_atlasvla.weights.download import is_hub_id
 
 from .checks.types import ConfigError
 from .columns import select_columns
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
+_WITHOUT_RECORD = {"facebook/VGGT-1B", "facebook/VGGT-1B-Commercial"}
 
 # Entries of the record and the settings they take the place of; those of images only where VGGT sees them itself.
 _SIZES = {
@@ -101,6 +104,16 @@ def known_heads(config: AtlasVLAConfig) -> HeadSizes | None:
         return record.heads
     entry = config.backbone_architectures.get("vggt") or {}
     return HeadSizes.of(entry["heads"], len(entry["views"])) if entry.get("heads") else None
+
+
+def awaits_record(config: AtlasVLAConfig) -> bool:
+    """Return whether the record may become known only when the policy is built.
+
+    That is so of a backbone from the Hub, and of a saved configuration, which is read before what it says of backbones.
+    """
+    if not uses_record(config) or config.vggt_model in _WITHOUT_RECORD or known_heads(config):
+        return False
+    return not config.unset_fields or is_hub_id(config.vggt_model)
 
 
 def take_sizes(config: AtlasVLAConfig, record: GeometryRecord) -> str:

@@ -20,6 +20,7 @@ from lerobot_atlasvla.model.frozen import freeze
 from lerobot_atlasvla.model.language import small_qwen3
 from lerobot_atlasvla.policy import pretrained_geometry
 from lerobot_atlasvla.policy.checks.config import DINOV2_PATCH_SIZE, ConfigError, check
+from lerobot_atlasvla.policy.checks.landmarks import check_landmarks_of
 from lerobot_atlasvla.policy.pipelines.byte_tokenizer import VOCAB_SIZE
 
 from . import download, geometry_files
@@ -174,11 +175,12 @@ def take_sizes(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) 
         return
     if problem := pretrained_geometry.take_sizes(config, record):
         raise WeightsError(problem)
+    # The checks ask for the heads: only now they are known of a backbone from the Hub.
+    config.backbone_architectures["vggt"] = pretrained_geometry.saved_entries(config, record)
     try:
         check(config)
     except ConfigError as error:
-        raise WeightsError(f"With the sizes of {resolved['vggt'].name}: {error}") from error
-    config.backbone_architectures["vggt"] = pretrained_geometry.saved_entries(config, record)
+        raise WeightsError(f"With {resolved['vggt'].name}: {error}") from error
 
 
 def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:
@@ -229,6 +231,18 @@ def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights
             f"{config.vision_tower} has patch_size {found['vision_tower'].get('patch_size')} (--policy.vision_tower)."
         )
     return found
+
+
+def check_points(config: AtlasVLAConfig) -> None:
+    """Check that the geometry backbone, of which all is known now, gives the points that the policy reads.
+
+    Raises:
+        WeightsError: If it can't.
+    """
+    try:
+        check_landmarks_of(config)
+    except ConfigError as error:
+        raise WeightsError(f"With {config.vggt_model}: {error}") from error
 
 
 def _sizes(name: str, architecture: Any) -> dict[str, Any]:

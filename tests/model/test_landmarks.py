@@ -72,6 +72,23 @@ def test_what_is_out_of_sight_or_not_trusted_says_nothing():
     assert module(points).abs().max() < 1e-6
 
 
+def test_what_is_everywhere_is_nowhere():
+    points = scene()
+    alike = points.descriptors_BVQE.clone()
+    alike[:, 0, [1, 2]] = alike[:, 0, [0]]  # in the first view, this look is at three places
+    points = points._replace(descriptors_BVQE=alike)
+    module = landmarks(points, [0])
+    where, seen = read(module, points)
+    assert seen[0, 0, 0] < 0.05
+    assert seen[0, 1, 0] > 0.95
+    # Three cells of one thing are one place.
+    places = points.points_BVQ3.clone()
+    places[:, 0, :3] = places[:, 0, :1] + torch.tensor([[-0.01], [0.0], [0.01]])
+    where, seen = read(module, points._replace(points_BVQ3=places))
+    assert seen[0, 0, 0] > 0.9
+    torch.testing.assert_close(where[0, 0, 0], places[0, 0, 1], rtol=0, atol=1e-3)
+
+
 def test_an_unsure_cell_gives_way_to_a_sure_one():
     points = scene()
     points.descriptors_BVQE[:, :, 5] = points.descriptors_BVQE[:, :, 4]
