@@ -19,15 +19,15 @@ from draccus.wrappers import docstring
 from draccus.wrappers.docstring import AttributeDocString
 
 
-def field_comments(settings: type[Any], field: str) -> AttributeDocString:
+def field_comments(some_dataclass: type[Any], field_name: str) -> AttributeDocString:
     """Return the comment above a field, the one beside it, and the docstring below it; each empty if there is none.
 
     Args:
-        settings: The dataclass, which may inherit the field.
-        field: Its name.
+        some_dataclass: The class, which may inherit the field.
+        field_name: Its name.
     """
-    for owner in settings.__mro__:
-        if found := _own_comments(owner).get(field):
+    for owner in some_dataclass.__mro__:
+        if found := _own_comments(owner).get(field_name):
             return found
     return AttributeDocString()
 
