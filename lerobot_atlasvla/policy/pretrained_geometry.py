@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from lerobot.utils.constants import OBS_IMAGES
 
 from lerobot_atlasvla.model.geometry.record import GeometryRecord, HeadSizes, RecordError, check_views, read_record
+from lerobot_atlasvla.weights.download import is_hub_id
 
 from .checks.types import ConfigError
 from .columns import select_columns
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
+_WITHOUT_RECORD = {"facebook/VGGT-1B", "facebook/VGGT-1B-Commercial"}
 
 # Entries of the record and the settings they take the place of; those of images only where VGGT sees them itself.
 _SIZES = {
@@ -101,6 +104,13 @@ def known_heads(config: AtlasVLAConfig) -> HeadSizes | None:
         return record.heads
     entry = config.backbone_architectures.get("vggt") or {}
     return HeadSizes.of(entry["heads"], len(entry["views"])) if entry.get("heads") else None
+
+
+def awaits_record(config: AtlasVLAConfig) -> bool:
+    """Return whether a new policy's backbone may have a record that is known only when it has come from the Hub."""
+    known = {*config.backbone_architectures, *config.backbone_sources}
+    name = config.vggt_model
+    return uses_record(config) and "vggt" not in known and name not in _WITHOUT_RECORD and is_hub_id(name)
 
 
 def take_sizes(config: AtlasVLAConfig, record: GeometryRecord) -> str:

@@ -20,6 +20,7 @@ from lerobot_atlasvla.model.frozen import freeze
 from lerobot_atlasvla.model.language import small_qwen3
 from lerobot_atlasvla.policy import pretrained_geometry
 from lerobot_atlasvla.policy.checks.config import DINOV2_PATCH_SIZE, ConfigError, check
+from lerobot_atlasvla.policy.checks.landmarks import check_point_heads
 from lerobot_atlasvla.policy.pipelines.byte_tokenizer import VOCAB_SIZE
 
 from . import download, geometry_files
@@ -170,15 +171,17 @@ def take_sizes(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) 
         return
     config.backbone_architectures.pop("vggt", None)
     record = geometry_files.vggt_record(resolved["vggt"], PARTS["vggt"].flag)
-    if record is None:
-        return
-    if problem := pretrained_geometry.take_sizes(config, record):
+    if record is not None and (problem := pretrained_geometry.take_sizes(config, record)):
         raise WeightsError(problem)
     try:
-        check(config)
+        if record is not None:
+            # The checks ask for the heads: only now they are known of a backbone from the Hub.
+            config.backbone_architectures["vggt"] = pretrained_geometry.saved_entries(config, record)
+            check(config)
+        elif config.reads_landmarks:
+            check_point_heads(config, None)
     except ConfigError as error:
-        raise WeightsError(f"With the sizes of {resolved['vggt'].name}: {error}") from error
-    config.backbone_architectures["vggt"] = pretrained_geometry.saved_entries(config, record)
+        raise WeightsError(f"With {resolved['vggt'].name}: {error}") from error
 
 
 def architectures(config: AtlasVLAConfig, resolved: Mapping[str, ResolvedWeights]) -> dict[str, dict[str, Any]]:

@@ -97,7 +97,7 @@ def resolve(
     Raises:
         WeightsError: If there are no such weights or they can't be downloaded.
     """
-    local = not _HUB_ID.fullmatch(name) or name.endswith(_SUFFIXES) or os.path.exists(name)
+    local = not is_hub_id(name)
     try:
         if revision is not None and not _REVISION.fullmatch(revision):
             raise _UnavailableError(
@@ -115,6 +115,11 @@ def resolve(
         raise WeightsError(
             f"Cannot get the weights {name!r}: {problem}. {_ways_out('' if local else name, revision, flag, advice)}"
         ) from problem
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name of weights is looked for on the Hub: ``owner/name``, and no file or folder is called so."""
+    return bool(_HUB_ID.fullmatch(name)) and not name.endswith(_SUFFIXES) and not os.path.exists(name)
 
 
 @functools.cache

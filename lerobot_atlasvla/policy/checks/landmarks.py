@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lerobot_atlasvla.policy.pretrained_geometry import known_heads, role_of
+from lerobot_atlasvla.policy.pretrained_geometry import awaits_record, known_heads, role_of
 
 from .types import ConfigError, shown
 
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+    from lerobot_atlasvla.model.geometry.record import HeadSizes
 
 CONDITIONINGS = ("keypoints", "landmarks", "only_landmarks", "none")
 LANDMARK_FRAMES = ("first_view", "base")
@@ -87,22 +88,36 @@ def check_conditioning(config: AtlasVLAConfig) -> None:
             f"{asked} looks for the same landmarks in every sample, in views that are always there; got empty_cameras "
             f"{config.empty_cameras} (--policy.empty_cameras=0, or --policy.query_conditioning=keypoints)."
         )
-    heads = known_heads(config)
+    if not awaits_record(config):
+        check_point_heads(config, known_heads(config))
+    if config.hand_eye and not config.use_state:
+        raise ConfigError(
+            f"hand_eye {list(config.hand_eye)} says where the camera is at the end effector, whose pose the state has; "
+            "got use_state false (--policy.use_state=true, or leave out --policy.hand_eye)."
+        )
+
+
+def check_point_heads(config: AtlasVLAConfig, heads: HeadSizes | None) -> None:
+    """Check that the backbone's heads can give points, in a frame from which that of the landmarks can be reached.
+
+    Args:
+        config: The configuration, of a policy that reads landmarks.
+        heads: Those of a backbone with a record; None for VGGT's own, which are known without.
+
+    Raises:
+        ConfigError: If they can't.
+    """
     if heads is None and config.vggt_embed_dim % _WIDTH_UNIT:
         raise ConfigError(
-            f"{asked} needs VGGT's depth head, for which vggt_embed_dim must be a multiple of {_WIDTH_UNIT}, got "
-            f"{config.vggt_embed_dim} (--policy.vggt_embed_dim)."
+            f"query_conditioning={config.query_conditioning!r} needs VGGT's depth head, for which vggt_embed_dim must "
+            f"be a multiple of {_WIDTH_UNIT}, got {config.vggt_embed_dim} (--policy.vggt_embed_dim)."
         )
     sees_base = heads is not None and heads.frame == "base"
     if config.landmark_frame == "base" and not config.hand_eye and not sees_base:
         raise ConfigError(
             "landmark_frame='base' needs the pose of the first camera in the end effector's frame, and hand_eye is "
-            "empty; give its seven numbers (--policy.hand_eye), or use --policy.landmark_frame=first_view."
-        )
-    if config.hand_eye and not config.use_state:
-        raise ConfigError(
-            f"hand_eye {list(config.hand_eye)} says where the camera is at the end effector, whose pose the state has; "
-            "got use_state false (--policy.use_state=true, or leave out --policy.hand_eye)."
+            "empty; give its seven numbers (--policy.hand_eye), use --policy.landmark_frame=first_view, or a backbone "
+            "that sees the base itself (`atlasvla-pretrain --frame=base`)."
         )
 
 
