@@ -73,7 +73,7 @@ def demonstrations(root: Path) -> dict[int, int]:
     """
     files = [str(file) for file in sorted((root / "data").glob("*/*.parquet"))]
     names = arrow_dataset.dataset(files).schema.names if files else []
-    if ACTION not in names:
+    if not {ACTION, _EPISODE} <= set(names):
         return {}
     keys = [ACTION, *(name for name in names if name.startswith(OBS_STATE))]
     motions: dict[int, list[Any]] = {}

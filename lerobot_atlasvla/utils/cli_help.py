@@ -2,7 +2,8 @@
 
 draccus 0.11 looks for them with a regular expression, and takes every line of the class for a field that begins with
 its name and a colon: also in the docstring of a method or in a dictionary, with the code below as the help text of a
-field that the class inherits. Here the fields are those of the syntax tree.
+field that the class inherits. Here the fields are those of the syntax tree. And a percent sign is one: argparse would
+take it for a place to put a value into, and raise.
 """
 
 import ast
@@ -64,8 +65,8 @@ def _own_comments(owner: type[Any]) -> dict[str, AttributeDocString]:
         while lines[first - 2].lstrip().startswith("#"):
             first -= 1
         above = "\n".join(comments[line] for line in range(first, statement.lineno))
-        inline = comments.get(statement.lineno, "")
-        found[statement.target.id] = AttributeDocString(above, inline, _text(below))
+        texts = (above, comments.get(statement.lineno, ""), _text(below))
+        found[statement.target.id] = AttributeDocString(*(text.replace("%", "%%") for text in texts))
     return found
 
 
