@@ -61,7 +61,8 @@ class AtlasVLAConfig(PreTrainedConfig):
     empty_cameras: Count = 0
     # (height, width) in pixels to which every view is resized; multiples of the patch size.
     image_size: tuple[Count, Count] = field(default=unset((224, 224)))
-    # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off.
+    # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off, which landmarks want:
+    # to a geometry backbone, a shifted picture is a turned camera.
     random_shift: Count = 0
     # Training only: cut away up to this fraction of the side, the same window for all views of a sample. 0 is off.
     random_crop: Number = 0.0

@@ -30,6 +30,7 @@ from .training.action_chunks import ActionChunks
 from .training.dataset_checks import check_numbers
 from .training.feature_cache.key import CacheKey
 from .training.feature_cache.reader import FeatureCache
+from .training.held_out import note_on_copies
 from .training.parameter_groups import parameter_groups
 from .training.step_rng import StepRng
 from .weights import backbones, checkpoint, model_card, peft
@@ -76,6 +77,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         config.validate_features(dataset_meta)
         if dataset_meta is not None:
             check_numbers(config, dataset_meta)
+            if note := note_on_copies(dataset_meta):
+                logger.info("%s", note)
         if stats := getattr(dataset_meta, "stats", None):
             if warning := unscaled_ranges(config, stats):
                 logger.warning("%s", warning)

@@ -1,12 +1,13 @@
-"""Draw what a checkpoint makes of frames of a dataset: the views, where its action queries look, and VGGT's depth.
+"""Draw what a checkpoint makes of frames of a dataset: the views, where its queries and landmarks look, VGGT's depth.
 
-One image per frame. Row 1: the views. Row 2: with the attention over their patches. Row 3: depth, for policies whose
-VGGT is pretrained and whose source has the weights of the depth head. Of a pretrained DA3, whose depth head is not
-built, the poses of the cameras are printed instead.
+One image per frame. Row 1: the views. Then, each for policies that have it: with the attention over their patches; with
+the landmarks and how visible they are; depth, of a pretrained VGGT whose source has the weights of the depth head. Of a
+pretrained DA3, whose depth head is not built, the poses of the cameras are printed instead.
 """
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
     from lerobot_atlasvla import AtlasVLAPolicy
     from lerobot_atlasvla.inspection.attention import ChunkAttention
+    from lerobot_atlasvla.inspection.landmark_views import LandmarkViews
 
 POLICY_TYPE = "atlasvla"
+# Landmarks from this visibility on are counted, and numbered in the picture.
+SEEN = 0.5
 
 
 @dataclass
@@ -55,12 +59,6 @@ def load_policy(checkpoint: Path) -> tuple["AtlasVLAPolicy", Any]:
         raise EvalError(
             f"--checkpoint={checkpoint} is a policy of type {kind}; only {POLICY_TYPE} has action queries whose "
             "attention can be shown."
-        )
-    conditioning = read_json(checkpoint / CONFIG_FILE).get("query_conditioning")
-    if conditioning == "only_landmarks":
-        raise EvalError(
-            f"--checkpoint={checkpoint} is a policy whose decoder sees no image patches "
-            f"(query_conditioning={conditioning}), so there is no attention to show."
         )
     from lerobot.policies.factory import make_pre_post_processors
 
@@ -126,16 +124,22 @@ def describe_cameras(names: Sequence[str], poses: torch.Tensor) -> str:
 
 
 def draw(
-    images: list[np.ndarray], attention: "ChunkAttention", depths: list[np.ndarray] | None, title: str, path: Path
+    images: list[np.ndarray],
+    attention: "ChunkAttention | None",
+    depths: list[np.ndarray] | None,
+    title: str,
+    path: Path,
+    landmarks: "LandmarkViews | None" = None,
 ) -> None:
     """Write one image with a column per view.
 
     Args:
-        images: Views, (H, W, 3) uint8, in the order of ``attention.views``.
-        attention: Attention over their patches; all views share one scale.
+        images: Views, (H, W, 3) uint8, in the order of ``views`` of the next.
+        attention: Attention over their patches; all views share one scale. None: no such row.
         depths: Depth maps, (h, w); they cover the whole view whatever their size. None: no depth row.
         title: Text above.
         path: Where to write, as PNG; appears there only when it is complete.
+        landmarks: Where landmarks look. None: no such row; there is one of the two.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -143,29 +147,63 @@ def draw(
 
     from lerobot_atlasvla.inspection.attention import COLORMAP, draw_attention
 
-    rows = 2 if depths is None else 3
-    figure = Figure(figsize=(3.6 * len(images), 3.4 * rows + 0.6), layout="constrained")
-    grid = figure.subplots(rows, len(images), squeeze=False)
-    largest = float(attention.attention_VHW.max())
-    for column, (key, image) in enumerate(zip(attention.views, images, strict=True)):
-        height, width = image.shape[:2]
-        map_HW = attention.attention_VHW[column]  # noqa: N806
-        grid[0, column].imshow(image)
-        grid[0, column].set_title(key, fontsize=9)
-        grid[1, column].imshow(draw_attention(image, map_HW, maximum=largest))
-        grid[1, column].set_title(f"{100 * map_HW.sum():.1f} % of the attention", fontsize=9)
-        if depths is not None:
+    described = attention or landmarks
+    assert described is not None
+    names = [
+        name for name, content in (("attention", attention), ("landmarks", landmarks), ("depth", depths)) if content
+    ]
+    figure = Figure(figsize=(3.6 * len(images), 3.4 * (1 + len(names)) + 0.6), layout="constrained")
+    plain, *others = figure.subplots(1 + len(names), len(images), squeeze=False)
+    rows = dict(zip(names, others, strict=True))
+    for axes, key, image in zip(plain, described.views, images, strict=True):
+        axes.imshow(image)
+        axes.set_title(key, fontsize=9)
+    if attention is not None:
+        largest = float(attention.attention_VHW.max())
+        for axes, image, map_HW in zip(rows["attention"], images, attention.attention_VHW, strict=True):  # noqa: N806
+            axes.imshow(draw_attention(image, map_HW, maximum=largest))
+            axes.set_title(f"{100 * map_HW.sum():.1f} % of the attention", fontsize=9)
+        scale = ScalarMappable(Normalize(0, largest), COLORMAP)
+        figure.colorbar(scale, ax=list(rows["attention"]), shrink=0.8, label="attention per patch")
+    if landmarks is not None:
+        for view, (axes, image) in enumerate(zip(rows["landmarks"], images, strict=True)):
+            axes.imshow(image)
+            draw_landmarks(axes, image.shape[:2], landmarks.places_VK2[view], landmarks.visibility_VK[view])
+        scale = ScalarMappable(Normalize(0, 1), COLORMAP)
+        figure.colorbar(scale, ax=list(rows["landmarks"]), shrink=0.8, label="visibility of the landmark")
+    if depths is not None:
+        for axes, image, depth in zip(rows["depth"], images, depths, strict=True):
+            height, width = image.shape[:2]
             # Maps are as large as the policy's own copy of the view, which may have been stretched.
-            shown = grid[2, column].imshow(depths[column], cmap="viridis", extent=(0, width, height, 0))
-            grid[2, column].set_title("depth, in VGGT's own scale", fontsize=9)
-            figure.colorbar(shown, ax=grid[2, column], shrink=0.8)
-    for axes in grid.flat:
+            shown = axes.imshow(depth, cmap="viridis", extent=(0, width, height, 0))
+            axes.set_title("depth, in VGGT's own scale", fontsize=9)
+            figure.colorbar(shown, ax=axes, shrink=0.8)
+    for axes in figure.axes[: len(images) * (1 + len(names))]:
         axes.set(xticks=[], yticks=[])
-    scale = ScalarMappable(Normalize(0, largest), COLORMAP)
-    figure.colorbar(scale, ax=list(grid[1]), shrink=0.8, label="attention per patch")
     figure.suptitle(title, fontsize=9, wrap=True)
     with replacing(path) as scratch:
         figure.savefig(scratch, dpi=110, format="png")
+
+
+def draw_landmarks(axes: Any, size: tuple[int, int], places_K2: np.ndarray, visibility_K: np.ndarray) -> None:  # noqa: N803
+    """Mark the landmarks of one view: the more visible, the redder and the less transparent, numbers from ``SEEN`` on.
+
+    Args:
+        axes: Shows the view.
+        size: Its height and width, pixels.
+        places_K2: Where they look, column and row, as parts of its width and height.
+        visibility_K: How visible they are, in [0, 1].
+    """
+    from lerobot_atlasvla.inspection.attention import COLORMAP
+
+    height, width = size
+    across, down = places_K2[:, 0] * width - 0.5, places_K2[:, 1] * height - 0.5
+    opacity = 0.15 + 0.85 * visibility_K
+    axes.scatter(across, down, s=28, c=visibility_K, cmap=COLORMAP, vmin=0, vmax=1, alpha=opacity, edgecolors="white")
+    for number in np.flatnonzero(visibility_K >= SEEN):
+        place = (across[number], down[number])
+        axes.annotate(str(number), place, (3, 3), textcoords="offset points", fontsize=6, color="white")
+    axes.set_title(f"{(visibility_K >= SEEN).sum()} of {len(visibility_K)} landmarks seen", fontsize=9)
 
 
 def show_frames(cfg: GeometryViewConfig) -> list[Path]:
@@ -182,8 +220,11 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
     policy, preprocess = load_policy(cfg.checkpoint)
 
     from lerobot_atlasvla.inspection.attention import AttentionRecorder
+    from lerobot_atlasvla.inspection.landmark_views import LandmarkRecorder
 
     read_depth, read_cameras = make_depth_reader(policy), make_camera_reader(policy)
+    # Not where the decoder gets landmarks only.
+    sees_patches = policy.config.query_conditioning != "only_landmarks"
     files = []
     for frame in cfg.frames:
         item: Any = dataset[frame]
@@ -192,24 +233,30 @@ def show_frames(cfg: GeometryViewConfig) -> list[Path]:
         try:
             # Every frame for itself: of an earlier one's episode, the cameras would be remembered.
             policy.reset()
-            with AttentionRecorder(policy) as recorder:
+            with ExitStack() as recorders:
+                looks = recorders.enter_context(AttentionRecorder(policy)) if sees_patches else None
+                finds = recorders.enter_context(LandmarkRecorder(policy)) if policy.config.reads_landmarks else None
                 policy.predict_action_chunk(batch)
         except ValueError as error:
             raise EvalError(
                 f"frame {frame} of --dataset_root={cfg.dataset_root} does not fit the policy: {error}"
             ) from error
-        (attention,) = recorder.chunks
-        images = [to_uint8(batch[key][0]) for key in attention.views]
+        attention = looks.chunks[0] if looks is not None else None
+        landmarks = finds.chunks[0] if finds is not None else None
+        described = attention or landmarks
+        assert described is not None
+        views = described.views
+        images = [to_uint8(batch[key][0]) for key in views]
         depths = None if read_depth is None else list(read_depth(batch).depth_BVHW[0].float().cpu().numpy())
         title = f"frame {frame}, episode {int(item['episode_index'])}: {item['task']}"
         file = cfg.output_dir / f"frame_{frame:06d}.png"
         try:
-            draw(images, attention, depths, title, file)
+            draw(images, attention, depths, title, file, landmarks)
         except OSError as error:
             raise EvalError(f"--output_dir={cfg.output_dir} can't be written to: {error}") from error
         sys.stdout.write(f"geometry view: {file}\n")
         if read_cameras is not None:
-            said = describe_cameras(attention.views, read_cameras(batch))
+            said = describe_cameras(views, read_cameras(batch))
             sys.stdout.write(f"geometry view: cameras, in DA3's own scale: {said}\n")
         files.append(file)
     return files

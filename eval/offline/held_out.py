@@ -1,12 +1,12 @@
 """Find the episodes of a dataset that a checkpoint was not trained on, as far as the checkpoint says it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, read_json
+from lerobot_atlasvla.training.held_out import copies_of, demonstrations, split_episodes, task_of
 
 
 @dataclass(frozen=True)
@@ -43,45 +43,21 @@ def choose_episodes(
         words = f"whether the policy was trained on them is not known: {trained_on}"
         chosen = tuple(every if asked is None else asked)
         return EpisodeChoice(chosen if asked is not None else _thinned(chosen, most), None, words)
-    trained = set(training_episodes(config, tasks))
-    # An instruction that was never trained on is another question than a held-out episode of a known one.
-    known = {_task(tasks[episode]) for episode in trained}
-    unseen = [episode for episode in every if episode not in trained and _task(tasks[episode]) in known]
+    trained = set(split_episodes(config, tasks).training)
+    # The same demonstration from another camera is no new one.
+    shown = set(copies_of(every, sorted(trained), demonstrations(dataset_root)))
     if asked is not None:
-        seen = len(trained.intersection(asked))
-        words = f"{seen} of them are training data" if seen else "held out from training"
-        return EpisodeChoice(tuple(asked), not seen, words)
+        counts = {"training data": len(trained.intersection(asked))}
+        counts["training data from another camera"] = len(shown.intersection(asked)) - counts["training data"]
+        words = [f"{count} of them are {what}" for what, count in counts.items() if count]
+        return EpisodeChoice(tuple(asked), not words, " and ".join(words) or "held out from training")
+    # An instruction that was never trained on is another question than a held-out episode of a known one.
+    known = {task_of(tasks[episode]) for episode in trained}
+    unseen = [episode for episode in every if episode not in shown and task_of(tasks[episode]) in known]
     if unseen:
         return EpisodeChoice(_thinned(unseen, most), True, "held out from training")
     words = "no episode was held out, so these are training data, which a policy may know by heart"
     return EpisodeChoice(_thinned(every, most), False, words)
-
-
-def training_episodes(config: Mapping[str, Any], tasks: Sequence[Sequence[str]]) -> list[int]:
-    """Return the episodes that ``lerobot-train`` learned from.
-
-    LeRobot 0.6.1 (``datasets/factory.py``, ``make_train_eval_datasets``) takes ``episodes``, or all, and holds out the
-    last ``ceil(n * eval_split)`` of every task, where an episode's task is the first of its instructions.
-
-    Args:
-        config: ``dataset`` of ``train_config.json``.
-        tasks: The instructions of each episode of the dataset.
-    """
-    by_task: dict[str, list[int]] = {}
-    chosen = config.get("episodes")
-    for episode in range(len(tasks)) if chosen is None else chosen:
-        by_task.setdefault(_task(tasks[episode]), []).append(episode)
-    split = config.get("eval_split") or 0.0
-    return [
-        episode
-        for episodes in by_task.values()
-        for episode in episodes[: len(episodes) - math.ceil(len(episodes) * split)]
-    ]
-
-
-def _task(instructions: Sequence[str]) -> str:
-    """Return the task of an episode as LeRobot's split takes it: the first of its instructions."""
-    return instructions[0] if len(instructions) else ""
 
 
 def _is_training_data(config: Mapping[str, Any], dataset_root: Path) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
 from lerobot_atlasvla.policy.columns import squeezed_views
@@ -127,6 +127,7 @@ def check_dataset(trial: Trial) -> str:
 
     from lerobot_atlasvla.policy.checks.statistics import unscaled_ranges
     from lerobot_atlasvla.training.dataset_checks import check_numbers
+    from lerobot_atlasvla.training.held_out import demonstrations, leak_of
 
     name, place = wanted.repo_id, str(wanted.root or "FOLDER")
     folder = Path(wanted.root) if wanted.root else HF_LEROBOT_HOME / name
@@ -164,7 +165,10 @@ def check_dataset(trial: Trial) -> str:
         config.validate_features(meta)
         if local:
             check_numbers(config, meta)
-        warning = unscaled_ranges(config, meta.stats or {})
+        warnings = [unscaled_ranges(config, meta.stats or {})]
+        if local and wanted.eval_split:
+            split, episodes = {"episodes": wanted.episodes, "eval_split": wanted.eval_split}, cast(Any, meta.episodes)
+            warnings.append(leak_of(split, list(episodes["tasks"]), demonstrations(meta.root)))
     except ValueError as error:
         raise CheckFailedError(f"{name} does not fit: {error}") from error
     trial.features, trial.meta, trial.has_frames = meta.features, meta, local and not wanted.streaming
@@ -172,7 +176,7 @@ def check_dataset(trial: Trial) -> str:
     return (
         f"{name} ({meta.info.codebase_version}) in {meta.root}: {meta.total_episodes} episodes, "
         f"{meta.total_frames} frames; {', '.join(config.view_keys)}; {state}action {config.action_dim}"
-        + (f"; WARNING: {warning}" if warning else "")
+        + "".join(f"; WARNING: {warning}" for warning in warnings if warning)
         + (f". {squeezed}" if (squeezed := squeezed_views(config)) else "")
     )
 

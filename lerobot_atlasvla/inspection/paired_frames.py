@@ -2,17 +2,21 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import default_collate
+
+from lerobot_atlasvla.training.held_out import demonstrations
 
 
 class PairedFrames:
     """Frames of some episodes, spread evenly over each, and what to replace their parts by.
 
     The counterpart of an episode is another episode of the whole dataset, of any task: all episodes are put into a
-    random circle, and each is followed by its counterpart. The pairing depends only on the seed and the dataset, not
-    on which episodes are measured. The instruction needs one of its own, because it must be a different text.
+    random circle, and each is followed by its counterpart, the next one that is no copy of the same demonstration. The
+    pairing depends only on the seed and the dataset, not on which episodes are measured. The instruction needs one of
+    its own, because it must be a different text.
 
     Frames are read anew at each call, so that not more than one episode's are in memory.
 
@@ -26,7 +30,8 @@ class PairedFrames:
         episodes: Episodes to measure on.
 
     Raises:
-        ValueError: If the dataset has one episode, an episode does not exist, or one has fewer frames than asked for.
+        ValueError: If the dataset has one episode or demonstration, an episode does not exist, or one has fewer frames
+            than asked for.
     """
 
     def __init__(self, dataset: Any, episodes: Sequence[int], frames_per_episode: int, seed: int):
@@ -46,7 +51,17 @@ class PairedFrames:
         self._seed = seed
         circle = list(range(total))
         random.Random(seed).shuffle(circle)
-        self._counterpart = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
+        shows = demonstrations(Path(meta.root))
+        if len(shows) == total and len(set(shows.values())) < 2:
+            raise ValueError(f"episodes={list(episodes)}: all episodes of the dataset show the same demonstration.")
+        self._counterpart = {
+            episode: next(
+                other
+                for other in circle[place + 1 :] + circle[: place + 1]
+                if other != episode and shows.get(other, other) != shows.get(episode, episode)
+            )
+            for place, episode in enumerate(circle)
+        }
         self._check_lengths()
 
     def __len__(self) -> int:

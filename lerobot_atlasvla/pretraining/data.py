@@ -24,6 +24,7 @@ from tqdm import tqdm
 from lerobot_atlasvla.model.geometry.point_heads import cell_rays
 from lerobot_atlasvla.model.geometry.record import HeadSizes
 from lerobot_atlasvla.model.sizes import available_memory
+from lerobot_atlasvla.training.held_out import demonstrations
 
 from .settings import CELLS_PER_SIDE, PretrainConfig, PretrainError
 
@@ -42,7 +43,7 @@ class GeometryData:
         intrinsics_NA33: Camera matrices in image widths and heights.
         extrinsics_NA44: From each camera (OpenCV axes) to the robot's base, m.
         alternatives: Per role, the views that can play it.
-        episodes_N: Episode of each state.
+        episodes_N: Episode of each state; the first one of those that show the same demonstration.
         digest: SHA-256 of the dataset's ``meta/info.json``.
         collected: Settings with which ``atlasvla-collect-geometry`` made it, such as ranges of cameras; else empty.
     """
@@ -110,7 +111,8 @@ def read_data(config: PretrainConfig) -> GeometryData:
     keys = [key for name in used for key in (f"{OBS_IMAGES}.{name}", *_geometry_keys(name))]
     try:
         rows = dataset.hf_dataset.select_columns([*keys, "episode_index"]).with_format("numpy")
-        episodes = torch.as_tensor(np.array(rows["episode_index"]))
+        shows = demonstrations(config.dataset_root)
+        episodes = torch.tensor([shows.get(episode, episode) for episode in np.array(rows["episode_index"]).tolist()])
         for start in tqdm(range(0, count, _ROWS_AT_ONCE), desc="reading", unit="batch"):
             batch = rows[start : start + _ROWS_AT_ONCE]
             place = slice(start, start + _ROWS_AT_ONCE)

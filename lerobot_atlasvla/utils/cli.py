@@ -8,6 +8,7 @@ from typing import Any
 import draccus
 from draccus.utils import ParsingError
 
+from .cli_help import help_of_fields
 from .paths import expand_home
 
 AGAIN = "Run the same command again to continue."
@@ -48,7 +49,8 @@ def run_command(
     def work() -> int | None:
         try:
             arguments = sys.argv[1:] if argv is None else argv
-            settings = expand_home(draccus.parse(config, args=arguments, prog=program or name))
+            with help_of_fields():
+                settings = expand_home(draccus.parse(config, args=arguments, prog=program or name))
         except (ParsingError, OSError) as error:
             raise UsageError(error) from error
         return body(settings)

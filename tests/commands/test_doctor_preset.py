@@ -16,6 +16,7 @@ from lerobot_atlasvla.commands.doctor_preset import Trial
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
 from lerobot_atlasvla.weights.backbones import PARTS
 from tests.conftest import IMAGE, TASK, WRIST, tiny_config
+from tests.helpers.random_dataset import write_dataset
 
 
 def trial(repo_id: str = "", root: Path | None = None, asked_device: str | None = None, **overrides) -> Trial:
@@ -115,6 +116,17 @@ def test_a_dataset_that_fits(dataset_root):
     assert f"in {dataset_root}: 1 episodes, 3 frames; {IMAGE}, {WRIST}; state 8, action 7" in line
     assert "v3" in line
     assert "action" in subject.meta.stats
+
+
+def test_a_split_through_a_demonstration_passes_with_a_warning(tmp_path):
+    subject = trial("local/test", write_dataset(tmp_path / "data", episodes=4, frames=2, copies=3))
+    subject.dataset.eval_split = 0.34
+    line = doctor_preset.check_dataset(subject)
+    assert "WARNING: --dataset.eval_split=0.34 holds out 5 episodes" in line
+    assert "copies of 2 of them" in line
+    assert "--dataset.eval_split=0.417 keeps them together" in line
+    subject.dataset.eval_split = 0.25
+    assert "WARNING" not in doctor_preset.check_dataset(subject)
 
 
 def test_a_dataset_without_a_camera_that_is_asked_for(dataset_root):

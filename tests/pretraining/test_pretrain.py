@@ -5,6 +5,8 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import Image
@@ -224,6 +226,25 @@ def test_what_the_data_were_collected_with_is_recorded(data_root, tmp_path):
 def test_one_episode_leaves_none_to_hold_out(tmp_path):
     root = write_geometry_dataset(tmp_path / "data", episodes=1, frames=3)
     assert "at least two" in refused(root, tmp_path / "backbone")
+
+
+def test_copies_of_a_demonstration_are_held_out_together(data_root, tmp_path):
+    """Such as those of ``atlasvla-collect --random_cameras --store_geometry``: the last two episodes are the same."""
+    from lerobot_atlasvla.pretraining.data import read_data
+
+    root = shutil.copytree(data_root, tmp_path / "data")
+    (file,) = (root / "data").glob("*/*.parquet")
+    table = parquet.read_table(file)
+    for key in ("action", "observation.state"):
+        motion = table[key].to_pylist()
+        place = table.schema.get_field_index(key)
+        table = table.set_column(place, key, pa.array([*motion[:4], *motion[2:4]], type=table[key].type))
+    parquet.write_table(table, file)
+    data = read_data(settings(root, tmp_path / "backbone"))
+    assert data.episodes_N.tolist() == [0, 0, 1, 1, 1, 1]
+    for seed in range(4):
+        training_N, held_out_N = data.split(0.3, seed)
+        assert sorted((len(training_N), len(held_out_N))) == [2, 4]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from matplotlib import image as png
+from matplotlib.figure import Figure
 
 from eval.common.errors import EvalError
 from eval.offline import geometry_view
@@ -16,6 +17,7 @@ from eval.offline.geometry_view import GeometryViewConfig, load_policy, main, sh
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.inspection.attention import AttentionRecorder
 from lerobot_atlasvla.inspection.depth import GeometryReader
+from lerobot_atlasvla.inspection.landmark_views import LandmarkRecorder, cell_places
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
 from tests.conftest import IMAGE, STATE, TASK, WRIST, dataset_stats
 from tests.helpers import released
@@ -72,9 +74,9 @@ def drawn(monkeypatch):
     seen = []
     draw = geometry_view.draw
 
-    def spy(images, attention, depths, title, path):
-        seen.append((images, attention, depths, title))
-        draw(images, attention, depths, title, path)
+    def spy(images, attention, depths, title, path, landmarks):
+        seen.append((images, attention, depths, title, landmarks))
+        draw(images, attention, depths, title, path, landmarks)
 
     monkeypatch.setattr(geometry_view, "draw", spy)
     return seen
@@ -96,7 +98,7 @@ def test_frames_are_shown_as_the_policy_sees_them(checkpoint, dataset_root, draw
     out = capsys.readouterr().out
     (reason,) = [line for line in out.splitlines() if "no depth row" in line]
     assert "vggt_init=random" in reason
-    for frame, (images, _, depths, title) in zip((0, 4), drawn, strict=True):
+    for frame, (images, _, depths, title, _) in zip((0, 4), drawn, strict=True):
         assert [(image.shape, image.min(), image.max()) for image in images] == [
             ((PIXELS, PIXELS, 3), gray, gray) for gray in colors(frame)
         ]
@@ -202,8 +204,49 @@ def test_an_output_folder_that_is_a_file(checkpoint, dataset_root, tmp_path):
     assert taken.read_text() == "mine"
 
 
-def test_a_decoder_that_sees_landmarks_only_has_nothing_to_show(dataset_root, tmp_path):
-    folder = save_checkpoint(tmp_path / "saved", query_conditioning="only_landmarks")
-    message = refused(GeometryViewConfig(folder, dataset_root, tmp_path / "out"))
-    assert "only_landmarks" in message
-    assert f"--checkpoint={folder}" in message
+@pytest.mark.parametrize("conditioning", ["landmarks", "only_landmarks"])
+def test_landmarks_are_shown_where_they_look(dataset_root, drawn, tmp_path, conditioning):
+    folder = save_checkpoint(tmp_path / "saved", query_conditioning=conditioning)
+    policy = AtlasVLAPolicy.from_pretrained(folder)
+    preprocess, _ = make_atlasvla_pre_post_processors(policy.config, dataset_stats())
+    batch = preprocess(gray_views(4) | {STATE: torch.zeros(1, 8), "task": [TASK]})
+    plain = policy.predict_action_chunk(batch)
+    policy.reset()
+    with LandmarkRecorder(policy) as recorder:
+        assert torch.equal(policy.predict_action_chunk(batch), plain)
+    assert "match" not in vars(policy.model.landmarks)
+    (seen,) = recorder.chunks
+    assert seen.views == (WRIST, IMAGE)
+
+    (file,) = show_frames(GeometryViewConfig(folder, dataset_root, tmp_path / "out", [4]))
+    (images, attention, _, _, landmarks) = drawn[0]
+    assert (attention is None) == (conditioning == "only_landmarks")
+    np.testing.assert_allclose(landmarks.places_VK2, seen.places_VK2, atol=1e-5)
+    np.testing.assert_allclose(landmarks.visibility_VK, seen.visibility_VK, atol=1e-5)
+    # The wrist view first, as the policy has them.
+    assert [image.max() for image in images] == list(reversed(colors(4)))
+    height = png.imread(file).shape[0]
+    assert height == pytest.approx(110 * (3.4 * (2 if attention is None else 3) + 0.6), abs=2)
+
+
+def test_a_mark_is_where_its_cell_is_and_numbered_if_it_is_seen():
+    axes = Figure().subplots()
+    geometry_view.draw_landmarks(axes, (40, 80), np.array([[0.25, 0.5], [0.75, 0.125]]), np.array([0.9, 0.1]))
+    (marks,) = axes.collections
+    np.testing.assert_allclose(marks.get_offsets(), [[19.5, 19.5], [59.5, 4.5]])
+    assert marks.get_array().tolist() == [0.9, 0.1]
+    assert [text.get_text() for text in axes.texts] == ["0"]
+    assert axes.get_title() == "1 of 2 landmarks seen"
+
+
+def test_cells_are_counted_row_by_row():
+    places = cell_places((2, 3), 24)
+    assert places.shape == (24, 2)
+    np.testing.assert_allclose(
+        places[[0, 1, 6, 23]], [[1 / 12, 1 / 8], [3 / 12, 1 / 8], [1 / 12, 3 / 8], [11 / 12, 7 / 8]]
+    )
+
+
+def test_a_policy_without_landmarks_has_none_to_record(checkpoint):
+    with pytest.raises(ValueError, match="query_conditioning=landmarks"):
+        LandmarkRecorder(AtlasVLAPolicy.from_pretrained(checkpoint))

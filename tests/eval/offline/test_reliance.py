@@ -14,12 +14,13 @@ from lerobot.policies.act.configuration_act import ACTConfig
 
 from eval.common.errors import EvalError
 from eval.offline import reliance
-from eval.offline.held_out import choose_episodes, training_episodes
+from eval.offline.held_out import choose_episodes
 from eval.offline.policy_data import load_policy, load_processors, read_dataset, read_metadata
 from eval.report import command as report
 from eval.report.reliance_results import image_reliance, interval_text, last_line, read_reliance
 from eval.rollout.checkpoint import read_checkpoint
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
+from lerobot_atlasvla.training.held_out import split_episodes
 from tests.conftest import IMAGE, STATE, TASK, WRIST
 from tests.eval.run_folders import make_run, rollouts_of
 from tests.helpers.random_dataset import write_dataset
@@ -153,9 +154,9 @@ def test_training_episodes_are_lerobots(dataset_root, episodes, split):
     cfg = SimpleNamespace(dataset=config, trainable_config=ACTConfig(), tolerance_s=1e-4, num_workers=0)
     train, held_out = make_train_eval_datasets(cfg)
     expected = list(range(EPISODES)) if train.episodes is None else train.episodes
-    found = training_episodes({"episodes": episodes, "eval_split": split}, TASKS)
-    assert sorted(found) == sorted(expected)
-    assert held_out is None or not set(found) & set(held_out.episodes)
+    found = split_episodes({"episodes": episodes, "eval_split": split}, TASKS)
+    assert sorted(found.training) == sorted(expected)
+    assert sorted(found.held_out) == ([] if held_out is None else sorted(held_out.episodes))
 
 
 def test_which_episodes_are_chosen(tmp_path):
@@ -182,6 +183,38 @@ def test_which_episodes_are_chosen(tmp_path):
     assert choose(data=tmp_path / "me/data", eval_split=0.3)[1] is True
     assert choose(data=tmp_path / "hub/datasets--me--data/snapshots/1", eval_split=0.3)[1] is True
     assert choose(data=tmp_path / "you/data", eval_split=0.3)[1] is None
+
+
+@pytest.fixture(scope="module")
+def copies_root(tmp_path_factory):
+    """Four demonstrations of one task from three cameras each."""
+    return write_dataset(tmp_path_factory.mktemp("copies") / "data", episodes=4, frames=2, copies=3)
+
+
+def test_a_copy_of_training_data_is_not_held_out(tmp_path, copies_root):
+    """The split cuts through the third demonstration, episodes 6 to 8."""
+    config = {"repo_id": "me/data", "root": str(copies_root), "eval_split": 0.34}
+    (tmp_path / "train_config.json").write_text(json.dumps({"dataset": config}))
+
+    def choose(asked=None):
+        choice = choose_episodes(tmp_path, copies_root, [[TASK]] * 12, asked, 40)
+        return choice.episodes, choice.held_out, choice.words
+
+    assert choose() == ((9, 10, 11), True, "held out from training")
+    copied = "1 of them are training data from another camera"
+    assert choose([7, 9]) == ((7, 9), False, copied)
+    assert choose([0, 7]) == ((0, 7), False, f"1 of them are training data and {copied}")
+
+
+def test_the_counterpart_is_another_demonstration(tmp_path, copies_root):
+    dataset = LeRobotDataset("local/dataset", root=copies_root)
+    for seed in range(3):
+        pairs = PairedFrames(dataset, range(12), 1, seed=seed)
+        for place in range(12):
+            assert pairs.other(place)["episode_index"].item() // 3 != place // 3
+    one = LeRobotDataset("local/dataset", root=write_dataset(tmp_path / "one", episodes=1, frames=2, copies=2))
+    with pytest.raises(ValueError, match="same demonstration"):
+        PairedFrames(one, [0], 1, seed=0)
 
 
 @pytest.mark.parametrize(
