@@ -2,11 +2,11 @@
 # Does frozen geometry bear a moved camera? One task with displaced objects, policies that see through the scene camera
 # alone (no pixel of the wrist camera enters the network), on two CPU cores: geometry data, pretraining, demonstrations,
 # two training seeds a policy, rollouts with the camera moved and turned.
-#   fixed       end to end, demonstrations from LIBERO's camera
-#   random      end to end, the same demonstrations re-rendered from random cameras as well (CAMERAS more of each)
-#   landmarks   the frozen pretrained backbone's 3-D landmarks, demonstrations from LIBERO's camera
-#   untrained   the same with a frozen backbone that has learned nothing
-#   blind       no camera
+#   fixed             end to end, demonstrations from LIBERO's camera
+#   random            end to end, the same demonstrations re-rendered from random cameras as well (CAMERAS more of each)
+#   landmarks         the frozen pretrained backbone's 3-D landmarks, demonstrations from LIBERO's camera
+#   landmarks_random  the same, demonstrations from random cameras as well
+#   untrained         landmarks of a frozen backbone that has learned nothing
 # GEOMETRY episodes of states a task, EPISODES demonstrations, STEPS training steps, ROLLOUTS per camera pose.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
@@ -14,10 +14,10 @@ GEOMETRY=${GEOMETRY:-24}
 TASK=${TASK:-0}
 EPISODES=${EPISODES:-50}
 CAMERAS=${CAMERAS:-3}
-STEPS=${STEPS:-1000}
+STEPS=${STEPS:-800}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
-POLICIES=${POLICIES:-"landmarks random fixed untrained blind"}
+POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 # Without these, glibc hands memory back between steps and takes it again.
 export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=268435456
@@ -36,29 +36,34 @@ chosen() { # chosen EVERY: episode numbers of the training demonstrations, every
 ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml; }
 mini() {
   printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1" \
-    --policy.query_conditioning=only_landmarks --policy.landmark_frame=base
+    --policy.query_conditioning=only_landmarks --policy.landmark_frame=base --policy.landmark_box=[0.2,-0.5,-0.15,1.0,0.5,0.6]
 }
 SCENE=--policy.views=[observation.images.image]
 declare -A FLAGS=(
   [fixed]="$(ours) $SCENE"
   [random]="$(ours) $SCENE"
   [landmarks]="$(mini "$OUT/backbone_scene") $SCENE"
+  [landmarks_random]="$(mini "$OUT/backbone_scene") $SCENE"
   [untrained]="$(mini "$OUT/backbone_untrained") $SCENE"
-  [blind]="$(ours) --policy.views=none"
 )
 checkpoints=() labels=()
 for seed in $SEEDS; do
   for policy in $POLICIES; do
     name=${policy}_$seed
     every=$((CAMERAS + 1))
-    [ "$policy" != random ] || every=1
+    [[ $policy != *random ]] || every=1
     # shellcheck disable=SC2086 (several flags in one string)
     train "$OUT/$name" ${FLAGS[$policy]} --dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" \
       "--dataset.episodes=$(chosen $every)" --job_name="$name" --steps="$STEPS" --seed="$seed" --num_workers=1 \
       --save_freq="$STEPS"
-    checkpoints+=("$OUT/$name/checkpoints/last") labels+=("$policy $seed")
+    checkpoints+=("$OUT/$name/checkpoints/last") labels+=("${policy//_/ } $seed")
   done
 done
+# The control that sees nothing is deaf to the camera; its rate is that of the unshifted one.
+train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" \
+  "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
+"$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --task_ids="[$TASK]" \
+  --episodes=20 --displace_cm=6
 join() { local IFS=,; echo "[$*]"; }
 "$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --task_ids="[$TASK]" --episodes="$ROLLOUTS" --displace_cm=6 \
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
