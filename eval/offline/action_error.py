@@ -30,8 +30,8 @@ from eval.offline.policy_data import (
     read_metadata,
 )
 from eval.report.data import note_text, publish
-from eval.rollout.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
-from eval.rollout.training_record import training_record
+from eval.rollout.policy.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
+from eval.rollout.policy.training_record import training_record
 from lerobot_atlasvla.libero.demonstrations.schema import ACTION_DIM
 
 if TYPE_CHECKING:

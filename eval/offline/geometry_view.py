@@ -17,7 +17,7 @@ import torch
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
 from eval.offline.policy_data import read_dataset, read_metadata
-from eval.rollout.checkpoint import CONFIG_FILE, find_checkpoint, read_json
+from eval.rollout.policy.checkpoint import CONFIG_FILE, find_checkpoint, read_json
 from lerobot_atlasvla.files.replacing import replacing
 
 if TYPE_CHECKING:

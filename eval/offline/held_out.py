@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, read_json
+from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json
 
 
 @dataclass(frozen=True)

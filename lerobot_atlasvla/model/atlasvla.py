@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 from .action_heads import FlowHead, L1Head
-from .conditioning import SpatialSoftmax
+from .conditioning.landmarks import Landmarks
+from .conditioning.scene_cameras import Placement
+from .conditioning.spatial_softmax import SpatialSoftmax
 from .decoder import ActionDecoder
 from .frozen import frozen_forward
 from .fusion import BlindFusion, EarlyFusion, Fused, LandmarkFusion, LateFusion
@@ -24,9 +26,7 @@ from .geometry.backbone import GeometryBackbone
 from .geometry.da3 import DA3Encoder
 from .geometry.record import HeadSizes
 from .geometry.vggt import Aggregator
-from .landmarks import Landmarks
 from .language import LanguageEncoder, pool_tokens
-from .scene_cameras import Placement
 from .types import GeometryTokens, ModelInputs, Prefix, TokenGroup, Views
 from .vision import Dinov2Tower, PatchTower
 

@@ -6,10 +6,11 @@ import os
 import pytest
 
 from eval.common.errors import EvalError
-from eval.rollout import run, simulator, worker_pool
+from eval.rollout import run, simulator
 from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
-from eval.rollout.worker import FinishedRollout, RolloutJob
+from eval.rollout.workers import worker_pool
+from eval.rollout.workers.worker import FinishedRollout, RolloutJob
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from tests.conftest import IMAGE, WRIST, tiny_config
 from tests.eval.rollout.simulated_run import BASE, SIMULATOR
