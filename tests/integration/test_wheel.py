@@ -94,7 +94,7 @@ def test_importing_the_plugin_stays_light(wheel_python):
         "tensorboard",
     }
     # Sizes, and the record of a pretrained backbone, are plain numbers and JSON; networks come with the first policy.
-    light = ("", ".sizes", ".architecture_sizes", ".geometry", ".geometry.record")
+    light = ("", ".sizes", ".sizes.architecture", ".sizes.memory", ".geometry", ".geometry.record")
     assert set(model_modules.split()) <= {f"lerobot_atlasvla.model{name}" for name in light}
 
 
