@@ -139,7 +139,8 @@ def test_a_batch_without_memory_is_recorded(tmp_path, monkeypatch):
         return forward(self, batch, *rest)
 
     monkeypatch.setattr(ACTPolicy, "forward", limited)
-    first, second = probe(tmp_path, "act", overrides=TINY_ACT, checkpoint=False)["training"]
+    shortest = {"repetitions": 1, "train_steps": 1, "warmup": 0, "checkpoint": False}
+    first, second = probe(tmp_path, "act", overrides=TINY_ACT, **shortest)["training"]
     assert first["samples_per_s"] > 0
     assert second["error"] == "out of memory"
 
