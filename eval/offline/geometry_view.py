@@ -149,7 +149,7 @@ def draw(
     largest = float(attention.attention_VHW.max())
     for column, (key, image) in enumerate(zip(attention.views, images, strict=True)):
         height, width = image.shape[:2]
-        map_HW = attention.attention_VHW[column]  # noqa: N806
+        map_HW = attention.attention_VHW[column]
         grid[0, column].imshow(image)
         grid[0, column].set_title(key, fontsize=9)
         grid[1, column].imshow(draw_attention(image, map_HW, maximum=largest))
