@@ -15,9 +15,9 @@ from .configuration_atlasvla import AtlasVLAConfig
 from .files import safetensors_files
 from .inputs import environments, prepare
 from .model.atlasvla import AtlasVLA
+from .model.conditioning.scene_cameras import Placement, SceneCameras
 from .model.frozen import freeze, is_frozen
-from .model.scene_cameras import Placement, SceneCameras
-from .model.sizes import check_fits_memory
+from .model.sizes.memory import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
 from .policy.checks.statistics import unscaled_ranges, usable_statistics

@@ -1,5 +1,7 @@
 """A command as a subprocess: its output shown or watched, and kept; its time and memory measured."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import subprocess
@@ -8,8 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lerobot_atlasvla.files.folder_lock import FolderLock
+if TYPE_CHECKING:
+    # Importing the plugin imports LeRobot, which takes seconds.
+    from lerobot_atlasvla.files.folder_lock import FolderLock
 
 GIB = 2**30
 

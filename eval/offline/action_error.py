@@ -30,8 +30,8 @@ from eval.offline.policy_data import (
     read_metadata,
 )
 from eval.report.data import note_text, publish
-from eval.rollout.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
-from eval.rollout.training_record import training_record
+from eval.rollout.policy.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
+from eval.rollout.policy.training_record import training_record
 from lerobot_atlasvla.libero.demonstrations.schema import ACTION_DIM
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class Frames:
 
     observations: dict[str, Any]
     image_keys: tuple[str, ...]
-    actions_SNA: torch.Tensor  # noqa: N815
-    known_SN: torch.Tensor  # noqa: N815
+    actions_SNA: torch.Tensor
+    known_SN: torch.Tensor
 
     def __len__(self) -> int:
         """Return the number of frames S."""
@@ -121,10 +121,10 @@ class Frames:
             key: _pick(values, away if key in self.image_keys else chosen) for key, values in self.observations.items()
         }
 
-    def error_SA(self, actions_SNA: torch.Tensor) -> torch.Tensor:  # noqa: N802, N803
+    def error_SA(self, actions_SNA: torch.Tensor) -> torch.Tensor:
         """Return the mean absolute error of each frame and dimension, over the steps that were demonstrated; (S, A)."""
-        known_SN1 = self.known_SN[..., None]  # noqa: N806
-        apart_SNA = (actions_SNA - self.actions_SNA).abs() * known_SN1  # noqa: N806
+        known_SN1 = self.known_SN[..., None]
+        apart_SNA = (actions_SNA - self.actions_SNA).abs() * known_SN1
         return apart_SNA.sum(1) / known_SN1.sum(1)
 
 
@@ -204,18 +204,18 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
             for _ in range(frames.actions_SNA.shape[1]):
                 # Preprocessed anew each time, as in a robot loop; a policy may change what it is given.
                 with torch.inference_mode():
-                    action_BA = after(policy.select_action(before(frames.batch(chosen, other_images))))  # noqa: N806
+                    action_BA = after(policy.select_action(before(frames.batch(chosen, other_images))))
                 actions.append(action_BA.float().cpu())
             chunks.append(torch.stack(actions, dim=1))
         done.append(torch.cat(chunks))
     return done
 
 
-def summary(error_SA: torch.Tensor) -> dict[str, list[float]]:  # noqa: N803
+def summary(error_SA: torch.Tensor) -> dict[str, list[float]]:
     """Return the mean and half of its 95 % interval, over frames, for each part of the action."""
     figures = {}
     for part, columns in PARTS.items():
-        error_S = error_SA[:, columns].mean(1).double()  # noqa: N806
+        error_S = error_SA[:, columns].mean(1).double()
         figures[part] = [error_S.mean().item(), 1.96 * error_S.std().item() / len(error_S) ** 0.5]
     return figures
 
@@ -237,13 +237,13 @@ def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
     frames = read_frames(dataset, cfg.frames)
     labels = cfg.labels or _labels(cfg.checkpoints, found)
     stats: Any = dataset.meta.stats
-    mean_A = torch.as_tensor(stats[ACTION]["mean"]).float()  # noqa: N806
+    mean_A = torch.as_tensor(stats[ACTION]["mean"]).float()
     policies: list[dict[str, Any]] = [
         {"label": MEAN_ACTION, "error": summary(frames.error_SA(mean_A.expand_as(frames.actions_SNA)))},
     ]
     for label, path, checkpoint in zip(labels, cfg.checkpoints, found, strict=True):
         try:
-            own_SNA, other_SNA = act(checkpoint, dataset, frames, cfg)  # noqa: N806
+            own_SNA, other_SNA = act(checkpoint, dataset, frames, cfg)
         except LOADING_ERRORS as error:
             raise EvalError(f"--checkpoints: {path} can't be loaded or can't act on the dataset: {error}") from error
         training = training_record(checkpoint.folder) or {}

@@ -70,7 +70,7 @@ def check(cfg: GeometryCheckConfig) -> dict[str, Any]:
     meta = read_metadata(cfg.dataset_root)
     views = chosen_views(cfg, meta.features)
     dataset = read_dataset(meta, cfg.dataset_root, None)
-    config, backbone = load_backbone(cfg, views)
+    config, backbone = load_backbone(cfg)
     count = min(cfg.frames, len(dataset))
     has_record = "vggt" in config.backbone_architectures
     unmirror = not has_record if cfg.unmirror is None else cfg.unmirror
@@ -145,7 +145,7 @@ def read_view(cfg: GeometryCheckConfig, item: Mapping[str, Any], name: str, fram
     return View(item[f"{OBS_IMAGES}.{name}"].float(), depth, intrinsics, extrinsics[:3])
 
 
-def load_backbone(cfg: GeometryCheckConfig, views: Sequence[str]) -> tuple["AtlasVLAConfig", "GeometryBackbone"]:
+def load_backbone(cfg: GeometryCheckConfig) -> tuple["AtlasVLAConfig", "GeometryBackbone"]:
     """Build the backbone with its heads, of the sizes that its weights have, and read them.
 
     Raises:

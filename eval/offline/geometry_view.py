@@ -18,7 +18,7 @@ import torch
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
 from eval.offline.policy_data import read_dataset, read_metadata
-from eval.rollout.checkpoint import CONFIG_FILE, find_checkpoint, read_json
+from eval.rollout.policy.checkpoint import CONFIG_FILE, find_checkpoint, read_json
 from lerobot_atlasvla.files.replacing import replacing
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def draw(
         axes.set_title(key, fontsize=9)
     if attention is not None:
         largest = float(attention.attention_VHW.max())
-        for axes, image, map_HW in zip(rows["attention"], images, attention.attention_VHW, strict=True):  # noqa: N806
+        for axes, image, map_HW in zip(rows["attention"], images, attention.attention_VHW, strict=True):
             axes.imshow(draw_attention(image, map_HW, maximum=largest))
             axes.set_title(f"{100 * map_HW.sum():.1f} % of the attention", fontsize=9)
         scale = ScalarMappable(Normalize(0, largest), COLORMAP)
@@ -185,7 +185,7 @@ def draw(
         figure.savefig(scratch, dpi=110, format="png")
 
 
-def draw_landmarks(axes: Any, size: tuple[int, int], places_K2: np.ndarray, visibility_K: np.ndarray) -> None:  # noqa: N803
+def draw_landmarks(axes: Any, size: tuple[int, int], places_K2: np.ndarray, visibility_K: np.ndarray) -> None:
     """Mark the landmarks of one view: the more visible, the redder and the less transparent, numbers from ``SEEN`` on.
 
     Args:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, read_json
+from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json
 from lerobot_atlasvla.training.held_out import copies_of, demonstrations, split_episodes, task_of
 
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
+from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.files.safetensors_files import save_tensors
 

@@ -8,7 +8,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import Checkpoint
+from eval.rollout.policy.checkpoint import Checkpoint
 from lerobot_atlasvla.utils.paths import pattern_in
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:
 
     Raises:
         EvalError: If the dataset's actions have another size: LeRobot would load it as for fine-tuning to that size.
-        OSError, RuntimeError, ValueError: ``LOADING_ERRORS`` of :mod:`eval.rollout.checkpoint`, if it can't be loaded.
+        OSError, RuntimeError, ValueError: ``LOADING_ERRORS`` of :mod:`eval.rollout.policy.checkpoint`, if it fails.
     """
     from lerobot.policies import make_policy
 

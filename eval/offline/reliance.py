@@ -37,8 +37,8 @@ from eval.report.reliance_results import (
     last_line,
     parts_content,
 )
-from eval.rollout.checkpoint import LOADING_ERRORS, Checkpoint, choose_device, read_checkpoint
-from eval.rollout.training_record import training_record
+from eval.rollout.policy.checkpoint import LOADING_ERRORS, Checkpoint, choose_device, read_checkpoint
+from eval.rollout.policy.training_record import training_record
 from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
 from lerobot_atlasvla.inspection.reliance import Reliance, measure, renamed_keys

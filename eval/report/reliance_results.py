@@ -10,7 +10,7 @@ from typing import Any
 from eval.common.errors import EvalError
 from eval.common.statistics import mean_interval
 from eval.report.data import LabeledRun
-from eval.rollout.checkpoint import find_checkpoint
+from eval.rollout.policy.checkpoint import find_checkpoint
 from eval.rollout.run_folder import Run
 from lerobot_atlasvla.inspection.reliance import (
     BLOCKS_AS_NOISE,

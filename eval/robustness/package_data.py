@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -174,9 +175,7 @@ class PackageData:
             return np.atleast_2d(np.asarray(states, dtype=np.float64))
         except (KeyError, ValueError, TypeError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise EvalError(f"{self.where}: {name} holds no initial states ({first_line(error)}).") from error
-        except Exception as error:
-            if type(error).__name__ != "UnpicklingError":
-                raise
+        except UnpicklingError as error:
             raise EvalError(f"{self.where}: {name} holds no plain array ({first_line(error)}).") from error
 
 

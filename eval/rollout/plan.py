@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from eval.common.environment_info import versions
 from eval.common.errors import EvalError, check_output_dir
 from eval.common.former_flags import flag_of
-from eval.rollout.checkpoint import EvaluatedPolicy
+from eval.rollout.policy.checkpoint import EvaluatedPolicy
+from eval.rollout.policy.training_record import training_record
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
 from eval.rollout.settings import RunConfig
-from eval.rollout.training_record import training_record
-from eval.rollout.worker import RolloutJob, Task
+from eval.rollout.workers.worker import RolloutJob, Task
 from lerobot_atlasvla.libero.assets import same_files
 
 logger = logging.getLogger("eval.run")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.common.statistics import format_rate
 from eval.rollout.run_folder import Rollout, RolloutKey
-from eval.rollout.worker import RolloutJob
+from eval.rollout.workers.worker import RolloutJob
 
 
 class Progress:

@@ -16,15 +16,15 @@ from eval.common.cli import run_command, stoppable
 from eval.common.errors import EvalError
 from eval.common.files import only_writer
 from eval.common.statistics import format_rate
-from eval.rollout.camera_keys import PREFIX
-from eval.rollout.checkpoint import EvaluatedPolicy, open_policy
 from eval.rollout.plan import Benchmark, missing_jobs, plan_run, previous_run
+from eval.rollout.policy.camera_keys import PREFIX
+from eval.rollout.policy.checkpoint import EvaluatedPolicy, open_policy
 from eval.rollout.progress import Filming, Progress
 from eval.rollout.run_folder import Run, open_log, read_run, write_run
 from eval.rollout.settings import RunConfig
 from eval.rollout.simulator import check_assets, describe_simulator, exported, libero_tasks, simulator_environment
-from eval.rollout.worker import RolloutJob, WorkerSettings
-from eval.rollout.worker_pool import Schedule, WorkerPool
+from eval.rollout.workers.worker import RolloutJob, WorkerSettings
+from eval.rollout.workers.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 
 logger = logging.getLogger("eval.run")

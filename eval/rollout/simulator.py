@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import Checkpoint, EvaluatedPolicy
+from eval.rollout.policy.checkpoint import Checkpoint, EvaluatedPolicy
 from eval.rollout.settings import RunConfig
-from eval.rollout.worker import Task
+from eval.rollout.workers.worker import Task
 from lerobot_atlasvla.libero.assets import assets_kind, same_files
 from lerobot_atlasvla.libero.patches.camera_pose import ENV_CAMERA_SHIFT
 from lerobot_atlasvla.libero.patches.deterministic_reset import ENV_DETERMINISTIC_RESET

@@ -4,7 +4,7 @@ Shape suffixes: B batch, V view, P tokens per view, L words, S context, T chunk,
 width, D decoder width.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
 from .action_heads import FlowHead, L1Head
-from .conditioning import SpatialSoftmax
+from .conditioning.landmarks import Landmarks
+from .conditioning.scene_cameras import Placement
+from .conditioning.spatial_softmax import SpatialSoftmax
 from .decoder import ActionDecoder
 from .frozen import frozen_forward
 from .fusion import BlindFusion, EarlyFusion, Fused, LandmarkFusion, LateFusion
@@ -24,9 +26,7 @@ from .geometry.backbone import GeometryBackbone
 from .geometry.da3 import DA3Encoder
 from .geometry.record import HeadSizes
 from .geometry.vggt import Aggregator
-from .landmarks import Landmarks
 from .language import LanguageEncoder, pool_tokens
-from .scene_cameras import Placement
 from .types import GeometryTokens, ModelInputs, Prefix, TokenGroup, Views
 from .vision import Dinov2Tower, PatchTower
 
@@ -240,7 +240,15 @@ class AtlasVLA(nn.Module):
         return TokenGroup(torch.cat((words_BLD, state_B1D), dim=1), mask)
 
 
-def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
+def make_geometry_backbone(config: AtlasVLAConfig, grid: tuple[int, int]) -> GeometryBackbone:
+    """Make the geometry backbone of a configuration, with fresh weights.
+
+    Args:
+        config: Sizes and choices.
+        grid: Patches per (column, row).
+    """
+    if config.geometry_backbone == "da3":
+        return DA3Encoder(**config.backbone_architectures["da3"])
     entry = config.backbone_architectures.get("vggt", {})
     heads = entry.get("heads")
     return Aggregator(
@@ -257,26 +265,6 @@ def _aggregator(config: AtlasVLAConfig, grid: tuple[int, int]) -> Aggregator:
         heads=None if heads is None else HeadSizes.of(heads, len(entry["views"])),
         own_heads=config.reads_landmarks and heads is None,
     )
-
-
-def _da3(config: AtlasVLAConfig, grid: tuple[int, int]) -> DA3Encoder:
-    return DA3Encoder(**config.backbone_architectures["da3"])
-
-
-_GEOMETRY_BACKBONES: dict[str, Callable[[AtlasVLAConfig, tuple[int, int]], GeometryBackbone]] = {
-    "vggt": _aggregator,
-    "da3": _da3,
-}
-
-
-def make_geometry_backbone(config: AtlasVLAConfig, grid: tuple[int, int]) -> GeometryBackbone:
-    """Make the geometry backbone of a configuration, with fresh weights.
-
-    Args:
-        config: Sizes and choices.
-        grid: Patches per (column, row).
-    """
-    return _GEOMETRY_BACKBONES[config.geometry_backbone](config, grid)
 
 
 def _landmarks(config: AtlasVLAConfig, backbone: GeometryBackbone | None) -> Landmarks:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
-from .architecture_sizes import architecture_sizes
 from .frozen import is_frozen, parameters_of
 from .releasing import ReleasableWeights
+from .sizes.architecture import architecture_sizes
 from .types import TokenGroup
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,7 @@ from transformers import (
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
-from .architecture_sizes import architecture_sizes
-from .sizes import DINOV2_SIZES, PATCH_EMBEDDERS
+from .sizes.architecture import DINOV2_SIZES, PATCH_EMBEDDERS, architecture_sizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

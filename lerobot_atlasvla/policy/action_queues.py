@@ -10,7 +10,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.model.scene_cameras import SceneCameras
+from lerobot_atlasvla.model.conditioning.scene_cameras import SceneCameras
 
 from .checks.values import check_image_range
 from .ensembling import Ensemble

@@ -32,8 +32,6 @@ _SIZES = {
 }
 _IMAGE_SIZES = {"patch_embed": "vggt_patch_embed", "patch_size": "vggt_patch_size", "image_size": "image_size"}
 _LAYERS = "vggt_output_layers"
-SIZE_FIELDS = (*_SIZES.values(), *_IMAGE_SIZES.values(), _LAYERS)
-"""Settings that a backbone with a record sets."""
 
 WRIST_WORDS = ("wrist", "hand", "gripper")
 """Words in the name of a camera that moves with the hand."""

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lerobot_atlasvla.model.geometry.point_heads import cell_rays
 from lerobot_atlasvla.model.geometry.record import HeadSizes
-from lerobot_atlasvla.model.sizes import available_memory
+from lerobot_atlasvla.model.sizes.memory import available_memory
 from lerobot_atlasvla.training.held_out import demonstrations
 
 from .settings import CELLS_PER_SIDE, PretrainConfig, PretrainError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.model.geometry.record import FRAMES, GeometryRecord, RecordError, check_views
-from lerobot_atlasvla.model.sizes import PATCH_EMBEDDERS
+from lerobot_atlasvla.model.sizes.architecture import PATCH_EMBEDDERS
 from lerobot_atlasvla.utils.paths import pattern_in
 
 CELLS_PER_SIDE = 2

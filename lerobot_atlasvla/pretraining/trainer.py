@@ -14,6 +14,7 @@ import torch
 from lerobot.common.train_utils import load_training_state, save_training_state
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -197,10 +198,8 @@ class Trainer:
             self.network.load_state_dict(load_file(last / _WEIGHTS_FILE))
             self.step, _, _ = load_training_state(last, self.optimizer, self.scheduler)
             self.history = run["history"]
-        except PretrainError:
-            raise
-        # Safetensors, JSON and PyTorch raise whatever a damaged file makes them stumble over.
-        except Exception as error:
+        # Of files cut short, changed, or of other shapes.
+        except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
             raise PretrainError(
                 f"{last} is damaged ({brief(error)}): remove it, or choose a new --output_dir."
             ) from error

@@ -17,7 +17,7 @@ from lerobot.utils.constants import OBS_STATE
 from safetensors import SafetensorError
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
-from lerobot_atlasvla.model.scene_cameras import SceneCameras
+from lerobot_atlasvla.model.conditioning.scene_cameras import SceneCameras
 
 from .observation_spec import ObservationSpec
 from .settings import ServingError

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from grpc import aio
 
-from lerobot_atlasvla.model.scene_cameras import SceneCameras
+from lerobot_atlasvla.model.conditioning.scene_cameras import SceneCameras
 from lerobot_atlasvla.policy.ensembling import Ensemble
 
 from . import rpc

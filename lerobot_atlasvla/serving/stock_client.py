@@ -21,7 +21,7 @@ from lerobot.transport import services_pb2
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
-from lerobot_atlasvla.model.scene_cameras import SceneCameras
+from lerobot_atlasvla.model.conditioning.scene_cameras import SceneCameras
 
 from . import restricted_pickle, rpc
 from .observation_spec import ObservationError, check_task

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.model.architecture_sizes import architecture_sizes, da3_sizes
 from lerobot_atlasvla.model.frozen import freeze
 from lerobot_atlasvla.model.language import small_qwen3
+from lerobot_atlasvla.model.sizes.architecture import architecture_sizes, da3_sizes
 from lerobot_atlasvla.policy import pretrained_geometry
 from lerobot_atlasvla.policy.checks.config import DINOV2_PATCH_SIZE, ConfigError, check
 from lerobot_atlasvla.policy.checks.landmarks import check_landmarks_of

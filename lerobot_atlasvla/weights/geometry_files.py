@@ -10,7 +10,7 @@ from statistics import mode
 from typing import Any
 
 from lerobot_atlasvla.model.geometry.record import FILE, GeometryRecord, RecordError, read_record
-from lerobot_atlasvla.model.sizes import DINOV2_SIZES
+from lerobot_atlasvla.model.sizes.architecture import DINOV2_SIZES
 from lerobot_atlasvla.policy.checks.config import DA3_REFUSED, DA3_SUPPORTED
 
 from .download import ResolvedWeights, WeightsError, listing

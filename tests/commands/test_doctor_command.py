@@ -1,13 +1,8 @@
 """``atlasvla-check`` as a user types it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.helpers import ROOT
+from lerobot_atlasvla.commands import doctor, doctor_machine
 from tests.helpers.commands import run_command
 
 STAND_IN = {"ATLASVLA_LIBERO_ASSETS": "stand-in"}
@@ -60,28 +55,31 @@ def test_the_tiny_preset_is_ready_without_the_hub():
     assert "STAND-IN" in next(line for line in lines if line.startswith("✓ LIBERO assets"))
 
 
-def test_pretrained_weights_that_cannot_be_had_name_the_ways_out(tmp_path):
-    # A fresh interpreter, since huggingface_hub reads its variables once.
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("atlasvla-check")),
-            "--config_path=configs/policy/atlasvla_libero.yaml",
-            "--policy.device=cpu",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env=os.environ | STAND_IN | {"HF_HUB_CACHE": str(tmp_path)},
-        stdin=subprocess.DEVNULL,
+@pytest.fixture
+def without_simulator(monkeypatch, capsys):
+    """The command in this process, and its look at the simulator, which takes seconds, left out."""
+    for name in ("check_gl", "check_assets", "check_libero"):
+        monkeypatch.setattr(doctor_machine, name, lambda: "left out")
+
+    def check(*arguments: str) -> tuple[int, list[str]]:
+        status = doctor.main([*arguments, "--policy.device=cpu"])
+        return status, capsys.readouterr().out.splitlines()
+
+    return check
+
+
+@pytest.mark.usefixtures("nothing_downloaded", "in_repository_root")
+def test_pretrained_weights_that_cannot_be_had_name_the_ways_out(without_simulator):
+    status, lines = without_simulator(
+        "--config_path=configs/policy/atlasvla_libero.yaml",
+        "--policy.vggt_model=nobody/views",
+        "--policy.language_model=nobody/words",
     )
-    assert "Traceback" not in done.stdout + done.stderr
-    assert done.returncode == 1
-    lines = done.stdout.splitlines()
+    assert status == 1
     failed = crosses(lines)
-    assert "`hf download facebook/VGGT-1B`" in failed["VGGT weights"]
+    assert "`hf download nobody/views`" in failed["VGGT weights"]
     assert "--policy.vggt_model" in failed["VGGT weights"]
-    assert "`hf download Qwen/Qwen3-0.6B-Base`" in failed["language weights"]
+    assert "`hf download nobody/words`" in failed["language weights"]
     assert failed["tokenizer"] == "skipped: needs language weights"
     assert failed["select_action"] == "skipped: needs policy"
     assert lines[-1] == f"not ready: {len(failed)} of {len(lines) - 1} checks failed"
@@ -108,13 +106,12 @@ def test_a_model_that_is_not_supported_is_one_line_before_anything_is_downloaded
     )
 
 
-def test_a_dataset_that_is_not_there_is_a_cross(tmp_path):
-    status, lines, _ = atlasvla_check(
+@pytest.mark.usefixtures("in_repository_root")
+def test_a_dataset_that_is_not_there_is_a_cross(without_simulator, tmp_path):
+    status, lines = without_simulator(
         "--config_path=configs/policy/atlasvla_tiny.yaml",
-        "--policy.device=cpu",
         "--dataset.repo_id=local/test",
         f"--dataset.root={tmp_path / 'data'}",
-        **STAND_IN,
     )
     assert status == 1
     failed = crosses(lines)

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from eval.rollout.checkpoint import read_checkpoint
+from eval.rollout.policy.checkpoint import read_checkpoint
 from lerobot_atlasvla.commands.export import main
 from tests.conftest import IMAGE, tiny_config
 from tests.helpers.released import save_checkpoint

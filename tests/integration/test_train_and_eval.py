@@ -115,6 +115,12 @@ def test_the_robot_loop_of_the_readme(trained, tmp_path, trained_on):
     assert names["action"].isfinite().all()
 
 
+def test_help_explains_our_fields():
+    printed = succeed("lerobot-train", "--policy.type=atlasvla", "--help")
+    assert "--policy.vggt_output_layers" in printed
+    assert "Actions executed before the next prediction" in printed
+
+
 def test_a_bad_flag_is_explained_before_anything_is_written(tmp_path):
     done = run_command("lerobot-train", *TINY, "--policy.chunk_size=5", f"--output_dir={tmp_path / 'out'}")
     assert done.returncode != 0

@@ -39,49 +39,43 @@ def wheel_python(tmp_path_factory):
     return python
 
 
-def run(python: Path, code: str) -> str:
-    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=False, cwd="/")
+# One process for all, since importing LeRobot takes most of the time.
+LOOK = """
+import importlib.metadata, json, sys
+import lerobot.policies.factory
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.utils.import_utils import register_third_party_plugins
+
+before = set(sys.modules)
+register_third_party_plugins()
+told = {
+    "added": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
+    "model": [name for name in sys.modules if name.startswith("lerobot_atlasvla.model")],
+    "policy": PreTrainedConfig.get_choice_class("atlasvla").__name__,
+    "file": sys.modules["lerobot_atlasvla"].__file__,
+    "requires": importlib.metadata.requires("lerobot_policy_atlasvla"),
+}
+from lerobot_atlasvla.libero import asset_digests
+print(json.dumps(told | {"digests": len(asset_digests.read_manifest()), "manifest": str(asset_digests.MANIFEST)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def told(wheel_python):
+    done = subprocess.run([wheel_python, "-I", "-c", LOOK], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.loads(done.stdout)
 
 
-def test_the_wheel_is_discovered(wheel_python):
-    output = run(
-        wheel_python,
-        "from lerobot.utils.import_utils import register_third_party_plugins as register; register();"
-        "from lerobot.configs.policies import PreTrainedConfig;"
-        "import lerobot_atlasvla as ours;"
-        "print(PreTrainedConfig.get_choice_class('atlasvla').__name__, ours.__file__)",
-    )
-    name, file = output.split()
-    assert name == "AtlasVLAConfig"
-    assert Path(file).is_relative_to(wheel_python.parents[1])
+def test_the_wheel_is_discovered(wheel_python, told):
+    assert told["policy"] == "AtlasVLAConfig"
+    assert Path(told["file"]).is_relative_to(wheel_python.parents[1])
 
 
-def test_help_of_lerobot_train_explains_our_fields(wheel_python):
-    done = subprocess.run(
-        [wheel_python, "-I", "-m", "lerobot.scripts.lerobot_train", "--policy.type=atlasvla", "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--policy.vggt_output_layers" in done.stdout
-    assert "Actions executed before the next prediction" in done.stdout
-
-
-def test_importing_the_plugin_stays_light(wheel_python):
+def test_discovering_the_plugin_stays_light(told):
     """What LeRobot imports at every start must not pull in the network or the simulator."""
-    output = run(
-        wheel_python,
-        "import sys, lerobot.policies.factory; before = set(sys.modules); import lerobot_policy_atlasvla;"
-        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}));"
-        "print(*[m for m in sys.modules if m.startswith('lerobot_atlasvla.model')])",
-    )
-    added, model_modules = output.split("\n")[:2]
-    assert not set(added.split()) & {
+    assert "lerobot_policy_atlasvla" in told["added"]
+    assert not set(told["added"]) & {
         "transformers",
         "torchvision",
         "libero",
@@ -94,13 +88,12 @@ def test_importing_the_plugin_stays_light(wheel_python):
         "tensorboard",
     }
     # Sizes, and the record of a pretrained backbone, are plain numbers and JSON; networks come with the first policy.
-    light = ("", ".sizes", ".architecture_sizes", ".geometry", ".geometry.record")
-    assert set(model_modules.split()) <= {f"lerobot_atlasvla.model{name}" for name in light}
+    light = ("", ".sizes", ".sizes.architecture", ".sizes.memory", ".geometry", ".geometry.record")
+    assert set(told["model"]) <= {f"lerobot_atlasvla.model{name}" for name in light}
 
 
-def test_the_wheel_requires_lerobot_only_and_has_extras_for_the_rest(wheel_python):
-    code = "import importlib.metadata as m, json; print(json.dumps(m.requires('lerobot_policy_atlasvla')))"
-    requirements = [Requirement(line) for line in json.loads(run(wheel_python, code))]
+def test_the_wheel_requires_lerobot_only_and_has_extras_for_the_rest(told):
+    requirements = [Requirement(line) for line in told["requires"]]
 
     def names(extra: str) -> set[str]:
         environment = {"extra": extra, "sys_platform": "linux"}
@@ -114,8 +107,6 @@ def test_the_wheel_requires_lerobot_only_and_has_extras_for_the_rest(wheel_pytho
     assert len(names("libero-assets")) == 6
 
 
-def test_the_wheel_has_the_digests_of_liberos_assets(wheel_python):
-    code = "from lerobot_atlasvla.libero import asset_digests as d; print(len(d.read_manifest()), d.MANIFEST)"
-    count, file = run(wheel_python, code).split()
-    assert count == "584"
-    assert Path(file).is_relative_to(wheel_python.parents[1])
+def test_the_wheel_has_the_digests_of_liberos_assets(wheel_python, told):
+    assert told["digests"] == 584
+    assert Path(told["manifest"]).is_relative_to(wheel_python.parents[1])

@@ -13,8 +13,8 @@ import pytest
 
 from eval.rollout.run_folder import read_run
 from eval.rollout.simulator import exported
-from eval.rollout.worker import RolloutJob, Task, WorkerSettings
-from eval.rollout.worker_pool import Schedule, WorkerPool
+from eval.rollout.workers.worker import RolloutJob, Task, WorkerSettings
+from eval.rollout.workers.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.libero.assets import _ENV_RESOLVED, ENV_ASSETS
 from tests.helpers import ROOT
 from tests.helpers.released import save_checkpoint

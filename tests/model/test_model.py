@@ -7,7 +7,7 @@ from lerobot_atlasvla.inputs import random_shift
 from lerobot_atlasvla.model.action_heads import L1Head
 from lerobot_atlasvla.model.geometry.vggt import Aggregator
 from lerobot_atlasvla.model.layers import apply_rope, rope_2d_tables
-from lerobot_atlasvla.model.sizes import PATCH_EMBEDDERS
+from lerobot_atlasvla.model.sizes.architecture import PATCH_EMBEDDERS
 from lerobot_atlasvla.weights.vggt_state_dict import from_vggt, to_vggt
 
 

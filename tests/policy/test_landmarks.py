@@ -92,7 +92,7 @@ def test_a_backbone_needs_no_more_than_the_contract(frame, monkeypatch):
             patch_embed="conv_stem", patch_size=8, embed_dim=32, depth=2, num_heads=2, grid=grid, layer_scale_init=1.0
         )
 
-    monkeypatch.setitem(atlasvla._GEOMETRY_BACKBONES, "vggt", fake)
+    monkeypatch.setattr(atlasvla, "make_geometry_backbone", fake)
     policy = landmark_policy(landmark_frame=frame)
     assert policy.model.points_shape == (2, 4 * 16, 5)
     scenes = [preprocessed(policy.config, seed=seed) for seed in range(2)]

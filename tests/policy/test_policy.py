@@ -24,6 +24,8 @@ def test_overfits_one_batch(policy, batch):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if loss < 0.05 * first:
+            break
     predicted = policy.predict_action_chunk(batch)
     assert loss.item() < 0.1 * first
     assert (predicted - batch["action"]).abs().mean() < 0.1 * first

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
-from lerobot_atlasvla.model.architecture_sizes import SIZES
+from lerobot_atlasvla.model.sizes.architecture import SIZES
 from lerobot_atlasvla.processor_atlasvla import make_tokenizer
 from lerobot_atlasvla.weights import backbones
 from lerobot_atlasvla.weights.download import WeightsError

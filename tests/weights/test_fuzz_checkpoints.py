@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.model import sizes
+from lerobot_atlasvla.model.sizes import memory
 from tests.conftest import IMAGE, STATE, TASK, WRIST, raw_batch
 
 REFUSED = (ValueError, FileNotFoundError, DraccusException)
@@ -139,7 +139,7 @@ def change_files(folder: Path, rng: random.Random) -> str:
 @pytest.fixture
 def bounded(monkeypatch):
     """No file may make a policy believe in more memory than this."""
-    monkeypatch.setattr(sizes, "available_memory", lambda: 64 * 2**20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 64 * 2**20)
 
 
 @pytest.fixture

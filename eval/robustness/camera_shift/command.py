@@ -20,7 +20,7 @@ from eval.robustness.camera_shift.grid import GRID_FILE, MEANINGS, Grid, Point, 
 from eval.robustness.camera_shift.report import KIND, write_report
 from eval.robustness.camera_shift.results import read_results
 from eval.robustness.camera_shift.views import take_views
-from eval.rollout.checkpoint import choose_device, choose_image_size, read_checkpoint
+from eval.rollout.policy.checkpoint import choose_device, choose_image_size, read_checkpoint
 from eval.rollout.run import AGAIN, run
 from eval.rollout.run_folder import Run
 from eval.rollout.settings import RolloutSettings, RunConfig

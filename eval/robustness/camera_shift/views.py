@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from eval.rollout.camera_keys import SCENE
+from eval.rollout.policy.camera_keys import SCENE
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.libero.demonstrations.episode import start_worker
 from lerobot_atlasvla.libero.patches.camera_pose import ENV_CAMERA_SHIFT, CameraShift

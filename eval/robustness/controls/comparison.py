@@ -11,7 +11,7 @@ from eval.report.compare import Comparison, compare
 from eval.report.data import enumeration, read_report
 from eval.robustness.benchmark_report import figures
 from eval.robustness.controls.benchmarks import ReportedBenchmark
-from eval.rollout.camera_keys import SCENE, WRIST
+from eval.rollout.policy.camera_keys import SCENE, WRIST
 from eval.rollout.run_folder import Rollout, RolloutKey, Run
 
 TOTAL = "total"

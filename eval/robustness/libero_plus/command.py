@@ -22,8 +22,8 @@ from eval.robustness.libero_plus.prompts import PROMPTS, check_prompt, prompt_of
 from eval.robustness.libero_plus.report import write_report
 from eval.robustness.libero_plus.selection import Selection
 from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS, PlusTask, spoken
-from eval.rollout.scene import Scene
-from eval.rollout.worker import Task
+from eval.rollout.workers.scene import Scene
+from eval.rollout.workers.worker import Task
 
 
 @dataclass(kw_only=True)

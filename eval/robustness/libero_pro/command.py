@@ -24,7 +24,7 @@ from eval.robustness.libero_pro.tasks import (
 )
 from eval.robustness.package_data import PackageData
 from eval.rollout.simulator import task_names
-from eval.rollout.worker import Task
+from eval.rollout.workers.worker import Task
 
 
 @dataclass(kw_only=True)

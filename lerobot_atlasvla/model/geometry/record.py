@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lerobot_atlasvla.model.architecture_sizes import check_number
-from lerobot_atlasvla.model.sizes import PATCH_EMBEDDERS
+from lerobot_atlasvla.model.sizes.architecture import PATCH_EMBEDDERS, check_number
 
 FILE = "config.json"
 MODEL_TYPE = "atlasvla_geometry_backbone"

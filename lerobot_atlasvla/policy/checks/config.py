@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lerobot.configs.types import FeatureType, NormalizationMode
 
-from lerobot_atlasvla.model.sizes import DINOV2_SIZES, PATCH_EMBEDDERS
+from lerobot_atlasvla.model.sizes.architecture import DINOV2_SIZES, PATCH_EMBEDDERS
 from lerobot_atlasvla.policy.columns import BLIND
 
 from .landmarks import CONDITIONINGS, LANDMARK_FRAMES, check_conditioning
@@ -51,7 +51,7 @@ class Interval(NamedTuple):
 
 
 # Lowest and highest count. What is beyond the highest is a slip or an attack: far from any policy ever trained,
-# and refused before memory fills (what several large numbers come to: model/sizes.py).
+# and refused before memory fills (what several large numbers come to: model/sizes/memory.py).
 COUNTS = {
     "n_obs_steps": (1, 1),
     "chunk_size": (1, 1000),

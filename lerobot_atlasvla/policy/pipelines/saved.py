@@ -176,7 +176,7 @@ def _check_tokenizer(file: Path, state: dict[str, Tensor] | None, saved: _Saved)
     try:
         step.load_state_dict(state)
         tokens = len(step.input_tokenizer)
-    except Exception as error:
+    except Exception as error:  # the tokenizers library has no class of its own for its errors
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise PipelineError(f"{file} has a tokenizer that can't be read ({reason}). {_REMEDY}") from error
     if saved.vocabulary is not None and tokens > saved.vocabulary:

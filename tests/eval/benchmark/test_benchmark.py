@@ -129,8 +129,8 @@ def test_rounds_take_turns_and_a_failure_is_listed(tmp_path, monkeypatch):
     assert len(list(root.iterdir())) == 2
 
 
-def test_real_processes(tmp_path, capsys):
-    flags = ["--policies=[atlasvla_tiny, act+compile]", "--device=cpu", "--rounds=1", "--threads=1"]
+def test_a_real_process(tmp_path, capsys):
+    flags = ["--policies=[atlasvla_tiny]", "--device=cpu", "--rounds=1", "--threads=1"]
     flags += ["--batch_sizes=[2]", "--repetitions=2", "--train_steps=2", "--warmup=1"]
     assert main([*flags, f"--reports={tmp_path}/reports", f"--root={tmp_path}/root"]) == 0
     content = json.loads((tmp_path / "reports/benchmark-cpu/report.json").read_text())
@@ -141,7 +141,7 @@ def test_real_processes(tmp_path, capsys):
     assert 0 < row["floor_ms"] < row["model"]["p50_ms"]
     assert "ceiling of matrix products: float32" in capsys.readouterr().out
     assert 0 < row["imports_s"] < row["time_to_first_action_s"]
-    assert content["not_measured"] == {"act+compile": "ValueError: act has no setting for +compile"}
+    assert content["not_measured"] == {}
     states = {target["policy"]: target["state"] for target in content["targets"]}
     assert states["atlasvla_libero"] == "unmeasured"
     assert states["atlasvla_tiny"] in ("met", "missed")

@@ -2,10 +2,12 @@
 
 import json
 import time
+from functools import partial
 
 import pytest
 import torch
 
+from eval.benchmark import ceiling, worker
 from eval.benchmark.policies import ACTION_DIM, CAMERAS, RandomTokens, build, raw_batch, raw_observation
 from eval.benchmark.settings import ON_CPU_NOTE, RANDOM_LANGUAGE_NOTE, check_names, settings
 from eval.benchmark.worker import Recorder, WorkerConfig, measure, out_of_memory, reason
@@ -28,6 +30,13 @@ SMALL = {
     "decoder_hidden_size": 48,
     "decoder_num_layers": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch):
+    """The machine's rate matters to nothing here, and takes seconds."""
+    monkeypatch.setattr(ceiling, "SIDES", {"cpu": (32,)})
+    monkeypatch.setattr(worker, "matmul_flops_per_s", partial(ceiling.matmul_flops_per_s, seconds=0.0))
 
 
 def probe(tmp_path, policy: str, **changes) -> dict:
@@ -130,14 +139,20 @@ def test_a_batch_without_memory_is_recorded(tmp_path, monkeypatch):
         return forward(self, batch, *rest)
 
     monkeypatch.setattr(ACTPolicy, "forward", limited)
-    first, second = probe(tmp_path, "act", overrides=TINY_ACT, checkpoint=False)["training"]
+    shortest = {"repetitions": 1, "train_steps": 1, "warmup": 0, "checkpoint": False}
+    first, second = probe(tmp_path, "act", overrides=TINY_ACT, **shortest)["training"]
     assert first["samples_per_s"] > 0
     assert second["error"] == "out of memory"
 
 
-def test_a_variant_that_the_policy_does_not_have():
-    with pytest.raises(ValueError, match=r"act has no setting for \+compile"):
-        build("act+compile", "cpu", "float32", None, {})
+def test_what_a_policy_raises_is_its_result(tmp_path, monkeypatch):
+    left, alarms = [], []
+    monkeypatch.setattr(worker.os, "_exit", left.append)
+    monkeypatch.setattr(worker.signal, "alarm", alarms.append)
+    worker.main(WorkerConfig(policy="act+compile", out=tmp_path / "out.json", timeout_s=90))
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert (figures["stage"], figures["failed"]) == ("build", "ValueError: act has no setting for +compile")
+    assert (left, alarms) == ([0], [90])
 
 
 def test_inputs_follow_the_policy():

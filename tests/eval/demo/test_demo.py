@@ -22,7 +22,7 @@ from eval.demo.contact_sheet import filmed_rollouts, read_frames
 from eval.demo.progress import StageProgress
 from eval.demo.report import next_steps
 from eval.report.reliance_results import RELIANCE_FILE
-from eval.rollout.videos import write_video
+from eval.rollout.workers.videos import write_video
 from lerobot_atlasvla.inspection.reliance import IMAGES
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY

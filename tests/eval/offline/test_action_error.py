@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused(tmp_path, dataset_root, act_checkpoint, ca
 
 def test_a_policy_with_a_history_is_refused(tmp_path, dataset_root, act_checkpoint, monkeypatch, capsys):
     # ACT has no history; its checkpoint stands for a policy whose images of earlier steps matter.
-    monkeypatch.setattr("eval.rollout.checkpoint._OBSERVES_ONCE_PER_CHUNK", ())
+    monkeypatch.setattr("eval.rollout.policy.checkpoint._OBSERVES_ONCE_PER_CHUNK", ())
     assert run(tmp_path, dataset_root, act_checkpoint) == 1
     assert "type act with n_obs_steps=1; only policies that act on one observation" in capsys.readouterr().err
     assert not (tmp_path / "reports").exists()

@@ -18,7 +18,7 @@ from eval.offline.held_out import choose_episodes
 from eval.offline.policy_data import load_policy, load_processors, read_dataset, read_metadata
 from eval.report import command as report
 from eval.report.reliance_results import image_reliance, interval_text, last_line, read_reliance
-from eval.rollout.checkpoint import read_checkpoint
+from eval.rollout.policy.checkpoint import read_checkpoint
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
 from lerobot_atlasvla.training.held_out import split_episodes
 from tests.conftest import IMAGE, STATE, TASK, WRIST

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from eval.robustness.libero_plus.tasks import spoken
-from eval.rollout import run, worker_pool
-from eval.rollout.worker import RolloutJob, Task
+from eval.rollout import run
+from eval.rollout.workers import worker_pool
+from eval.rollout.workers.worker import RolloutJob, Task
 from tests.eval.robustness.wheels import BASES
 from tests.eval.rollout.simulated_run import checkpoint, outcome_of, simulated
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.rollout import run, worker_pool
+from eval.rollout import run
 from eval.rollout.run_folder import Rollout, read_run
 from eval.rollout.settings import RunConfig
-from eval.rollout.worker import FinishedRollout, RolloutJob, Task
+from eval.rollout.workers import worker_pool
+from eval.rollout.workers.worker import FinishedRollout, RolloutJob, Task
 from tests.conftest import tiny_config
 
 SIMULATOR = {"mujoco": "3", "assets": "stand-in", "assets_source": "here"}

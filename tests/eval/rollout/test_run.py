@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from eval.common.errors import EvalError
-from eval.rollout import run, worker_pool
+from eval.rollout import run
 from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
-from eval.rollout.worker import FinishedRollout, RolloutJob
+from eval.rollout.workers import worker_pool
+from eval.rollout.workers.worker import FinishedRollout, RolloutJob
 from tests.conftest import CHUNK
 from tests.eval.rollout.simulated_run import BASE, SIMULATOR, TASKS, FakePool, config, records
 from tests.helpers.forked import Forked, hold

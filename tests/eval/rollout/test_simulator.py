@@ -6,10 +6,11 @@ import os
 import pytest
 
 from eval.common.errors import EvalError
-from eval.rollout import run, simulator, worker_pool
+from eval.rollout import run, simulator
 from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
-from eval.rollout.worker import FinishedRollout, RolloutJob
+from eval.rollout.workers import worker_pool
+from eval.rollout.workers.worker import FinishedRollout, RolloutJob
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from tests.conftest import IMAGE, WRIST, tiny_config
 from tests.eval.rollout.simulated_run import BASE, SIMULATOR
@@ -53,7 +54,7 @@ def test_other_official_files_than_in_training_are_told(checkpoint, simulated, m
 def test_a_view_of_unclear_origin_and_an_overlay_for_others_are_refused(tmp_path, monkeypatch, simulated, capsys):
     from lerobot.policies.act.configuration_act import ACTConfig
 
-    from tests.eval.rollout.test_checkpoint import FEATURES, save
+    from tests.eval.rollout.policy.test_checkpoint import FEATURES, save
 
     monkeypatch.chdir(tmp_path)
     images = {f"observation.images.{name}": FEATURES["input_features"]["observation.images.image"] for name in "ab"}

@@ -52,6 +52,7 @@ def assert_same_look(one: dict, other: dict) -> None:
         np.testing.assert_array_equal(one[key], other[key])
 
 
+@pytest.mark.slow
 def test_a_placement_depends_on_its_seed_alone():
     # The drawer is opened by a sampler that LIBERO multiplies at every reset.
     demonstrator = Demonstrator("libero_spatial", DRAWER_TASK, image_size=32)

@@ -28,9 +28,18 @@ SETTLE_CM = 0.5
 """How far things may get while they settle."""
 
 
+@pytest.fixture(scope="module")
+def environments():
+    """Those of all tests, by what they were made with: a reset starts anew."""
+    made = {}
+    yield made
+    for environment in made.values():
+        environment.close()
+
+
 @pytest.fixture
-def build(monkeypatch):
-    """Builds LeRobot's environment of a task on the stand-in scene, closed at the end."""
+def build(monkeypatch, environments):
+    """Builds LeRobot's environment of a task on the stand-in scene, or returns the one that there is."""
     from lerobot_atlasvla.libero.setup import prepare_libero
 
     for name in (ENV_DISPLACE_CM, "ATLASVLA_LIBERO_DETERMINISTIC_RESET", "ATLASVLA_LIBERO_CAMERA_SHIFT"):
@@ -42,24 +51,22 @@ def build(monkeypatch):
     from libero.libero import benchmark
 
     suite = benchmark.get_benchmark_dict()["libero_spatial"]()
-    environments = []
 
-    def make(task_id: int, **arguments) -> LiberoEnv:
-        environment = LiberoEnv(
-            suite,
-            task_id,
-            "libero_spatial",
-            obs_type="pixels_agent_pos",
-            observation_width=PIXELS,
-            observation_height=PIXELS,
-            **arguments,
-        )
-        environments.append(environment)
-        return environment
+    def make(task_id: int, number: int = 0, **arguments) -> LiberoEnv:
+        made_with = (task_id, number, *arguments.items())
+        if made_with not in environments:
+            environments[made_with] = LiberoEnv(
+                suite,
+                task_id,
+                "libero_spatial",
+                obs_type="pixels_agent_pos",
+                observation_width=PIXELS,
+                observation_height=PIXELS,
+                **arguments,
+            )
+        return environments[made_with]
 
-    yield make
-    for environment in environments:
-        environment.close()
+    return make
 
 
 def positions(environment) -> dict[str, np.ndarray]:
@@ -115,7 +122,7 @@ def test_a_vector_depends_on_state_and_seed_only(build, monkeypatch):
         placed(environment, state, seed, monkeypatch, LIMIT_CM)
         return displacement_cm_of(environment)
 
-    first, second = build(DRAWER_TASK), build(DRAWER_TASK)
+    first, second = build(DRAWER_TASK), build(DRAWER_TASK, number=1)
     of_first = [vector(first, state, seed) for state, seed in ((0, 7), (1, 7), (1, 8))]
     assert len(set(of_first)) == 3
     assert [vector(second, state, seed) for state, seed in ((1, 8), (0, 7))] == [of_first[2], of_first[0]]

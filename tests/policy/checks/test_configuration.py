@@ -14,7 +14,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from lerobot_atlasvla.model.atlasvla import AtlasVLA
-from lerobot_atlasvla.model.sizes import parameter_counts
+from lerobot_atlasvla.model.sizes.memory import parameter_counts
 from lerobot_atlasvla.policy.checks.config import COUNTS, NUMBERS
 from lerobot_atlasvla.policy.checks.setting_types import Count, Number
 from tests.conftest import IMAGE, STATE, WRIST, tiny_config

@@ -15,7 +15,7 @@ from draccus.utils import DraccusException
 from lerobot.configs.policies import PreTrainedConfig
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
-from lerobot_atlasvla.model import sizes
+from lerobot_atlasvla.model.sizes import memory
 from tests.conftest import tiny_config
 
 # What a policy may take here; the largest allowed settings alone come to much more.
@@ -50,7 +50,7 @@ def refusal(make) -> str | None:
 
 @pytest.fixture
 def bounded(monkeypatch):
-    monkeypatch.setattr(sizes, "available_memory", lambda: MEMORY)
+    monkeypatch.setattr(memory, "available_memory", lambda: MEMORY)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 20 * MEMORY

@@ -9,7 +9,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import read_checkpoint
+from eval.rollout.policy.checkpoint import read_checkpoint
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.policy.pipelines.files import FILES, PipelineError, check_pipelines
 from tests.helpers import released

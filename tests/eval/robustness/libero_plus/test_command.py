@@ -10,9 +10,9 @@ import pytest
 from eval.report.command import main as report
 from eval.robustness.libero_plus.command import main
 from eval.robustness.libero_plus.tasks import CameraView
-from eval.rollout import worker_pool
 from eval.rollout.run import main as plain_run
-from eval.rollout.scene import Scene
+from eval.rollout.workers import worker_pool
+from eval.rollout.workers.scene import Scene
 from tests.eval.robustness.wheels import BOWL, DRAWER, MOKA, STATES, plus_wheel
 from tests.eval.rollout.simulated_run import BASE, records
 

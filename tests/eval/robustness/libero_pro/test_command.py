@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.robustness.libero_pro import command
-from eval.rollout import worker_pool
+from eval.rollout.workers import worker_pool
 from tests.eval.robustness.wheels import BASES, BOWL, DRAWER, STATES, pro_wheel
 
 FLAGS = ["--checkpoint=checkpoint", "--output_dir=out", "--workers=2", "--device=cpu", "--episodes=2"]

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from eval.rollout.recorder import EpisodeRecorder
+from eval.rollout.workers.recorder import EpisodeRecorder
 from lerobot_atlasvla.libero.patches.frame_skipping import ENV_RENDER_EVERY
 
 

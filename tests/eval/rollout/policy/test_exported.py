@@ -13,8 +13,8 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.scripts.lerobot_eval import eval_policy
 
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import open_policy, read_checkpoint
-from eval.rollout.exported import ExportedRolloutPolicy
+from eval.rollout.policy.checkpoint import open_policy, read_checkpoint
+from eval.rollout.policy.exported import ExportedRolloutPolicy
 from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
 from lerobot_atlasvla.export.exported_policy import ExportedPolicy
@@ -43,7 +43,7 @@ def test_a_run_says_that_its_policy_is_an_export(folder, simulated):
 
 
 def test_an_export_runs_on_the_cpu_without_attention_and_with_its_extra(folder, monkeypatch):
-    monkeypatch.setattr("eval.rollout.checkpoint.choose_device", lambda asked: asked)
+    monkeypatch.setattr("eval.rollout.policy.checkpoint.choose_device", lambda asked: asked)
     with pytest.raises(EvalError, match=r"is an export, which runs on the CPU \(--device=cpu\)"):
         open_policy(config(device="cuda"))
     with pytest.raises(EvalError, match=r"--overlay=true is for policies of type atlasvla; this one .* \(onnx\)"):

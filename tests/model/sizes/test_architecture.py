@@ -2,8 +2,8 @@
 
 import pytest
 
-from lerobot_atlasvla.model.architecture_sizes import SIZES, architecture_sizes, da3_sizes
 from lerobot_atlasvla.model.language import LanguageEncoder
+from lerobot_atlasvla.model.sizes.architecture import SIZES, architecture_sizes, da3_sizes
 from lerobot_atlasvla.model.vision import Dinov2Tower
 from tests.helpers.released import DINOV2_SIZES, QWEN_SIZES
 

@@ -3,7 +3,7 @@
 import pytest
 
 from eval.common.errors import EvalError
-from eval.rollout.camera_keys import camera_mapping
+from eval.rollout.policy.camera_keys import camera_mapping
 
 SCENE, WRIST = "agentview_image", "robot0_eye_in_hand_image"
 

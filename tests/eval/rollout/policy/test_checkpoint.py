@@ -13,9 +13,9 @@ from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.tdmpc.configuration_tdmpc import TDMPCConfig
 
 from eval.common.errors import EvalError
-from eval.rollout.checkpoint import open_policy, read_checkpoint
+from eval.rollout.policy.checkpoint import open_policy, read_checkpoint
+from eval.rollout.policy.training_record import training_record
 from eval.rollout.settings import RunConfig
-from eval.rollout.training_record import training_record
 from tests.conftest import CHUNK, tiny_config
 
 FEATURES = {
@@ -79,10 +79,10 @@ def test_another_number_of_action_steps(trained):
 def test_lerobots_own_policies_are_known_without_further_ado(tmp_path):
     folder = save(tmp_path / "act", ACTConfig(**FEATURES))
     code = (
-        "from pathlib import Path; from eval.rollout.checkpoint import read_checkpoint; "
+        "from pathlib import Path; from eval.rollout.policy.checkpoint import read_checkpoint; "
         f"print(read_checkpoint(Path({str(folder)!r}), 'cpu', None).config.type)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[4])
     assert done.stdout == "act\n", done.stderr
 
 

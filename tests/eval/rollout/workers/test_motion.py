@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from eval.rollout.motion import jerk, path_length, undisturbed
+from eval.rollout.workers.motion import jerk, path_length, undisturbed
 
 SCENE = """
 <mujoco><worldbody>

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from eval.common.errors import EvalError, first_line
-from eval.rollout.camera_keys import SCENE, camera_mapping
+from eval.rollout.policy.camera_keys import SCENE, camera_mapping
 from eval.rollout.settings import RunConfig
 from lerobot_atlasvla.utils.extras import MissingExtraError, require
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.rollout.scene import Scene
-from eval.rollout.worker import Evaluator, WorkerSettings
+from eval.rollout.workers.scene import Scene
+from eval.rollout.workers.worker import Evaluator, WorkerSettings
 from lerobot_atlasvla.libero.setup import prepare_libero
 
 

@@ -56,7 +56,7 @@ def with_attention(frame: np.ndarray, chunk: "ChunkAttention", view: str) -> np.
     """
     from lerobot_atlasvla.inspection.attention import draw_attention
 
-    attention_HW = chunk.attention_VHW[chunk.views.index(view)]  # noqa: N806 (shape suffix)
+    attention_HW = chunk.attention_VHW[chunk.views.index(view)]
     return np.concatenate([frame, draw_attention(frame, attention_HW)], axis=1)
 
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.common.errors import EvalError
-from eval.rollout.camera_keys import PREFIX, SCENE
-from eval.rollout.motion import jerk, path_length, undisturbed
-from eval.rollout.recorder import EpisodeRecorder
+from eval.rollout.policy.camera_keys import PREFIX, SCENE
 from eval.rollout.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
-from eval.rollout.scene import Perturbation, Scene
-from eval.rollout.videos import captioned, scene_images, video_name, with_attention, write_video
+from eval.rollout.workers.motion import jerk, path_length, undisturbed
+from eval.rollout.workers.recorder import EpisodeRecorder
+from eval.rollout.workers.scene import Perturbation, Scene
+from eval.rollout.workers.videos import captioned, scene_images, video_name, with_attention, write_video
 from lerobot_atlasvla.libero.demonstrations.episode import start_worker
 from lerobot_atlasvla.libero.patches.displacement import displacement_cm_of
 
 if TYPE_CHECKING:
-    from eval.rollout.checkpoint import Checkpoint
+    from eval.rollout.policy.checkpoint import Checkpoint
     from lerobot_atlasvla.inspection.attention import AttentionRecorder
 
 
@@ -137,7 +137,7 @@ class Evaluator:
     def __init__(self, settings: WorkerSettings) -> None:
         from lerobot.utils.import_utils import register_third_party_plugins
 
-        from eval.rollout.checkpoint import LOADING_ERRORS, read_checkpoint
+        from eval.rollout.policy.checkpoint import LOADING_ERRORS, read_checkpoint
         from lerobot_atlasvla.libero.setup import prepare_libero
 
         register_third_party_plugins()
@@ -288,7 +288,7 @@ def _load(checkpoint: "Checkpoint", environment: Any) -> tuple[Any, Any, Any]:
     from lerobot.policies import make_policy, make_pre_post_processors
 
     if checkpoint.is_export:
-        from eval.rollout.exported import ExportedRolloutPolicy
+        from eval.rollout.policy.exported import ExportedRolloutPolicy
 
         # Its pipelines are in its graph.
         return ExportedRolloutPolicy(checkpoint.folder, checkpoint.config), _unchanged, _unchanged

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
 
-from .geometry import poses
-from .geometry.points import PointMap
+from lerobot_atlasvla.model.geometry import poses
+from lerobot_atlasvla.model.geometry.points import PointMap
+
 from .scene_cameras import Placement
 
 START_TEMPERATURE = 0.05

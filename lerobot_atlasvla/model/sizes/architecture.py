@@ -8,6 +8,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+# name -> (width, layers, heads); all have patch size 14, four registers and a 37 x 37 position table.
+DINOV2_SIZES = {
+    "dinov2_vits14_reg": (384, 12, 6),
+    "dinov2_vitb14_reg": (768, 12, 12),
+    "dinov2_vitl14_reg": (1024, 24, 16),
+    "dinov2_vitg2_reg": (1536, 40, 24),
+}
+PATCH_EMBEDDERS = ("conv_stem", "conv", *DINOV2_SIZES)
+
 _SHARED = {
     "hidden_size": int,
     "num_hidden_layers": int,

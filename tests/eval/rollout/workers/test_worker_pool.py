@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from eval.rollout import worker_pool
 from eval.rollout.progress import Filming, task_line
-from eval.rollout.worker_pool import Schedule
+from eval.rollout.workers import worker_pool
+from eval.rollout.workers.worker_pool import Schedule
 from tests.eval.rollout.simulated_run import job_of, outcome_of
 
 

@@ -7,8 +7,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from types import TracebackType
 from typing import Self
 
-from eval.rollout.scene import Scene
-from eval.rollout.worker import FinishedRollout, RolloutJob, Task, WorkerSettings, count_parameters, run_job, start
+from eval.rollout.workers.scene import Scene
+from eval.rollout.workers.worker import (
+    FinishedRollout,
+    RolloutJob,
+    Task,
+    WorkerSettings,
+    count_parameters,
+    run_job,
+    start,
+)
 
 
 class Schedule:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from eval.rollout.scene import Perturbation
+from eval.rollout.workers.scene import Perturbation
 from lerobot_atlasvla.libero.patches.frame_skipping import render_every
 
 if TYPE_CHECKING:

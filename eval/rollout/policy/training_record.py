@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.common.lerobot_results import read_training_curve
-from eval.rollout.checkpoint import TRAIN_CONFIG_FILE, read_json
+from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json
 from lerobot_atlasvla.training.tensorboard import FOLDER
 
 COMMAND_FILE = "train_command.txt"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .geometry import poses
+from lerobot_atlasvla.model.geometry import poses
 
 
 class SceneCameras:

@@ -6,17 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .architecture import DINOV2_SIZES
+
 if TYPE_CHECKING:
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-
-# name -> (width, layers, heads); all have patch size 14, four registers and a 37 x 37 position table.
-DINOV2_SIZES = {
-    "dinov2_vits14_reg": (384, 12, 6),
-    "dinov2_vitb14_reg": (768, 12, 12),
-    "dinov2_vitl14_reg": (1024, 24, 16),
-    "dinov2_vitg2_reg": (1536, 40, 24),
-}
-PATCH_EMBEDDERS = ("conv_stem", "conv", *DINOV2_SIZES)
 
 _FLOAT32_BYTES = 4
 # Memory limits of a container, cgroup version 2 and 1.

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from lerobot_atlasvla.model.conditioning.landmarks import DROPOUT, Landmarks, farthest_points
+from lerobot_atlasvla.model.conditioning.scene_cameras import Placement, SceneCameras
 from lerobot_atlasvla.model.geometry import poses
 from lerobot_atlasvla.model.geometry.points import PointMap
 from lerobot_atlasvla.model.geometry.vggt_heads import Depth
 from lerobot_atlasvla.model.geometry.vggt_points import VGGTPointHeads, depth_layers
-from lerobot_atlasvla.model.landmarks import DROPOUT, Landmarks, farthest_points
-from lerobot_atlasvla.model.scene_cameras import Placement, SceneCameras
 
 VIEWS, CELLS, WIDTH, KEPT = 2, 9, 16, 3
 

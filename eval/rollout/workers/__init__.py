@@ -1,0 +1,1 @@
+"""One rollout and the processes that do them."""

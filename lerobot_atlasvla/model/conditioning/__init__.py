@@ -1,0 +1,1 @@
+"""What the action queries know of the scene before they attend to it."""

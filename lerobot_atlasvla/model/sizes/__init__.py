@@ -1,0 +1,1 @@
+"""Sizes of networks: which are allowed, and what memory they come to."""
