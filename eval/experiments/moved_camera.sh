@@ -34,10 +34,7 @@ chosen() { # chosen EVERY: episode numbers of the training demonstrations, every
   "$BIN/python" -c "print(list(range(0, $EPISODES * 9 // 10 * ($CAMERAS + 1), $1)))"
 }
 ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml; }
-mini() {
-  printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1" \
-    --policy.query_conditioning=only_landmarks --policy.landmark_frame=base --policy.landmark_box=[0.2,-0.5,-0.15,1.0,0.5,0.6]
-}
+mini() { printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1"; }
 SCENE=--policy.views=[observation.images.image]
 declare -A FLAGS=(
   [fixed]="$(ours) $SCENE"
