@@ -17,6 +17,8 @@ START_TEMPERATURE = 0.05
 # A landmark counts as seen from about this cosine on, and the width of "about".
 VISIBLE_FROM, VISIBLE_WIDTH = 0.8, 0.05
 DROPOUT = 0.2
+# Confidence of the backbone at which a landmark counts about half.
+HALF_TRUST = 0.1
 # Standard deviation, m, of the places where a landmark is found, from which on it is in no place.
 ONE_PLACE_M = 0.05
 # Numbers of a landmark: position and visibility.
@@ -117,6 +119,8 @@ class Landmarks(nn.Module):
         weights_BVKQ = logits_BVKQ.masked_fill(outside_BV1Q, torch.finfo(logits_BVKQ.dtype).min).softmax(dim=-1)
         best_BVK = cosine_BVKQ.masked_fill(outside_BV1Q, -1.0).amax(dim=-1)
         trust_BVK = (weights_BVKQ @ confidence_BVQ[..., None])[..., 0]
+        # Saturates: small things are less sure than a bare table, but they are what matters.
+        trust_BVK = (1 + HALF_TRUST) * trust_BVK / (trust_BVK + HALF_TRUST)
         return weights_BVKQ, torch.sigmoid((best_BVK - VISIBLE_FROM) / VISIBLE_WIDTH) * trust_BVK
 
     @staticmethod
