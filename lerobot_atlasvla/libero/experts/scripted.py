@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lerobot_atlasvla.libero.experts.articulated import PushPlate
 from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
 from lerobot_atlasvla.libero.experts.plans import goal, long, objects, spatial
+from lerobot_atlasvla.libero.experts.pushing import PushPlate
 from lerobot_atlasvla.libero.tasks import SPATIAL
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from lerobot_atlasvla.libero.experts.articulated import OpenDrawer, PushPlate, TurnKnob
+from lerobot_atlasvla.libero.experts.articulated import OpenDrawer, TurnKnob
 from lerobot_atlasvla.libero.experts.grasps import GRASPS, Grasp, Place
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
+from lerobot_atlasvla.libero.experts.pushing import PushPlate
 
 # On this side of the bowl nothing stands; on the other, the cream cheese.
 _BOWL = Grasp(-90)
