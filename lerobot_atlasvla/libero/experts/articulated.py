@@ -1,4 +1,4 @@
-"""Skills on what is fixed: pull drawers, turn a knob."""
+"""Skills on what is fixed: pull and push drawers, turn a knob."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lerobot_atlasvla.libero.experts.skill import PATIENCE_STEPS, STRAIGHT, Moti
 if TYPE_CHECKING:
     from libero.libero.envs.env_wrapper import ControlEnv
 
-# Wooden cabinet, as LIBERO places it: turned by half a turn, drawers open toward +y. The handles are bars along x,
-# 16 mm thick, 8 mm in front of a gap of 16 mm.
+# Cabinets, wooden and white. The handles are bars along x, 16 mm thick, 8 mm in front of a gap of 16 mm. As LIBERO
+# places them, the wooden one is turned by half a turn and its drawers open toward +y, those of the white one toward -y.
 HANDLES_M = {"top": (-0.002, -0.102, 0.184), "middle": (-0.002, -0.102, 0.110), "bottom": (-0.002, -0.102, 0.040)}
 """Middle of the handle in the drawer's frame."""
 APPROACH_M = 0.10
@@ -64,6 +64,47 @@ class OpenDrawer(Motion):
             yield self.hand.move(self._handle() + np.array([0.0, 0.06, 0.0]), self._rotation, CLOSED)
         yield from self._open()
         yield from self._retreat(np.array([0.0, 0.08, 0.0]))
+        yield from self._go_home()
+
+
+class CloseDrawer(Motion):
+    """Pushes a drawer of the white cabinet shut by its handle, with closed fingers.
+
+    Args:
+        env: A LIBERO ``ControlEnv``.
+        region: Site of the drawer's inside, such as ``white_cabinet_1_bottom_region``.
+        tilt: How far the fingers point forward, rad; upright, the hand would meet the handles above.
+    """
+
+    BEFORE_M = 0.06
+    OVER_M = 0.12
+    AHEAD_M = 0.04
+    SHUT_M = 0.003
+    """LIBERO takes 0 for closed; the drawer ends at 0.01."""
+
+    def __init__(self, env: ControlEnv, region: str, tilt: float = 0.7) -> None:
+        cabinet, level, _ = region.rsplit("_", 2)
+        self._joint_name = f"{cabinet}_{level}_level"
+        self._body_name = f"{cabinet}_cabinet_{level}"
+        self._handle_m = HANDLES_M[level]
+        # Fingers side by side, so that the hand is flat between handle and table.
+        self._rotation = about_x(tilt) @ facing_down(0.0)
+        super().__init__(env, ("close", region))
+
+    def _before_handle(self, distance: float) -> np.ndarray:
+        return self._from_body(self._body_name, self._handle_m) - np.array([0.0, distance, 0.0])
+
+    def _motion(self) -> Iterator[np.ndarray]:
+        self.phase = Phase.REACH
+        over = lambda: (self._before_handle(self.BEFORE_M) + up(self.OVER_M), self._rotation)  # noqa: E731
+        yield from self._go(over, CLOSED, tolerance_m=0.03, tolerance_rad=0.2)
+        yield from self._go(lambda: (self._before_handle(self.BEFORE_M), self._rotation), CLOSED, tolerance_m=0.015)
+        self.phase, self.free_motion = Phase.PUSH, False
+        for _ in range(PATIENCE_STEPS):
+            if self._joint(self._joint_name) > self.SHUT_M:
+                break
+            yield self.hand.move(self._before_handle(-self.AHEAD_M), self._rotation, CLOSED)
+        yield from self._retreat(np.array([0.0, -0.06, 0.0]), CLOSED)
         yield from self._go_home()
 
 

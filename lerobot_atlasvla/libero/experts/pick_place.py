@@ -19,6 +19,7 @@ from lerobot_atlasvla.libero.experts.motion import (
     OPEN,
     RISE_FIRST_M,
     Phase,
+    about_z,
     facing_down,
     funnel,
     up,
@@ -71,6 +72,7 @@ class PickAndPlace(Skill):
         """Start over; to be called after the environment was reset."""
         super().reset()
         self._angle = np.deg2rad(self.grasp.angle_deg)
+        self._turn = 0.0
         self._phase_steps = 0
         self._lift_from = 0.0
         self._carry_height = 0.0
@@ -89,11 +91,11 @@ class PickAndPlace(Skill):
 
     def _observe(self) -> None:
         self.hand.observe()
-        self._object = self._position(self._object_name)
+        turn = self._env.sim.data.body_xmat[self._env.env.obj_body_id[self._object_name]].reshape(3, 3)
+        self._object = self._position(self._object_name) + turn @ np.array([*self.grasp.center_m, 0.0])
         self._destination = self._position(self._place_name) + np.array(self.place.offset_m)
         if self.grasp.axis is not None and self.phase is Phase.REACH:
             # What has been grasped turns with the hand; until then, the hand with it.
-            turn = self._env.sim.data.body_xmat[self._env.env.obj_body_id[self._object_name]].reshape(3, 3)
             self._angle = np.arctan2(*turn[[1, 0], self.grasp.axis])
         self._aim()
 
@@ -161,6 +163,11 @@ class PickAndPlace(Skill):
                 # Stay as high as the object was lifted until the place is near: the cabinet's edge is on the way.
                 lifted = self._object[2] - self._destination[2]
                 self._carry_height = max(FUNNEL_HEIGHT_M, lifted, self.place.clearance_m)
+                if self.place.angle_deg is not None:
+                    # The fingers are symmetric: at most a quarter turn.
+                    self._turn = (np.deg2rad(self.place.angle_deg) - self._angle + np.pi / 2) % np.pi - np.pi / 2
+            case Phase.REACH:
+                self._turn = 0.0
         self.phase = phase
         self._phase_steps = 0
 
@@ -185,7 +192,8 @@ class PickAndPlace(Skill):
                 return self._move(eef + up(above), CLOSED)
             case Phase.CARRY:
                 self.free_motion = self._place_error > FREE_MOTION_M
-                hover = funnel(self._place_error, self._carry_height, self.place.slope)
+                inner = min(FUNNEL_INNER_M, self.place.tolerance_m)
+                hover = funnel(self._place_error, self._carry_height, self.place.slope, inner)
                 target = self._destination + (eef - self._object) + up(hover if hover > 0 else -PRESS_M)
                 self._rise_first(target)
                 return self._move(target, CLOSED)
@@ -200,4 +208,4 @@ class PickAndPlace(Skill):
 
     def _move(self, target: np.ndarray, gripper: float) -> np.ndarray:
         """Go to ``target``, fingers down and across the rim, or the object."""
-        return self.hand.move(target, facing_down(self._angle), gripper)
+        return self.hand.move(target, about_z(self._turn) @ facing_down(self._angle), gripper)

@@ -28,7 +28,7 @@ def test_tasks_without_expert_are_told_apart():
         "libero_spatial": 10,
         "libero_object": 10,
         "libero_goal": 9,
-        "libero_10": 2,
+        "libero_10": 8,
         "libero_90": 0,
     }
     assert [task for task in known_tasks("libero_goal") if not moves_objects("libero_goal", task)] == [0, 7]
@@ -38,7 +38,8 @@ def test_tasks_without_expert_are_told_apart():
 
 def test_mishaps_are_known_at_a_bowls_rim_only():
     assert has_mishaps("put_the_bowl_on_the_stove")
-    for name in ("turn_on_the_stove", "pick_up_the_milk_and_place_it_in_the_basket"):
+    mugs = "LIVING_ROOM_SCENE5_put_the_white_mug_on_the_left_plate_and_put_the_yellow_and_white_mug_on_the_right_plate"
+    for name in ("turn_on_the_stove", "pick_up_the_milk_and_place_it_in_the_basket", mugs):
         assert not has_mishaps(name)
         with pytest.raises(ValueError, match=f"No mishap is known for the task '{name}'"):
             ClumsyExpert(env=None, task_name=name)
@@ -60,7 +61,11 @@ def test_the_table_counts_failures():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("suite", "task_id"),
-    [("libero_object", 7), ("libero_goal", 0), ("libero_goal", 5), ("libero_goal", 7), ("libero_10", 0)],
+    [
+        ("libero_object", 7),
+        *(("libero_goal", task_id) for task_id in (0, 5, 7)),
+        *(("libero_10", task_id) for task_id in (0, 2, 3, 4, 5, 6, 8)),
+    ],
 )
 def test_a_random_placement_is_solved(suites, suite, task_id):
     task = suites[suite].get_task(task_id)
