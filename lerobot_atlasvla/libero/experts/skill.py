@@ -117,6 +117,13 @@ class Motion(Skill):
             yield self.hand.move(position, rotation, gripper, speed)
         self.free_motion = False
 
+    def _bring(
+        self, name: str, target: np.ndarray, rotation: np.ndarray, *, tolerance_m: float = 0.015, patience: int = 60
+    ) -> Iterator[np.ndarray]:
+        """Move until the origin of the object in the hand is at ``target``, (3,), m, or patience ends."""
+        pose = lambda: (self.hand.position + target - self._origin(name), rotation)  # noqa: E731
+        yield from self._go(pose, CLOSED, tolerance_m=tolerance_m, tolerance_rad=0.5, patience=patience)
+
     def _close(self, pose: Pose) -> Iterator[np.ndarray]:
         self.phase, self.free_motion = Phase.CLOSE, False
         self.grasps += 1
@@ -144,6 +151,10 @@ class Motion(Skill):
 
     def _joint(self, name: str) -> float:
         return float(self._env.sim.data.get_joint_qpos(name))
+
+    def _origin(self, name: str) -> np.ndarray:
+        """Return the position, (3,), of an object's origin."""
+        return self._env.sim.data.body_xpos[self._env.env.obj_body_id[name]].copy()
 
     def _from_body(self, name: str, point: tuple[float, float, float]) -> np.ndarray:
         """Return the world position, (3,), of a point given in a body's frame."""

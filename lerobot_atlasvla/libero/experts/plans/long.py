@@ -6,6 +6,7 @@ from functools import partial
 
 from lerobot_atlasvla.libero.experts.articulated import CloseDrawer, TurnKnob
 from lerobot_atlasvla.libero.experts.grasps import GRASPS, Grasp, Place, basket
+from lerobot_atlasvla.libero.experts.microwave import CloseDoor, SetInside
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
 
 
@@ -69,5 +70,8 @@ PLANS: dict[str, Plan | None] = {
         _pot(-_POT_APART_M, goal=0),
         _pot(_POT_APART_M, clearance_m=0.16, goal=1),
     ),
-    "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it": None,
+    "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it": (
+        partial(SetInside, goal=("in", "white_yellow_mug_1", "microwave_1_heating_region")),
+        partial(CloseDoor, microwave="microwave_1"),
+    ),
 }
