@@ -27,6 +27,7 @@ class Grasp:
         radius_m: Distance of the grasp from the object's vertical axis: the rim's, or 0 for a grasp across the middle.
         tolerance_m: Largest error, along and across, at which to close.
         axis: The body's own axis (0, 1, 2) along which to close instead of ``angle_deg``; None for round ones.
+        center_m: Where the object's vertical axis is, x and y in the body's frame; the origin of a mug is beside it.
     """
 
     angle_deg: float
@@ -36,11 +37,19 @@ class Grasp:
     radius_m: float = RIM_RADIUS_M
     tolerance_m: float = 0.01
     axis: int | None = None
+    center_m: tuple[float, float] = (0.0, 0.0)
 
 
-def across(height_m: float, angle_deg: float = 90, *, tolerance_m: float = 0.006, axis: int | None = None) -> Grasp:
+def across(
+    height_m: float,
+    angle_deg: float = 90,
+    *,
+    tolerance_m: float = 0.006,
+    axis: int | None = None,
+    center_m: tuple[float, float] = (0.0, 0.0),
+) -> Grasp:
     """Return a grasp from above across the middle; wide objects leave the fingers a few millimeters on each side."""
-    return Grasp(angle_deg, height_m=height_m, radius_m=0.0, tolerance_m=tolerance_m, axis=axis)
+    return Grasp(angle_deg, height_m=height_m, radius_m=0.0, tolerance_m=tolerance_m, axis=axis, center_m=center_m)
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,14 @@ class Place:
 
     Attributes:
         name: Body of an object, or site of a region; the goal's own second name if empty.
-        offset_m: From there to the object's origin when it has arrived, world frame.
+        offset_m: From there to where the object's vertical axis meets its origin's height, when it has arrived; world
+            frame.
         tolerance_m: Horizontal error at which to let go.
         clearance_m: Smallest height of the object's origin above that point on the way: what stands around it.
         slope: Slope of the funnel; a steep one for places with walls.
         drop: Whether to let go as soon as the object is there, before the goal is true: it falls the rest.
+        angle_deg: Direction in which the fingers that hold the object across its middle are to close there, as in
+            :class:`Grasp`; None if that is of no matter.
     """
 
     name: str = ""
@@ -62,6 +74,7 @@ class Place:
     clearance_m: float = 0.0
     slope: float = 2.0
     drop: bool = False
+    angle_deg: float | None = None
 
 
 # Cans are 63 to 66 mm wide and the fingers open to 80. The palm is 24 mm above the grip site, the tips 13 mm below.
@@ -78,6 +91,12 @@ GRASPS: Mapping[str, Grasp] = MappingProxyType(
         "wine_bottle": across(0.125),
         "butter": across(0.006, axis=1),
         "chocolate_pudding": across(0.006, axis=1),
+        "black_book": across(0.115, axis=0, center_m=(0.0, -0.012)),
+        # The pot is wider than the fingers open: by the knob of its lid.
+        "moka_pot": across(0.082),
+        # By the rim on the side away from the handle, with the palm just above it.
+        "porcelain_mug": Grasp(-90, height_m=0.088, radius_m=0.0405, center_m=(0.0155, -0.001)),
+        "white_yellow_mug": Grasp(90, height_m=0.083, radius_m=0.042, center_m=(-0.018, 0.0)),
     }
 )
 """By kind of object: a body's name without its number."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from lerobot_atlasvla.libero.experts.grasps import RIM_RADIUS_M
 from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase
 from lerobot_atlasvla.libero.experts.pick_place import PickAndPlace
 from lerobot_atlasvla.libero.experts.plan import Pick
@@ -73,7 +74,7 @@ _SHARES = {Mishap.MISSED: 0.5, Mishap.LOST: 0.3, Mishap.PUSHED: 0.2}
 def has_mishaps(task_name: str) -> bool:
     """Return whether mishaps are known for a task: it has to start with taking a bowl by its rim."""
     first = plan_of(task_name)[0]
-    return isinstance(first, Pick) and first.grasp.radius_m > 0
+    return isinstance(first, Pick) and first.grasp.radius_m == RIM_RADIUS_M
 
 
 class ClumsyExpert(PickAndPlace):

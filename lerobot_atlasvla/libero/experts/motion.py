@@ -6,7 +6,7 @@ Frames: positions in meters and rotations in the world frame; the robot's base l
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -48,26 +48,6 @@ class Phase(StrEnum):
     PUSH = "push"
     TURN = "turn"
     DONE = "done"
-
-
-class Skill(Protocol):
-    """One part of a task.
-
-    Attributes:
-        phase: What the last action was for; :attr:`Phase.DONE` when there is nothing left to do.
-        free_motion: Whether the last action was far from everything delicate, so that it may be disturbed at will.
-        grasps: How often it has closed the fingers.
-    """
-
-    phase: Phase
-    free_motion: bool
-    grasps: int
-
-    def reset(self) -> None:
-        """Start over."""
-
-    def act(self) -> np.ndarray:
-        """Decide the next action, (7,) float64 in [-1, 1], from the simulator's current state."""
 
 
 class Hand:

@@ -18,12 +18,13 @@ from lerobot_atlasvla.libero.experts.motion import (
     FUNNEL_INNER_M,
     OPEN,
     RISE_FIRST_M,
-    Hand,
     Phase,
+    about_z,
     facing_down,
     funnel,
     up,
 )
+from lerobot_atlasvla.libero.experts.skill import CLOSE_MIN_STEPS, CLOSED_GAP_CHANGE_M, Skill
 
 if TYPE_CHECKING:
     from libero.libero.envs.env_wrapper import ControlEnv
@@ -37,9 +38,6 @@ WIDE_GAP_M = 0.074
 """The same for a grasp across the middle."""
 PATIENCE_STEPS = 70
 """Reaching takes 25 to 40 steps. After this many something blocks the fingers (the drawer): accept half as good."""
-CLOSED_GAP_CHANGE_M = 0.0008
-"""Fingers are closed when the gap shrinks by less than this per step; a fixed number of steps is not reliable."""
-CLOSE_MIN_STEPS = 4
 LOST_M = 0.025
 """The object has slipped when it has moved by this much relative to the gripper: open and grasp again."""
 PRESS_M = 0.01
@@ -51,11 +49,10 @@ RETREAT_STEPS = 10
 RETREAT_M = 0.05
 
 
-class PickAndPlace:
+class PickAndPlace(Skill):
     """State machine that makes one predicate true by carrying an object.
 
-    Implements :class:`~lerobot_atlasvla.libero.experts.motion.Skill`. It grasps again when the object slips, or is
-    not where it belongs in the end.
+    It grasps again when the object slips, or is not where it belongs in the end.
 
     Args:
         env: A LIBERO ``ControlEnv`` with relative OSC_POSE control at 20 Hz. It may be built without a renderer.
@@ -65,33 +62,24 @@ class PickAndPlace:
         place: Where to let it go.
     """
 
-    def __init__(self, env: ControlEnv, goal: tuple[str, str, str], grasp: Grasp, place: Place) -> None:
-        self._env = env
-        self.goal, self.grasp, self.place = goal, grasp, place
+    def __init__(self, env: ControlEnv, goal: tuple[str, ...], grasp: Grasp, place: Place) -> None:
+        self.grasp, self.place = grasp, place
         _, self._object_name, region = goal
         self._place_name = place.name or region
-        self.hand = Hand(env)
-        self.reset()
+        super().__init__(env, goal)
 
     def reset(self) -> None:
         """Start over; to be called after the environment was reset."""
-        self.phase = Phase.REACH
-        self.free_motion = True
-        self.grasps = 0
-        self.hand.forget()
+        super().reset()
         self._angle = np.deg2rad(self.grasp.angle_deg)
+        self._turn = 0.0
         self._phase_steps = 0
         self._lift_from = 0.0
         self._carry_height = 0.0
         self._held = np.zeros(3)
 
     def act(self) -> np.ndarray:
-        """Decide the next action from the simulator's current state.
-
-        Returns:
-            OSC_POSE action, (7,) float64 in [-1, 1]: position (1 is 0.05 m), rotation vector (1 is 0.5 rad), gripper
-            (-1 opens, +1 closes).
-        """
+        """Decide the next action from the simulator's current state, as :meth:`Skill.act` does."""
         self._observe()
         phase = self._next_phase()
         if phase is not self.phase:
@@ -103,11 +91,11 @@ class PickAndPlace:
 
     def _observe(self) -> None:
         self.hand.observe()
-        self._object = self._position(self._object_name)
+        turn = self._env.sim.data.body_xmat[self._env.env.obj_body_id[self._object_name]].reshape(3, 3)
+        self._object = self._position(self._object_name) + turn @ np.array([*self.grasp.center_m, 0.0])
         self._destination = self._position(self._place_name) + np.array(self.place.offset_m)
         if self.grasp.axis is not None and self.phase is Phase.REACH:
             # What has been grasped turns with the hand; until then, the hand with it.
-            turn = self._env.sim.data.body_xmat[self._env.env.obj_body_id[self._object_name]].reshape(3, 3)
             self._angle = np.arctan2(*turn[[1, 0], self.grasp.axis])
         self._aim()
 
@@ -128,7 +116,7 @@ class PickAndPlace:
         if self.goal[0] == ASIDE:
             off = self._position(self._object_name) - self._position(self._place_name) - np.array(self.place.offset_m)
             return bool(np.linalg.norm(off[:2]) < self.place.tolerance_m and off[2] < ASIDE_HEIGHT_M)
-        return bool(self._env.env._eval_predicate(self.goal))
+        return super().holds()
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -175,6 +163,11 @@ class PickAndPlace:
                 # Stay as high as the object was lifted until the place is near: the cabinet's edge is on the way.
                 lifted = self._object[2] - self._destination[2]
                 self._carry_height = max(FUNNEL_HEIGHT_M, lifted, self.place.clearance_m)
+                if self.place.angle_deg is not None:
+                    # The fingers are symmetric: at most a quarter turn.
+                    self._turn = (np.deg2rad(self.place.angle_deg) - self._angle + np.pi / 2) % np.pi - np.pi / 2
+            case Phase.REACH:
+                self._turn = 0.0
         self.phase = phase
         self._phase_steps = 0
 
@@ -199,7 +192,8 @@ class PickAndPlace:
                 return self._move(eef + up(above), CLOSED)
             case Phase.CARRY:
                 self.free_motion = self._place_error > FREE_MOTION_M
-                hover = funnel(self._place_error, self._carry_height, self.place.slope)
+                inner = min(FUNNEL_INNER_M, self.place.tolerance_m)
+                hover = funnel(self._place_error, self._carry_height, self.place.slope, inner)
                 target = self._destination + (eef - self._object) + up(hover if hover > 0 else -PRESS_M)
                 self._rise_first(target)
                 return self._move(target, CLOSED)
@@ -214,4 +208,4 @@ class PickAndPlace:
 
     def _move(self, target: np.ndarray, gripper: float) -> np.ndarray:
         """Go to ``target``, fingers down and across the rim, or the object."""
-        return self.hand.move(target, facing_down(self._angle), gripper)
+        return self.hand.move(target, about_z(self._turn) @ facing_down(self._angle), gripper)

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lerobot_atlasvla.libero.experts.grasps import Grasp, Place
-from lerobot_atlasvla.libero.experts.motion import Skill
 from lerobot_atlasvla.libero.experts.pick_place import ASIDE, PickAndPlace
+from lerobot_atlasvla.libero.experts.skill import Skill
 
 if TYPE_CHECKING:
     from libero.libero.envs.env_wrapper import ControlEnv

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lerobot_atlasvla.libero.experts.articulated import PushPlate
+from lerobot_atlasvla.libero.experts.microwave import SetInside
 from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
 from lerobot_atlasvla.libero.experts.plans import goal, long, objects, spatial
+from lerobot_atlasvla.libero.experts.pushing import PushPlate
+from lerobot_atlasvla.libero.experts.rack import LayOnRack
 from lerobot_atlasvla.libero.tasks import SPATIAL
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ PLANS: Mapping[str, Mapping[str, Plan | None]] = MappingProxyType(
     {SPATIAL: spatial.PLANS, "libero_object": objects.PLANS, "libero_goal": goal.PLANS, "libero_10": long.PLANS}
 )
 """Plans by suite and LIBERO's name of the task, in LIBERO's order; None for a task without expert."""
+_ON_OBJECTS = (PushPlate, LayOnRack, SetInside)
+"""Motions that are about a loose object."""
 SUITES = tuple(PLANS)
 """The suites of which the expert knows tasks."""
 
@@ -44,7 +48,7 @@ def known_by_suite() -> str:
 def moves_objects(suite: str, task_id: int) -> bool:
     """Return whether a known task is about a loose object, so that it matters where that is."""
     name, plan = list(PLANS[suite].items())[task_id]
-    return any(isinstance(step, Pick) or step.func is PushPlate for step in plan_of(name)) if plan else False
+    return any(isinstance(step, Pick) or step.func in _ON_OBJECTS for step in plan_of(name)) if plan else False
 
 
 def plan_of(task_name: str) -> Plan:

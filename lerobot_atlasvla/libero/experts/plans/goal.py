@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from lerobot_atlasvla.libero.experts.articulated import OpenDrawer, PushPlate, TurnKnob
+from lerobot_atlasvla.libero.experts.articulated import OpenDrawer, TurnKnob
 from lerobot_atlasvla.libero.experts.grasps import GRASPS, Grasp, Place
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
+from lerobot_atlasvla.libero.experts.pushing import PushPlate
+from lerobot_atlasvla.libero.experts.rack import LayOnRack
 
 # On this side of the bowl nothing stands; on the other, the cream cheese.
 _BOWL = Grasp(-90)
@@ -39,5 +41,8 @@ PLANS: dict[str, Plan | None] = {
     "turn_on_the_stove": (partial(TurnKnob, stove="flat_stove_1"),),
     # Turned away from the cabinet's handles, which the palm would run into beside the plate.
     "put_the_bowl_on_the_plate": (Pick(Grasp(135), Place()),),
-    "put_the_wine_bottle_on_the_rack": None,
+    "put_the_wine_bottle_on_the_rack": (
+        # Beside the rack's post, on the side from which the hand comes.
+        partial(LayOnRack, goal=("on", "wine_bottle_1", "wine_rack_1_top_region"), aside_m=0.06),
+    ),
 }
