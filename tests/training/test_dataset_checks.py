@@ -1,5 +1,6 @@
 """One number that is not finite in a dataset is found before the first training step, whatever the normalization."""
 
+import logging
 import math
 import shutil
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from lerobot.policies.factory import make_policy
 
 from lerobot_atlasvla.training.dataset_checks import check_numbers
 from tests.conftest import STATE, tiny_config
-from tests.helpers.random_dataset import REPO_ID
+from tests.helpers.random_dataset import REPO_ID, write_dataset
 
 
 def changed(root, key, dimension, value, row=16):
@@ -92,3 +93,14 @@ def test_a_state_that_is_not_read_may_be_anything(root):
 def test_finite_data_and_data_elsewhere_pass(root, tmp_path):
     check_numbers(tiny_config(), LeRobotDatasetMetadata(REPO_ID, root=root))
     check_numbers(tiny_config(), SimpleNamespace(root=tmp_path / "streamed", repo_id=REPO_ID))
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_whoever_trains_on_copies_of_demonstrations_is_told(tmp_path, caplog, copies):
+    root = write_dataset(tmp_path / "data", episodes=2, frames=2, copies=copies)
+    with caplog.at_level(logging.INFO):
+        make_policy(
+            tiny_config(input_features={}, output_features={}), ds_meta=LeRobotDatasetMetadata(REPO_ID, root=root)
+        )
+    told = [record.getMessage() for record in caplog.records if "show 2 demonstrations" in record.getMessage()]
+    assert len(told) == copies - 1
