@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eval.robustness.libero_plus.perturbation import PlusPerturbation
+from eval.robustness.libero_plus.perturbations.perturbation import PlusPerturbation
 from eval.robustness.libero_plus.tasks import CameraView
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eval.robustness.libero_plus.own_assets.added_object import AddedObject
 from eval.robustness.libero_plus.own_assets.arena import Arena
-from eval.robustness.libero_plus.perturbation import PlusPerturbation
+from eval.robustness.libero_plus.perturbations.perturbation import PlusPerturbation
 from eval.rollout.experts import without_cameras
 
 STOVE = 7

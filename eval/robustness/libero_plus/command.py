@@ -17,7 +17,7 @@ from eval.robustness.benchmark_settings import BenchmarkSettings
 from eval.robustness.libero_plus.catalog import Catalog, read_catalog
 from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
 from eval.robustness.libero_plus.own_assets.folder import PlusAssets
-from eval.robustness.libero_plus.perturbation import ROBOT_STARTS, PlusPerturbation
+from eval.robustness.libero_plus.perturbations.perturbation import ROBOT_STARTS, PlusPerturbation
 from eval.robustness.libero_plus.prompts import PROMPTS, check_prompt, prompt_of
 from eval.robustness.libero_plus.report import write_report
 from eval.robustness.libero_plus.selection import Selection

@@ -10,7 +10,7 @@ from eval.common.markdown import table
 from eval.robustness import benchmark_report as shared
 from eval.robustness.libero_plus.catalog import LEVELS, Catalog
 from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
-from eval.robustness.libero_plus.perturbation import ROBOT_STARTS
+from eval.robustness.libero_plus.perturbations.perturbation import ROBOT_STARTS
 from eval.robustness.libero_plus.prompts import OTHER_TASK, PROMPTS
 from eval.robustness.libero_plus.published import comparable_rows, warnings
 from eval.robustness.libero_plus.selection import Selection

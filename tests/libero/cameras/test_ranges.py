@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from eval.robustness.libero_plus.camera import SCENES, camera_pose
+from eval.robustness.libero_plus.perturbations.camera import SCENES, camera_pose
 from eval.robustness.libero_plus.tasks import CameraView
 from lerobot_atlasvla.libero.cameras.ranges import CameraPose, RandomCameraConfig, moved, orbit_of
 from lerobot_atlasvla.libero.dataset_settings import CollectionError

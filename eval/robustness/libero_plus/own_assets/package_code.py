@@ -10,7 +10,7 @@ import re
 from functools import cache
 
 from eval.common.errors import EvalError
-from eval.robustness.libero_plus.camera import SCENES
+from eval.robustness.libero_plus.perturbations.camera import SCENES
 from eval.robustness.package_data import PackageData
 
 _ENVS = "liberoplus/liberoplus/envs/"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from eval.robustness.libero_plus.camera import SCENES, camera_pose
-from eval.robustness.libero_plus.noise import corrupt, noise_rng
-from eval.robustness.libero_plus.robot import robot_qpos
+from eval.robustness.libero_plus.perturbations.camera import SCENES, camera_pose
+from eval.robustness.libero_plus.perturbations.noise import corrupt, noise_rng
+from eval.robustness.libero_plus.perturbations.robot import robot_qpos
 from eval.robustness.libero_plus.tasks import SUITES, CameraView
 from tests.eval.robustness.libero_plus.pictures import picture
 
@@ -97,7 +97,7 @@ def _glass_as_written(image: np.ndarray, reach: int, rng: np.random.RandomState)
 
 @pytest.mark.parametrize("reach", [1, 2, 5])
 def test_glass_copies_pixel_by_pixel_at_any_size(reach):
-    from eval.robustness.libero_plus.noise import _shuffled
+    from eval.robustness.libero_plus.perturbations.noise import _shuffled
 
     image = picture(48)
     expected = _glass_as_written(image, reach, np.random.RandomState(1))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from eval.robustness.libero_plus.motion_blur import motion_blur
+from eval.robustness.libero_plus.perturbations.motion_blur import motion_blur
 
 SEVERITIES = 10
 NOISES = 50

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.robustness.libero_plus.camera import camera_pose
-from eval.robustness.libero_plus.noise import corrupt, noise_rng
 from eval.robustness.libero_plus.own_assets.arena import Arena, use_arena
-from eval.robustness.libero_plus.robot import robot_qpos
+from eval.robustness.libero_plus.perturbations.camera import camera_pose
+from eval.robustness.libero_plus.perturbations.noise import corrupt, noise_rng
+from eval.robustness.libero_plus.perturbations.robot import robot_qpos
 from eval.robustness.libero_plus.tasks import UNMOVED, CameraView
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA
 
