@@ -36,6 +36,14 @@ CHUNK = 10
 TASK = "pick up the black bowl next to the plate and place it on the plate"
 
 
+@pytest.fixture(autouse=True)
+def root_level_as_before():
+    """Commands, and LeRobot's ``init_logging``, set the root logger's level for good."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
 def tiny_config(**overrides) -> AtlasVLAConfig:
     """The shape of atlasvla_tiny, smaller still."""
     values = {
