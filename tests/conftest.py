@@ -23,6 +23,8 @@ torch.set_num_threads(1)
 # objects of its own that crash the process when they outlive their event loop.
 logging.getLogger("grpc").setLevel(logging.INFO)
 
+_ROOT_LEVEL = logging.getLogger().level
+
 #: Memory of one pytest worker with LIBERO, and the command server and simulations it starts, GiB.
 WORKER_GIB = 3
 
@@ -34,14 +36,6 @@ STATE_DIM = 8
 ACTION_DIM = 7
 CHUNK = 10
 TASK = "pick up the black bowl next to the plate and place it on the plate"
-
-
-@pytest.fixture(autouse=True)
-def root_level_as_before():
-    """Commands, and LeRobot's ``init_logging``, set the root logger's level for good."""
-    level = logging.getLogger().level
-    yield
-    logging.getLogger().setLevel(level)
 
 
 def tiny_config(**overrides) -> AtlasVLAConfig:
@@ -107,6 +101,12 @@ def dataset_stats() -> dict:
         STATE: {"mean": torch.arange(STATE_DIM) * 0.1, "std": torch.linspace(0.5, 2, STATE_DIM)},
         "action": {"mean": torch.arange(ACTION_DIM) * 0.01, "std": torch.linspace(0.2, 1, ACTION_DIM)},
     }
+
+
+@pytest.fixture(autouse=True)
+def _root_level_stays():
+    """Undo what commands, and LeRobot's ``init_logging``, set for good in an earlier test or a fixture of its module."""
+    logging.getLogger().setLevel(_ROOT_LEVEL)
 
 
 @pytest.fixture(autouse=True)
