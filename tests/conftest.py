@@ -105,7 +105,7 @@ def dataset_stats() -> dict:
 
 @pytest.fixture(autouse=True)
 def _root_level_stays():
-    """Undo what commands, and LeRobot's ``init_logging``, set for good in an earlier test or a fixture of its module."""
+    """Undo what commands, and LeRobot's ``init_logging``, set for good in an earlier test or a module's fixture."""
     logging.getLogger().setLevel(_ROOT_LEVEL)
 
 
