@@ -23,7 +23,7 @@ class LandmarkViews:
         views: Image keys, in the policy's order.
         places_VK2: Column and row in each view that a landmark looks at, as parts of its width and height, in [0, 1]:
             the mean over the cells, with the weights that also make its position in space.
-        visibility_VK: How much it counts, in [0, 1]: how alike the best cell is, times the backbone's confidence.
+        visibility_VK: How much it counts, in [0, 1], as the policy gets it.
     """
 
     views: tuple[str, ...]

@@ -31,9 +31,9 @@ class Landmarks(nn.Module):
 
     A landmark is a prototype in descriptor space. Its position is the mean of the view's points, weighted by a peaked
     softmax over how alike cell and prototype are; a diffuse one would be the centroid of whatever is in view, and move
-    with the camera. Its visibility, how alike the best cell is times how sure the backbone is, is multiplied in and
-    given as the fourth number. In training, landmarks are left out at random, and the points of every camera that
-    stands still get a random shift, so that no single one is relied on to the millimeter.
+    with the camera. Its visibility (how alike the best cell is, times how sure the backbone is, times how much it is in
+    one place) is multiplied in and given as the fourth number. In training, landmarks are left out at random, and the
+    points of every camera that stands still get a random shift, so that no single one is relied on to the millimeter.
 
     The prototypes start, in the first training batch, at cells of that batch that are as different as possible
     (farthest-point sampling): from random ones nothing would be seen, and nothing learned.
@@ -93,21 +93,23 @@ class Landmarks(nn.Module):
             confidence_BVQ = points.confidence_BVQ.float()
             if self.training and not self._has_started:
                 self._start(descriptors_BVQE, inside_BVQ)
-            weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ)
+            weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ, positions_BVQ3)
             landmarks_BVK3 = weights_BVKQ @ positions_BVQ3
-            seen_BVK = seen_BVK * self.unity(weights_BVKQ, positions_BVQ3, landmarks_BVK3)
             if self.training:
                 landmarks_BVK3 = landmarks_BVK3 + self._shift(landmarks_BVK3)
                 seen_BVK = seen_BVK * (torch.rand_like(seen_BVK) >= DROPOUT)
             return torch.cat((landmarks_BVK3 * seen_BVK[..., None], seen_BVK[..., None]), dim=-1).flatten(1)
 
-    def match(self, descriptors_BVQE: Tensor, confidence_BVQ: Tensor, inside_BVQ: Tensor) -> tuple[Tensor, Tensor]:
+    def match(
+        self, descriptors_BVQE: Tensor, confidence_BVQ: Tensor, inside_BVQ: Tensor, positions_BVQ3: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Compare all cells of a view with its prototypes.
 
         Args:
             descriptors_BVQE: The cells' descriptors, of unit length.
             confidence_BVQ: How far to trust each cell, in [0, 1].
             inside_BVQ: True = the cell counts.
+            positions_BVQ3: Where the cells are, m.
 
         Returns:
             Weights of the cells ``(B, V, K, Q)``, which sum to 1, and visibilities ``(B, V, K)`` in [0, 1].
@@ -121,21 +123,8 @@ class Landmarks(nn.Module):
         trust_BVK = (weights_BVKQ @ confidence_BVQ[..., None])[..., 0]
         # Saturates: small things are less sure than a bare table, but they are what matters.
         trust_BVK = (1 + HALF_TRUST) * trust_BVK / (trust_BVK + HALF_TRUST)
-        return weights_BVKQ, torch.sigmoid((best_BVK - VISIBLE_FROM) / VISIBLE_WIDTH) * trust_BVK
-
-    @staticmethod
-    def unity(weights_BVKQ: Tensor, positions_BVQ3: Tensor, landmarks_BVK3: Tensor) -> Tensor:
-        """Return how much each landmark is in one place, ``(B, V, K)`` in (0, 1]: 1 for a single cell.
-
-        What looks the same all over a table is found wherever the camera happens to look.
-
-        Args:
-            weights_BVKQ: Weights of the cells, which sum to 1.
-            positions_BVQ3: Where the cells are, m.
-            landmarks_BVK3: The means of the positions by the weights, m.
-        """
-        squares_BVKQ = (positions_BVQ3[:, :, None] - landmarks_BVK3[..., None, :]).square().sum(dim=-1)
-        return torch.exp(-(weights_BVKQ * squares_BVKQ).sum(dim=-1) / (2 * ONE_PLACE_M**2))
+        alike_BVK = torch.sigmoid((best_BVK - VISIBLE_FROM) / VISIBLE_WIDTH)
+        return weights_BVKQ, alike_BVK * trust_BVK * unity(weights_BVKQ, positions_BVQ3)
 
     def place(self, points: PointMap, placement: Placement | None) -> Tensor:
         """Return all points ``(B, V, Q, 3)`` in meters, in the frame of the landmarks.
@@ -182,6 +171,21 @@ class Landmarks(nn.Module):
                 torch.distributed.broadcast(self.prototypes_VKE, 0)
             self.started.fill_(True)
         self._has_started = True
+
+
+def unity(weights_BVKQ: Tensor, positions_BVQ3: Tensor) -> Tensor:
+    """Return how much each landmark is in one place, ``(B, V, K)`` in (0, 1]: 1 for a single cell.
+
+    What looks the same all over a table is found wherever the camera happens to look.
+
+    Args:
+        weights_BVKQ: Weights of the cells, which sum to 1.
+        positions_BVQ3: Where the cells are, m.
+    """
+    mean_BVK3 = weights_BVKQ @ positions_BVQ3
+    # Not the mean square less the squared mean, which cancels where the origin is far.
+    squares_BVKQ = (positions_BVQ3[:, :, None] - mean_BVK3[..., None, :]).square().sum(dim=-1)
+    return torch.exp(-(weights_BVKQ * squares_BVKQ).sum(dim=-1) / (2 * ONE_PLACE_M**2))
 
 
 def farthest_points(cells_NE: Tensor, count: int) -> Tensor:
