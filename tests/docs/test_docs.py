@@ -132,3 +132,11 @@ def test_a_wrong_link_and_a_wrong_message_are_noticed(tmp_path):
     assert anchors(page) == {"a-heading"}
     assert quoted_messages(page) == ["no such …"]
     assert not is_in_the_code("the data have … no such cameras")
+
+
+@pytest.mark.parametrize("kind", ["*.md", "*.json"])
+def test_the_commands_of_reports_name_no_folder_of_a_machine(kind):
+    files = list((ROOT / "eval/results").rglob(kind))
+    assert files
+    absolute = re.compile(r"--[a-z_.]+=/[A-Za-z]")
+    assert [str(file) for file in files if absolute.search(file.read_text())] == []
