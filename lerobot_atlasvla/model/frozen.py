@@ -20,7 +20,11 @@ def freeze(module: nn.Module) -> None:
 
 def is_frozen(module: nn.Module) -> bool:
     """Return whether no parameter of the module learns (adapters put inside it, such as LoRA's, count)."""
-    return not any(map(_LEARNS, parameters_of(module)))
+    parameters = parameters_of(module)
+    if torch.compiler.is_compiling():
+        # The compiler can't trace attrgetter, and would cut the model into pieces here.
+        return not any(parameter.requires_grad for parameter in parameters)
+    return not any(map(_LEARNS, parameters))
 
 
 @contextmanager

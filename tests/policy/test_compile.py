@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lerobot_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.weights import backbones
 from tests.conftest import tiny_config
 from tests.helpers import landmark_policies, released
 from tests.helpers.landmark_policies import SETTINGS
@@ -56,6 +57,23 @@ def test_same_actions(graphs, overrides):
         counts.append(len(graphs))
     assert counts[0] > 0
     assert counts == [counts[0]] * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"fusion": "early"}, {"vision": "dinov2", "image_size": (28, 28)}, {"vision": "da3", "image_size": (28, 42)}],
+    ids=["vggt", "early", "dinov2", "da3"],
+)
+def test_frozen_backbones_and_what_learns_are_one_graph(graphs, monkeypatch, overrides, dtype):
+    """Between two graphs everything is launched from Python, operation by operation, and no GPU graph spans it."""
+    monkeypatch.setattr(backbones, "DINOV2_BASE", released.SMALL_DINOV2)
+    frozen = {f"freeze_{part}": True for part in ("vggt", "da3", "language", "vision_tower")}
+    policy = AtlasVLAPolicy(tiny_config(compile_model=True, dtype=dtype, **frozen, **overrides))
+    batch = released.preprocessed(policy.config)
+    policy.predict_action_chunk(batch)
+    policy.predict_action_chunk(batch)
+    assert len(graphs) == 1
 
 
 def test_instructions_of_other_lengths_are_not_compiled_again(graphs):
