@@ -47,7 +47,7 @@ class DescribedTask:
     def obstacle(self, told: "DescribedTask") -> str | None:
         """Say why this task's scene can't show whether a policy does what another task tells it; None if it can."""
         if told.scene != self.scene or self.lacks(told):
-            return "their scenes have other objects"
+            return "their scenes have other objects or places"
         if self.includes(told) or told.includes(self):
             return "one's goal is the other's, too"
         return None
