@@ -59,7 +59,7 @@ def read_tasks(suite: str) -> list[DescribedTask]:
     Raises:
         EvalError: If LIBERO is not installed or does not have the suite.
     """
-    tasks = libero_tasks([suite], None)
+    tasks = libero_tasks([suite], None, "suite")
     from libero.libero import benchmark, get_libero_path
     from libero.libero.envs.bddl_utils import robosuite_parse_problem
 

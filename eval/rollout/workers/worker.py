@@ -222,7 +222,8 @@ class Evaluator:
             video=None,
             displacement_cm=displacement_cm_of(recorder.unwrapped),
             task_name=job.task.name,
-            undisturbed=undisturbed(recorder.unwrapped._env, recorder.states),
+            # What may be disturbed is known of the scene's own task only.
+            undisturbed=undisturbed(recorder.unwrapped._env, recorder.states) if job.task.judge is None else None,
             path_m=path_length(recorder.gripper_m[: recorder.steps + 1]),
             jerk_m_s3=jerk(recorder.gripper_m[: recorder.steps + 1]),
             judgment=dict(recorder.judgment.record) if recorder.judgment is not None else None,
