@@ -42,7 +42,7 @@ def page_of(content: Mapping[str, Any], run: Run) -> str:
     lines += ["## Pairs", "", f"![told, by pair]({PLOT})", "", *_matrix(content), ""]
     if nominal := content["nominal"]:
         lines += [NOMINAL_NOTE.format(**nominal), ""]
-    for head, key in (("told task", "told_task"), ("state of task", "state_task")):
+    for head, key in (("told task", "told_task"), ("task of the state", "state_task")):
         rows = [[tasks[row[key]], *(_rate(row[outcome]) for outcome in OUTCOMES)] for row in content[f"by_{key}"]]
         lines += [f"## By {head}", "", *table((head, *OUTCOMES), rows), ""]
     lines += _rows("Third goals", "", THIRD_HEAD, content["third_goals"], tasks)
