@@ -17,7 +17,7 @@ from lerobot_atlasvla.libero.tasks import SUITE_TASKS
 
 SCHEMA_VERSION = 1
 REPORT_FILE = "report.json"
-_LEFT_OUT = ("instruction", "displacement_cm", "task_name", "undisturbed", "path_m", "jerk_m_s3")
+_LEFT_OUT = ("instruction", "displacement_cm", "task_name", "undisturbed", "path_m", "jerk_m_s3", "judgment")
 _COLUMNS = tuple(f.name for f in fields(Rollout) if f.name not in _LEFT_OUT)
 _DISPLACEMENT_COLUMNS = ("displaced_x_cm", "displaced_y_cm")
 _RUN_PARTS = ("name", "command", "policy", "training", "settings", "versions", "simulator")

@@ -46,6 +46,7 @@ class Rollout:
         undisturbed: Whether nothing moved that the task does not name; None if it was not measured.
         path_m: Length of the gripper's path until the success or the end, m.
         jerk_m_s3: Root mean square of the third derivative of its position, m/s^3; None for under four positions.
+        judgment: What the task's judge recorded; None where LIBERO's goal of the task judged alone.
     """
 
     suite: str
@@ -62,6 +63,7 @@ class Rollout:
     undisturbed: bool | None = None
     path_m: float | None = None
     jerk_m_s3: float | None = None
+    judgment: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Rollout":

@@ -97,8 +97,8 @@ def check_assets(cfg: RunConfig, checkpoint: Checkpoint, assets: str) -> None:
     )
 
 
-def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[Task]:
-    """Return the tasks asked for, suite by suite.
+def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None, flag: str = "suites") -> list[Task]:
+    """Return the tasks asked for, suite by suite; ``flag`` named the suites, for messages.
 
     Raises:
         EvalError: If LIBERO is not installed or does not know a suite or a task, or the stand-in scene does not cover a
@@ -119,11 +119,11 @@ def libero_tasks(suites: Sequence[str], task_ids: Sequence[int] | None) -> list[
     for name in suites:
         if name not in known:
             raise EvalError(
-                f"--suites names {name!r}, which LIBERO does not know; allowed: {', '.join(sorted(known))}."
+                f"--{flag} names {name!r}, which LIBERO does not know; allowed: {', '.join(sorted(known))}."
             )
         if assets.kind == STAND_IN and name not in SUITES:
             raise EvalError(
-                f"--suites names {name}, but the built-in stand-in scene covers {', '.join(SUITES)} only. Run "
+                f"--{flag} names {name}, but the built-in stand-in scene covers {', '.join(SUITES)} only. Run "
                 f"`{INSTALL}`, or set {ENV_ASSETS} to LIBERO's assets folder."
             )
         with contextlib.redirect_stdout(io.StringIO()):  # LIBERO announces every suite

@@ -1,11 +1,11 @@
-"""A layer around LeRobot's environment: notes of an episode, perturbations of what is seen, the retreat after it."""
+"""A layer around LeRobot's environment: notes of an episode, what is seen perturbed, another judge, the retreat."""
 
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
-from eval.rollout.workers.scene import Perturbation
+from eval.rollout.workers.scene import Judge, Judgment, Perturbation
 from lerobot_atlasvla.libero.patches.frame_skipping import render_every
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class EpisodeRecorder(gym.Wrapper):
         self._retreat_steps = retreat_steps
         self._success_step: int | None = None
         self.perturbation: Perturbation | None = None
+        self.judge: Judge | None = None
+        self.judgment: Judgment | None = None
         self.seed = 0
         self.states: list[np.ndarray] = []
         """Return one per image: after the reset and after every step."""
@@ -59,6 +61,7 @@ class EpisodeRecorder(gym.Wrapper):
         observation, info = self.env.reset(**kwargs)
         self.states, self.chunks, self.gripper_m, self._success_step = [], [], [], None
         self._note()
+        self.judgment = self.judge.look(self.unwrapped, None) if self.judge is not None else None
         return self._seen(observation), info
 
     def step(self, action: Any) -> Any:
@@ -67,6 +70,9 @@ class EpisodeRecorder(gym.Wrapper):
         self._note()
         if self._attention is not None:
             self.chunks.append(self._attention.chunks[-1])
+        if self.judge is not None:
+            self.judgment = self.judge.look(self.unwrapped, self.judgment)
+            info["is_success"], terminated = self.judgment.success, self.judgment.over
         if self._success_step is None and info["is_success"]:
             self._success_step = self._taken
         if self._success_step is not None:

@@ -1,5 +1,6 @@
-"""What a task adds to LIBERO's own: another description or states, and a perturbation of each rollout."""
+"""What a task adds to LIBERO's own: another description or states, a perturbation of each rollout, another judge."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,4 +57,31 @@ class Perturbation(Protocol):
             frame: Control steps since the simulator was reset, settling included.
             seed: Seed of the rollout.
             view: Name of the scene camera's picture in it; None if the policy does not look at it.
+        """
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """Say how an episode stands.
+
+    Attributes:
+        over: Whether it ends here.
+        success: Whether it counts as one.
+        record: What the run folder keeps of it.
+    """
+
+    over: bool
+    success: bool
+    record: Mapping[str, Any]
+
+
+class Judge(Protocol):
+    """Judge a rollout instead of its scene's own goal; picklable and hashable, since it travels to the workers."""
+
+    def look(self, env: Any, before: Judgment | None) -> Judgment:
+        """Judge an episode after its reset and after each of its steps.
+
+        Args:
+            env: LeRobot's ``LiberoEnv``.
+            before: What this returned a step ago; None after the reset, when objects have settled.
         """

@@ -20,7 +20,7 @@ from eval.rollout.policy.camera_keys import PREFIX, SCENE
 from eval.rollout.run_folder import VIDEOS_FOLDER, Rollout, RolloutKey
 from eval.rollout.workers.motion import jerk, path_length, undisturbed
 from eval.rollout.workers.recorder import EpisodeRecorder
-from eval.rollout.workers.scene import Perturbation, Scene
+from eval.rollout.workers.scene import Judge, Perturbation, Scene
 from eval.rollout.workers.videos import captioned, scene_images, video_name, with_attention, write_video
 from lerobot_atlasvla.libero.demonstrations.episode import start_worker
 from lerobot_atlasvla.libero.patches.displacement import displacement_cm_of
@@ -42,6 +42,7 @@ class Task:
             does not have.
         perturbation: What else is changed.
         name: Name of the task in its benchmark, if that is not LIBERO.
+        judge: Says what a success is, and when a rollout ends, instead of the scene's own goal.
     """
 
     suite: str
@@ -50,6 +51,7 @@ class Task:
     scene: Scene | None = None
     perturbation: Perturbation | None = None
     name: str | None = None
+    judge: Judge | None = None
 
     @property
     def built_for(self) -> Scene:
@@ -183,6 +185,7 @@ class Evaluator:
         if job.task.scene is not None:
             recorder.unwrapped.task_description = job.task.instruction
         recorder.perturbation, recorder.seed = job.task.perturbation, job.seed + job.init_state
+        recorder.judge = job.task.judge
         env_preprocessor, env_postprocessor = make_env_pre_post_processors(
             self._env_config(job.task.built_for), self._config
         )
@@ -219,9 +222,11 @@ class Evaluator:
             video=None,
             displacement_cm=displacement_cm_of(recorder.unwrapped),
             task_name=job.task.name,
-            undisturbed=undisturbed(recorder.unwrapped._env, recorder.states),
+            # What may be disturbed is known of the scene's own task only.
+            undisturbed=undisturbed(recorder.unwrapped._env, recorder.states) if job.task.judge is None else None,
             path_m=path_length(recorder.gripper_m[: recorder.steps + 1]),
             jerk_m_s3=jerk(recorder.gripper_m[: recorder.steps + 1]),
+            judgment=dict(recorder.judgment.record) if recorder.judgment is not None else None,
         )
         final_state = recorder.states[-1]
         if job.film_success if rollout.success else job.film_failure:

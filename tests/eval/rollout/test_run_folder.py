@@ -61,7 +61,7 @@ def test_what_older_runs_do_not_say_is_filled_in(folder):
     content["settings"] = {"episodes": 2}
     file.write_text(json.dumps(content))
     line = asdict(FAILURE)
-    for later in ("displacement_cm", "task_name", "undisturbed", "path_m", "jerk_m_s3"):
+    for later in ("displacement_cm", "task_name", "undisturbed", "path_m", "jerk_m_s3", "judgment"):
         del line[later]
     (folder / "rollouts.jsonl").write_text(json.dumps(line) + "\n")
     old = read_run(folder)

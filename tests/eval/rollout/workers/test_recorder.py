@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eval.rollout.workers.recorder import EpisodeRecorder
+from eval.rollout.workers.scene import Judgment
 from lerobot_atlasvla.libero.patches.frame_skipping import ENV_RENDER_EVERY
 
 
@@ -84,3 +85,29 @@ def test_a_perturbation_sees_the_frames_that_are_rendered(monkeypatch):
     assert observation["seen"] == 2
     assert [recorder.step(None)[0].get("seen") for _ in range(4)] == [None, 4, None, 6]
     assert recorder.perturbation.calls == ["prepare", *((frame, 7, "image") for frame in (2, 4, 6))]
+
+
+class LastStep:
+    """Ends an episode in a step of its own choice, whatever LIBERO says."""
+
+    def __init__(self, step: int, success: bool):
+        self.step, self.success = step, success
+
+    def look(self, env, before):
+        assert (before is None) == (env.taken == 0)
+        over = env.taken == self.step
+        return Judgment(over, over and self.success, {"taken": env.taken})
+
+
+@pytest.mark.parametrize("success", [True, False])
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_judge_decides_instead_of_the_scenes_goal(step, success):
+    recorder = EpisodeRecorder(Environment())
+    recorder.judge = LastStep(step, success)
+    assert steps(recorder) == [(False, False)] * (step - 1) + [(True, success)]
+    assert recorder.steps == step
+    assert recorder.judgment is not None
+    assert recorder.judgment.record == {"taken": step}
+    recorder.judge = None
+    assert steps(recorder)[-1] == (True, True)
+    assert (recorder.steps, recorder.judgment) == (3, None)
