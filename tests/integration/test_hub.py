@@ -24,7 +24,7 @@ from lerobot_atlasvla.weights import checkpoint
 from lerobot_atlasvla.weights.download import forget
 from tests.conftest import ACTION_DIM, TASK, dataset_stats, raw_batch
 from tests.helpers import ROOT
-from tests.helpers.hub_upload_server import HubUploadServer
+from tests.helpers.hub.upload_server import HubUploadServer
 from tests.helpers.released import WEIGHTS, files_of, preprocessed, released_policy, write_all
 from tests.integration.test_train_and_eval import TINY
 
