@@ -147,13 +147,3 @@ def test_wrong_settings_are_refused_before_anything_starts(tmp_path, no_simulato
     with pytest.raises(CollectionError, match=message):
         collect(config(tmp_path / "ds", **override))
     assert not (tmp_path / "ds").exists()
-
-
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path, no_simulator, capsys):
-    (tmp_path / "ds").mkdir()
-    (tmp_path / "ds" / "thesis.tex").write_text("precious")
-    assert main([f"--root={tmp_path / 'ds'}"]) == 1
-    message = capsys.readouterr().err
-    assert f"--root={tmp_path / 'ds'}" in message
-    assert "no dataset" in message
-    assert [p.name for p in (tmp_path / "ds").iterdir()] == ["thesis.tex"]

@@ -203,22 +203,6 @@ def test_a_folder_without_files_is_refused(tmp_path):
         convert(config(tmp_path / "ds", tmp_path))
 
 
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path, source, capsys):
-    (tmp_path / "ds").mkdir()
-    (tmp_path / "ds" / "thesis.tex").write_text("precious")
-    assert main([f"--root={tmp_path / 'ds'}", f"--folder={source}"]) == 1
-    assert "holds no dataset" in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / "ds").iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize(
-    ("args", "message"), [([], "`root`"), (["--root=ds", "--save_every=many"], "`save_every`: Couldn't parse 'many'")]
-)
-def test_unreadable_flags_are_named_without_a_traceback(capsys, args, message):
-    assert main(args) == 2
-    assert message in capsys.readouterr().err
-
-
 # -- stopping and continuing -------------------------------------------------------------------------------------------
 
 
