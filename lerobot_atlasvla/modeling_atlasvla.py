@@ -16,21 +16,18 @@ from .files import safetensors_files
 from .inputs import environments, prepare
 from .model.atlasvla import AtlasVLA
 from .model.conditioning.scene_cameras import Placement, SceneCameras
-from .model.frozen import freeze, is_frozen
+from .model.frozen import is_frozen
 from .model.sizes.memory import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
-from .policy.checks.statistics import unscaled_ranges, usable_statistics
 from .policy.checks.values import check_finite_actions, check_finite_loss
 from .policy.pipelines.files import check_pipelines
 from .policy.pipelines.saved import check_saved_pipelines
 from .policy.pretrained_geometry import order_views
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
-from .training.dataset_checks import check_numbers
-from .training.feature_cache.key import CacheKey
-from .training.feature_cache.reader import FeatureCache
-from .training.held_out import note_on_copies
+from .training.dataset_checks import prepare_metadata
+from .training.feature_cache.reader import FeatureCache, open_cache
 from .training.parameter_groups import parameter_groups
 from .training.step_rng import StepRng
 from .weights import backbones, checkpoint, model_card, peft
@@ -76,14 +73,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features(dataset_meta)
         if dataset_meta is not None:
-            check_numbers(config, dataset_meta)
-            if note := note_on_copies(dataset_meta):
-                logger.info("%s", note)
-        if stats := getattr(dataset_meta, "stats", None):
-            if warning := unscaled_ranges(config, stats):
-                logger.warning("%s", warning)
-            # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
-            stats.update(usable_statistics(config, stats))
+            prepare_metadata(config, dataset_meta)
         pretrained = backbones.pretrained_parts(config)
         resolved = {} if from_checkpoint else {part: backbones.resolve(config, part) for part in pretrained}
         backbones.take_sizes(config, resolved)
@@ -104,7 +94,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
                 self.backbone_record.load(part, self.model.backbones()[part], weights)
             self.backbone_record.note_in(config)
             backbones.announce_random(config)
-            self._open_feature_cache()
+            self.feature_cache = open_cache(self)
         self.eval()
         tensorboard.install()
         safetensors_files.install()  # LeRobot writes the rest of a checkpoint
@@ -117,11 +107,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
 
     def _prepare(self) -> None:
         """Freeze, cast and set up the network; its weights may come later."""
-        backbones.freeze_parts(self.config, self.model.backbones())
-        aggregator = self.model.aggregator
-        if aggregator is not None and self.config.vggt_blocks == "frozen":
-            for block in aggregator.geometry_blocks():
-                freeze(block)
+        backbones.freeze_parts(self.config, self.model)
         if self.config.language_on_cpu:
             # Read by DistributedDataParallel, which otherwise refuses weights on two kinds of devices.
             names = [name for name, _ in self.model.language.named_parameters(prefix="model.language")]
@@ -131,16 +117,6 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             self.model.enable_gradient_checkpointing()
         if self.config.compile_model:
             self.model.compile(mode=self.config.compile_mode)
-
-    def _open_feature_cache(self) -> None:
-        """Open the feature cache, if one is set and there is a dataset; the weights must be in place."""
-        meta = self.action_chunks.meta
-        if self.config.feature_cache and meta is not None:
-            part = self.config.geometry_backbone
-            mark = self.backbone_record.fingerprint(part, self.model.backbones()[part])
-            shape = self.model.points_shape
-            key = CacheKey.of(self.config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark, points=shape)
-            self.feature_cache = FeatureCache(self.config.feature_cache, key, self.model)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any, **kwargs: Any) -> Self:
@@ -165,7 +141,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             check_pipelines(pretrained_name_or_path, **kwargs)
             check_saved_pipelines(pretrained_name_or_path, **kwargs)
             policy.name_or_path = str(pretrained_name_or_path)
-        policy._open_feature_cache()
+        policy.feature_cache = open_cache(policy)
         return policy
 
     @classmethod
@@ -331,9 +307,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         if prev_chunk_left_over is not None:
             if not self.model.head.can_be_guided:
                 raise ValueError(rtc.NEEDS_FLOW)
-            # LeRobot fills it up to the execution horizon, which may be longer than a chunk.
-            prev_chunk_left_over = prev_chunk_left_over[..., : self.config.chunk_size, :]
-            rtc.check_left_over(prev_chunk_left_over, environments(batch))
+            prev_chunk_left_over = rtc.left_over_of(prev_chunk_left_over, environments(batch), self.config.chunk_size)
         guidance = {
             "rtc_processor": self.rtc_processor,
             "rtc_enabled": self._rtc_enabled(),

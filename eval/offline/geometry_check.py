@@ -23,6 +23,7 @@ from eval.offline.geometry_check_page import geometry_check_page
 from eval.offline.policy_data import read_dataset, read_metadata
 from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.inspection.point_errors import Truth, View, compare, look, point_errors_cm
+from lerobot_atlasvla.libero.cameras.features import geometry_keys
 
 if TYPE_CHECKING:
     from lerobot_atlasvla import AtlasVLAConfig
@@ -110,7 +111,7 @@ def chosen_views(cfg: GeometryCheckConfig, features: Mapping[str, Any]) -> list[
     if not views or len(set(views)) < len(views) or set(views) - set(names):
         raise EvalError(f"--views={views} must be different views of {where}, which has {names}.")
     for name in views:
-        for key, dimensions in geometry_keys(name).items():
+        for key, dimensions in zip(geometry_keys(name), (None, (3, 3), (4, 4)), strict=True):
             if key not in features:
                 raise EvalError(
                     f"{where} has no {key}; the check needs depth and cameras of every view that it looks through "
@@ -120,12 +121,6 @@ def chosen_views(cfg: GeometryCheckConfig, features: Mapping[str, Any]) -> list[
             if len(shape) != 2 or dimensions not in (None, shape):
                 raise EvalError(f"{where} has {key} of shape {shape}; it must be {dimensions or '(h, w)'}.")
     return views
-
-
-def geometry_keys(view: str) -> dict[str, tuple[int, int] | None]:
-    """Return the keys of a view's depth, intrinsics and extrinsics, and the shapes that are fixed."""
-    cameras = f"observation.cameras.{view}"
-    return {f"observation.depth.{view}": None, f"{cameras}.intrinsics": (3, 3), f"{cameras}.extrinsics": (4, 4)}
 
 
 def read_view(cfg: GeometryCheckConfig, item: Mapping[str, Any], name: str, frame: int) -> View:

@@ -34,7 +34,7 @@ from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_befo
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
 from lerobot_atlasvla.utils.cli import AGAIN, exit_status
-from lerobot_atlasvla.utils.paths import pattern_in, why_not
+from lerobot_atlasvla.utils.paths import existing_part, pattern_in, why_not
 from lerobot_atlasvla.weights import backbones
 
 logger = logging.getLogger(__name__)
@@ -162,8 +162,7 @@ def _log_size(folder: Path, key: CacheKey, frames: int) -> None:
 
 def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
     needed = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing_part(folder)).free
     if needed > free:
         raise FeatureCacheError(
             f"{frames} frames need {needed / GIGABYTE:.2f} GB, and {folder} has {free / GIGABYTE:.2f} GB left. Choose "

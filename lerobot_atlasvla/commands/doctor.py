@@ -105,7 +105,7 @@ def read_settings(arguments: Sequence[str]) -> Trial:
     try:
         with draccus.config_type("json"):  # as LeRobot reads its train configurations, YAML included
             config = draccus.parse(_settings_class(), path, args=flags, exit_on_error=False)
-    except Exception as error:
+    except Exception as error:  # settings classes raise what they like, and draccus hands it on
         # draccus keeps the reason for a value that a settings class refuses to itself.
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise UsageError(" ".join(f"{error}{cause}".split())) from error

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from lerobot_atlasvla.utils.cli import brief
 from lerobot_atlasvla.utils.extras import MissingExtraError
 
 DISTRIBUTION = "lerobot_policy_atlasvla"
@@ -78,11 +79,6 @@ def explain(error: Exception) -> CheckFailedError:
     return CheckFailedError(
         f"{brief(error)}{place}", "not a fault atlasvla-check knows; please report this line and those above"
     )
-
-
-def brief(error: BaseException) -> str:
-    """Return an error in one line of at most 500 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def gib(size: int) -> str:

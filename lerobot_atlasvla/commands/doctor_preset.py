@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
 from lerobot_atlasvla.policy.columns import squeezed_views
+from lerobot_atlasvla.utils.cli import brief
 from lerobot_atlasvla.utils.paths import pattern_in
 from lerobot_atlasvla.utils.patience import with_patience
 
-from .doctor_machine import CheckFailedError, brief, failing_on, gib
+from .doctor_machine import CheckFailedError, failing_on, gib
 
 if TYPE_CHECKING:
     from lerobot.configs.default import DatasetConfig

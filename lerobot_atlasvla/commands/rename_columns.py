@@ -82,16 +82,13 @@ def _check_names(columns: Sequence[str], names: Mapping[str, str]) -> None:
     if not names:
         raise RenameError(f"--rename_map={{}} must name at least one column; the dataset has {list(columns)}.")
     if unknown := [name for name in names if name not in columns or name in BOOKKEEPING]:
-        raise RenameError(f"--rename_map names {unknown}; the columns that can be renamed are {_free(columns)}.")
+        allowed = [name for name in columns if name not in BOOKKEEPING]
+        raise RenameError(f"--rename_map names {unknown}; the columns that can be renamed are {allowed}.")
     after = [names.get(name, name) for name in columns]
     if twice := sorted({name for name in after if after.count(name) > 1}):
         raise RenameError(f"--rename_map gives {twice} to two columns; the dataset has {list(columns)}.")
     if foreign := [name for name in names.values() if not name or "/" in name or name in (".", "..")]:
         raise RenameError(f"--rename_map has the names {foreign}; a name may be anything without a slash.")
-
-
-def _free(columns: Sequence[str]) -> list[str]:
-    return [name for name in columns if name not in BOOKKEEPING]
 
 
 def _renamed_path(file: Path, names: Mapping[str, str]) -> Path:

@@ -46,7 +46,7 @@ class Deviation(NamedTuple):
 
 
 def observations(
-    reference: Reference, cameras: Mapping[str, tuple[int, int]], instructions: Sequence[str], seed: int = 0
+    reference: Reference, cameras: Mapping[str, tuple[int, int]], instructions: Sequence[str]
 ) -> Iterator[Observation]:
     """Make up observations: noise and patches of color, states as the training data have them; each instruction once.
 
@@ -54,9 +54,8 @@ def observations(
         reference: The policy.
         cameras: Height and width by camera, pixels.
         instructions: What the policy is told, in turn.
-        seed: Of the random numbers.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     for number in range(max(OBSERVATIONS, len(instructions))):
         images = {key: _image(random, size, noise=number % 2 == 0) for key, size in cameras.items()}
         parts = [_state(random, reference, key, size) for key, size in state_sizes(reference.config).items()]

@@ -57,7 +57,7 @@ class ExportedPolicy:
             graph = str(folder / GRAPH_FILE)
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             self.n_action_steps = int(self.about["n_action_steps"])
-        except Exception as error:  # onnxruntime has no class of its own for its errors
+        except Exception as error:  # onnxruntime's errors have no class in common
             raise ValueError(f"{folder} holds no usable export of atlasvla-export: {error}") from error
         self._queue: deque[np.ndarray] = deque()
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import ssl
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -89,33 +88,22 @@ def _endpoint() -> str:
 
 
 def _answers(endpoint: str, seconds: float) -> bool:
-    """Tell whether any HTTP answer comes within ``seconds``.
-
-    In a thread that is abandoned at the deadline, because looking up a host name has no timeout of its own.
-    """
-    answered = threading.Event()
-    done = threading.Event()
+    """Tell whether any HTTP answer comes within ``seconds``; looking up a host name has no timeout of its own."""
 
     def ask() -> None:
         request = urllib.request.Request(f"{endpoint}/api/datasets/{REPOSITORY}", method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=seconds):
-                answered.set()
-        except urllib.error.HTTPError:
-            answered.set()
-        except urllib.error.URLError as error:
-            # The Hub's own client may trust certificates that this probe does not know.
-            if isinstance(error.reason, ssl.SSLError):
-                answered.set()
-        # RuntimeError is what test runners raise from a socket they have disabled.
-        except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
-            logger.debug("probe of %s: %r", endpoint, error)
-        finally:
-            done.set()
+        urllib.request.urlopen(request, timeout=seconds).close()
 
-    threading.Thread(target=ask, name="atlasvla-hub-probe", daemon=True).start()
-    done.wait(seconds)
-    return answered.is_set()
+    try:
+        with_patience(ask, seconds=seconds)
+    except urllib.error.HTTPError:
+        return True
+    # RuntimeError is what test runners raise from a socket they have disabled.
+    except (OSError, ValueError, RuntimeError, http.client.HTTPException) as error:
+        logger.debug("probe of %s: %r", endpoint, error)
+        # The Hub's own client may trust certificates that this probe does not know.
+        return isinstance(error, urllib.error.URLError) and isinstance(error.reason, ssl.SSLError)
+    return True
 
 
 def _verdict_file(cache: Path) -> Path:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lerobot.configs.types import FeatureType, PolicyFeature
@@ -183,13 +183,9 @@ def suggested_names(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
                 new = OBS_STATE
             elif word.lower() in _ACTION_WORDS:
                 new = ACTION
-        if new and _is_free(new, columns, found.values()):
+        if new and new not in columns and new not in found.values():
             found[name] = new
     return found
-
-
-def _is_free(new: str, columns: Mapping[str, Any], taken: Collection[str]) -> bool:
-    return new not in columns and new not in taken
 
 
 def names(value: Sequence[str]) -> tuple[str, ...]:

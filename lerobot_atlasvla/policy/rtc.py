@@ -18,12 +18,15 @@ _MOST_GUIDANCE = 1e4
 _LONGEST_HORIZON = 100_000
 
 
-def check_left_over(left_over: Tensor, environments: int) -> None:
-    """Refuse the rest of one chunk for several robots, which LeRobot's processor would all lead the same way.
+def left_over_of(left_over: Tensor, environments: int, chunk_size: int) -> Tensor:
+    """Return what is left of the previous chunk, no longer than a chunk: LeRobot fills it up to the execution horizon.
+
+    The rest of one chunk is refused for several robots, which LeRobot's processor would all lead the same way.
 
     Args:
         left_over: What is left of the previous chunk, (T, A), or (B, T, A).
         environments: How many are observed now.
+        chunk_size: Steps of a chunk.
 
     Raises:
         ValueError: If it is of another number of them.
@@ -34,6 +37,7 @@ def check_left_over(left_over: Tensor, environments: int) -> None:
             f"prev_chunk_left_over is the rest of {chunks} chunk(s), and the batch is of {environments} environments. "
             "Give one for each, (B, T, A), or none when an episode starts."
         )
+    return left_over[..., :chunk_size, :]
 
 
 def make_processor(settings: Any) -> Any:

@@ -21,10 +21,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as images_functional
 from tqdm import tqdm
 
+from lerobot_atlasvla.libero.cameras.features import geometry_keys
 from lerobot_atlasvla.model.geometry.point_heads import cell_rays
 from lerobot_atlasvla.model.geometry.record import HeadSizes
 from lerobot_atlasvla.model.sizes.memory import available_memory
 from lerobot_atlasvla.training.held_out import demonstrations
+from lerobot_atlasvla.utils.cli import brief
 
 from .settings import CELLS_PER_SIDE, PretrainConfig, PretrainError
 
@@ -108,7 +110,7 @@ def read_data(config: PretrainConfig) -> GeometryData:
     depth = torch.empty(count, len(used), *cells)
     sides = {"intrinsics": 3, "extrinsics": 4}
     matrices = {kind: torch.empty(count, len(used), side, side) for kind, side in sides.items()}
-    keys = [key for name in used for key in (f"{OBS_IMAGES}.{name}", *_geometry_keys(name))]
+    keys = [key for name in used for key in (f"{OBS_IMAGES}.{name}", *geometry_keys(name))]
     try:
         rows = dataset.hf_dataset.select_columns([*keys, "episode_index"]).with_format("numpy")
         shows = demonstrations(config.dataset_root)
@@ -117,7 +119,7 @@ def read_data(config: PretrainConfig) -> GeometryData:
             batch = rows[start : start + _ROWS_AT_ONCE]
             place = slice(start, start + _ROWS_AT_ONCE)
             for view, name in enumerate(used):
-                depth_key, intrinsics_key, extrinsics_key = _geometry_keys(name)
+                depth_key, intrinsics_key, extrinsics_key = geometry_keys(name)
                 images[place, view] = _resized(np.stack(batch[f"{OBS_IMAGES}.{name}"]), size)
                 depth[place, view] = _pooled(np.stack(batch[depth_key]), cells)
                 matrices["intrinsics"][place, view] = torch.as_tensor(np.stack(batch[intrinsics_key]))
@@ -171,15 +173,10 @@ def _collected(file: Path) -> dict[str, Any]:
         raise PretrainError(f"{file} is damaged ({brief(error)}): collect the data again.") from error
 
 
-def _geometry_keys(name: str) -> tuple[str, str, str]:
-    camera = f"observation.cameras.{name}"
-    return f"observation.depth.{name}", f"{camera}.intrinsics", f"{camera}.extrinsics"
-
-
 def _check_features(config: PretrainConfig, features: dict[str, Any], used: list[str]) -> None:
     where = f"--dataset_root={config.dataset_root}"
     for name in used:
-        depth, intrinsics, extrinsics = _geometry_keys(name)
+        depth, intrinsics, extrinsics = geometry_keys(name)
         if missing := [key for key in (depth, intrinsics, extrinsics) if key not in features]:
             raise PretrainError(
                 f"{where} has no {missing[0]}, which pretraining learns from; data with depth and cameras are made by "
@@ -212,7 +209,7 @@ def _sizes(
     config.check_image_size([height, width])
     cells = (height // config.patch_size * CELLS_PER_SIDE, width // config.patch_size * CELLS_PER_SIDE)
     for name in used:
-        depth = tuple(features[_geometry_keys(name)[0]]["shape"])
+        depth = tuple(features[geometry_keys(name)[0]]["shape"])
         if any(have % want for have, want in zip(depth, cells, strict=True)):
             raise PretrainError(
                 f"--dataset_root={config.dataset_root} has depth of {depth} cells for {name}, which does not divide "
@@ -285,8 +282,3 @@ def points_of(depth_XQ: Tensor, intrinsics_X33: Tensor, pose_X44: Tensor, cells:
     rows, columns = cells
     seen_XQ3 = cell_rays(intrinsics_X33, (rows, columns)) * depth_XQ[..., None]
     return seen_XQ3 @ pose_X44[..., :3, :3].transpose(-1, -2) + pose_X44[..., None, :3, 3]
-
-
-def brief(error: Exception) -> str:
-    """Return what an error says, in one short line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -21,11 +21,12 @@ from tqdm import tqdm
 from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
 from lerobot_atlasvla.files.replacing import replacing, write_text
 from lerobot_atlasvla.files.safetensors_files import save_tensors
+from lerobot_atlasvla.utils.cli import brief
 from lerobot_atlasvla.utils.paths import why_not
 
 from . import folder
 from .batches import make_batch
-from .data import GeometryData, brief, read_data, scales
+from .data import GeometryData, read_data, scales
 from .evaluation import held_out_errors, write_pictures
 from .losses import WEIGHTS, loss_terms
 from .network import PretrainingNetwork

@@ -163,7 +163,7 @@ def load_message[M: Message](pickled: bytes, kind: type[M]) -> M:
         message = _Unpickler(io.BytesIO(pickled)).load()
     except MessageError:
         raise
-    except Exception as error:
+    except Exception as error:  # bytes made up by a stranger make the unpickler, or a constructor, fail in any way
         raise MessageError(f"The pickle is malformed ({type(error).__name__}).") from error
     if type(message) is not kind:
         raise MessageError(f"The pickle must be a {kind.__name__}; got a {type(message).__name__}.")

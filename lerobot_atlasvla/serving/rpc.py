@@ -76,7 +76,7 @@ def handler(answer: Answer, *, timeout_s: float, token: str | None) -> Any:
         except TimeoutError:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
             text = f"The request took longer than {timeout_s:g} s (--request_timeout_s)."
-        except Exception:
+        except Exception:  # one request must not end the server, nor show its insides to the client
             logger.exception("A request failed.")
             code, text = grpc.StatusCode.INTERNAL, "The server failed on this request; its log says why."
         await context.abort(code, " ".join(text.split())[:_MAX_ERROR_CHARACTERS])

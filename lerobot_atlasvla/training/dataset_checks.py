@@ -1,5 +1,6 @@
 """The numbers of a dataset, read once before training: one that is not finite ruins it, whatever the normalization."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,33 @@ import pyarrow.dataset as arrow_dataset
 from lerobot.utils.constants import ACTION
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.policy.checks.statistics import unscaled_ranges, usable_statistics
+
+from .held_out import note_on_copies
+
+logger = logging.getLogger(__name__)
 
 _FRAME = ("index", "episode_index", "frame_index")
+
+
+def prepare_metadata(config: AtlasVLAConfig, meta: Any) -> None:
+    """Check a dataset's numbers and make its statistics usable; log what to know before training on it.
+
+    Args:
+        config: The policy's configuration, features filled in.
+        meta: LeRobot's metadata of the dataset; its statistics are changed.
+
+    Raises:
+        ValueError: As :func:`check_numbers`, or if the statistics can't be used.
+    """
+    check_numbers(config, meta)
+    if note := note_on_copies(meta):
+        logger.info("%s", note)
+    if stats := getattr(meta, "stats", None):
+        if warning := unscaled_ranges(config, stats):
+            logger.warning("%s", warning)
+        # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
+        stats.update(usable_statistics(config, stats))
 
 
 def check_numbers(config: AtlasVLAConfig, meta: Any) -> None:

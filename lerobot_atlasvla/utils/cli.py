@@ -21,6 +21,11 @@ class UsageError(Exception):
     """Reports a flag or value that can't work; the message is one line."""
 
 
+def brief(error: BaseException) -> str:
+    """Return an error in one line of at most 500 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
 def run_command(
     name: str,
     config: type[Any],

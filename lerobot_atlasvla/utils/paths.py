@@ -48,6 +48,11 @@ def _expanded(value: Any) -> Any:
         raise FileNotFoundError(f"{value} can't be expanded: {error}") from error
 
 
+def existing_part(folder: Path) -> Path:
+    """Return a folder that need not exist yet, or its innermost parent that does, which is on the same disk."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
 def pattern_in(folder: Path | str, flag: str) -> str:
     """Say what makes a dataset's folder unreadable for LeRobot: characters that its reader takes for a pattern.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from lerobot_atlasvla.model.frozen import freeze
 from lerobot_atlasvla.model.language import small_qwen3
 from lerobot_atlasvla.model.sizes.architecture import architecture_sizes, da3_sizes
@@ -270,14 +271,17 @@ def tensor_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if is_of_heads(name) else dtype
 
 
-def freeze_parts(config: AtlasVLAConfig, parts: Mapping[str, nn.Module]) -> None:
+def freeze_parts(config: AtlasVLAConfig, model: AtlasVLA) -> None:
     """Freeze the parts that are not to learn, and cast them; buffers, such as rotary frequencies, stay float32."""
-    for part, module in parts.items():
+    for part, module in model.backbones().items():
         if config.is_frozen(part):
             freeze(module)
             dtype = part_dtype(config, part)
             for name, parameter in module.named_parameters():
                 parameter.data = parameter.data.to(tensor_dtype(name, dtype))
+    if model.aggregator is not None and config.vggt_blocks == "frozen":
+        for block in model.aggregator.geometry_blocks():
+            freeze(block)
 
 
 def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: ResolvedWeights) -> tuple[str, str]:

@@ -85,42 +85,6 @@ def test_pretrained_weights_that_cannot_be_had_name_the_ways_out(without_simulat
     assert lines[-1] == f"not ready: {len(failed)} of {len(lines) - 1} checks failed"
 
 
-def test_a_value_that_cannot_work_is_the_policys_one_line():
-    status, lines, errors = atlasvla_check("--config_path=configs/policy/atlasvla_tiny.yaml", "--policy.chunk_size=5")
-    assert status == 2
-    assert errors == (
-        "atlasvla-check: n_action_steps must lie in 1 .. chunk_size = 5, got 10 (--policy.n_action_steps, "
-        "--policy.chunk_size). (see --help)\n"
-    )
-    assert not any("ready" in line for line in lines)
-
-
-def test_a_model_that_is_not_supported_is_one_line_before_anything_is_downloaded():
-    status, _, errors = atlasvla_check(
-        "--config_path=configs/policy/atlasvla_da3_base.yaml", "--policy.da3_model=depth-anything/DA3-LARGE"
-    )
-    assert status == 2
-    assert errors == (
-        "atlasvla-check: da3_model 'depth-anything/DA3-LARGE' is for non-commercial use (CC BY-NC 4.0); supported are "
-        "depth-anything/DA3-SMALL and depth-anything/DA3-BASE, both Apache-2.0 (--policy.da3_model). (see --help)\n"
-    )
-
-
-@pytest.mark.usefixtures("in_repository_root")
-def test_a_dataset_that_is_not_there_is_a_cross(without_simulator, tmp_path):
-    status, lines = without_simulator(
-        "--config_path=configs/policy/atlasvla_tiny.yaml",
-        "--dataset.repo_id=local/test",
-        f"--dataset.root={tmp_path / 'data'}",
-    )
-    assert status == 1
-    failed = crosses(lines)
-    assert list(failed) == ["dataset", "policy", "forward pass", "select_action"]
-    assert f"atlasvla-collect --root={tmp_path / 'data'}" in failed["dataset"]
-    assert failed["policy"] == "skipped: needs dataset"
-    assert not (tmp_path / "data").exists()
-
-
 @pytest.mark.slow
 def test_assets_that_are_not_liberos_are_a_cross_with_its_fix(tmp_path):
     """The stand-in's files, without the notice that says so."""

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
 
-from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.model.geometry import poses
 from lerobot_atlasvla.model.geometry.points import PointMap
 from lerobot_atlasvla.model.geometry.vggt import Aggregator
-from tests.conftest import IMAGE, WRIST, dataset_stats
-from tests.helpers.released import preprocessed, tiny_policy
+from tests.conftest import IMAGE, WRIST
+from tests.helpers.released import preprocessed, save, tiny_policy
 
 HAND_EYE = (0.05, 0.0, -0.097, 0.0, 0.0, 0.5**0.5, 0.5**0.5)
 """LIBERO's wrist camera."""
@@ -43,11 +43,7 @@ def started(policy: AtlasVLAPolicy) -> AtlasVLAPolicy:
 
 def save_checkpoint(folder, **overrides):
     """The same, saved as lerobot-train saves it."""
-    policy = landmark_policy(**overrides)
-    policy.save_pretrained(folder)
-    for processor in make_atlasvla_pre_post_processors(policy.config, dataset_stats()):
-        processor.save_pretrained(folder)
-    return folder
+    return save(landmark_policy(**overrides), folder)
 
 
 class FourCells(Aggregator):

@@ -182,7 +182,11 @@ def open_gates(policy: AtlasVLAPolicy) -> None:
 
 def save_checkpoint(folder: Path, **overrides) -> Path:
     """A tiny policy from scratch, saved as lerobot-train saves it."""
-    policy = tiny_policy(**overrides)
+    return save(tiny_policy(**overrides), folder)
+
+
+def save(policy: AtlasVLAPolicy, folder: Path) -> Path:
+    """A policy and its pipelines, as lerobot-train saves them."""
     policy.save_pretrained(folder)
     for processor in make_atlasvla_pre_post_processors(policy.config, dataset_stats()):
         processor.save_pretrained(folder)

@@ -20,11 +20,10 @@ from safetensors.torch import load, load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.policy.pipelines.files import PipelineError
-from lerobot_atlasvla.weights import checkpoint
 from lerobot_atlasvla.weights.download import forget
 from tests.conftest import ACTION_DIM, TASK, dataset_stats, raw_batch
 from tests.helpers import ROOT
-from tests.helpers.hub_upload_server import HubUploadServer
+from tests.helpers.hub.upload_server import HubUploadServer
 from tests.helpers.released import WEIGHTS, files_of, preprocessed, released_policy, write_all
 from tests.integration.test_train_and_eval import TINY
 
@@ -154,15 +153,6 @@ def test_lerobot_train_pushes_everything(pushed):
     assert all(torch.equal(weights[name], local[name]) for name in local)
     (tokenizer,) = load(files["policy_preprocessor_step_2_lerobot_atlasvla_tokenizer.safetensors"]).values()
     assert b"tokenizer" in tokenizer.numpy().tobytes()
-
-
-def test_a_pushed_slim_policy_has_no_backbone_inside(pushed):
-    names = load(pushed.hub.files(REPO)[WEIGHTS]).keys()
-    assert names
-    policy = released_policy(pushed.root)
-    prefixes = tuple(checkpoint.prefixes(policy, policy.model.backbones()).values())
-    assert len(prefixes) == 2
-    assert not [name for name in names if name.startswith(prefixes)]
 
 
 def test_the_pushed_card(pushed):

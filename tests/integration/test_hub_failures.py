@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from tests.conftest import dataset_stats
-from tests.helpers.hub_server import Fault, closed_port, point_client_to
-from tests.helpers.hub_upload_server import HubUploadServer
+from tests.helpers.hub.server import Fault, closed_port, point_client_to
+from tests.helpers.hub.upload_server import HubUploadServer
 from tests.helpers.released import WEIGHTS
 from tests.integration.test_hub import (
     POLICY_FILES,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import raw_batch
-from tests.helpers.commands import run_command, succeed
+from tests.helpers.commands import succeed
 from tests.integration.test_train_and_eval import TINY
 from tests.integration.test_training_surfaces import LIBERO
 
@@ -97,19 +97,6 @@ def test_adapt_resume_reload_merge(trained, dataset_root, tmp_path):
     merged.save_pretrained(tmp_path / "merged")
     whole = AtlasVLAPolicy.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(actions(whole, last), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_a_random_backbone_is_refused_with_the_flags_to_set(dataset_root, tmp_path):
-    done = run_command(
-        "lerobot-train",
-        *TINY,
-        "--peft.method_type=LORA",
-        f"--dataset.root={dataset_root}",
-        f"--output_dir={tmp_path}/x",
-    )
-    assert done.returncode != 0
-    assert "Use --policy.vggt_init=pretrained --policy.language_init=pretrained, or train without --peft" in done.stderr
 
 
 @pytest.mark.slow

@@ -39,14 +39,6 @@ def noise(seed: int = 0) -> torch.Tensor:
 # --- how a chunk is drawn ---
 
 
-def test_the_noise_decides_and_nothing_else_does(policy, batch):
-    chunk = policy.predict_action_chunk(batch, noise=noise())
-    assert chunk.dtype == torch.float32
-    torch.manual_seed(99)
-    assert torch.equal(policy.predict_action_chunk(batch, noise=noise()), chunk)
-    assert (policy.predict_action_chunk(batch, noise=noise(1)) - chunk).abs().max() > 1e-3
-
-
 def test_the_noise_given_is_not_changed(policy, batch):
     given = noise()
     policy.predict_action_chunk(batch, noise=given)
@@ -161,15 +153,18 @@ def test_a_sample_that_is_only_padding_costs_nothing(batch, head):
     assert loss[2] > 0
 
 
-def test_reductions_agree_and_the_log_says_which_loss(policy, batch):
-    losses = []
+@pytest.mark.parametrize("head", ["l1", "flow"])
+def test_reductions_agree_and_the_log_says_which_loss(batch, head):
+    policy, losses = make_policy(head=head), []
     for reduction in ("mean", "none"):
         torch.manual_seed(0)
         loss, logs = policy(batch, reduction=reduction)
         losses.append(loss)
     assert losses[1].shape == (3,)
     torch.testing.assert_close(losses[1].mean(), losses[0])
-    assert logs == {"flow_loss": pytest.approx(losses[0].item())}
+    assert logs == {f"{head}_loss": pytest.approx(losses[0].item())}
+    with pytest.raises(ValueError, match="'sum'"):
+        policy(batch, reduction="sum")
 
 
 def test_each_step_draws_new_noise_and_times(policy, batch):

@@ -178,21 +178,3 @@ def test_between_chunks_there_is_nothing_but_the_queue():
         assert len(runs) == step // 4 + 1
         if step % 4:
             assert seen.names == []
-
-
-# --- training ---
-
-
-@pytest.mark.parametrize("fusion", ["late", "early"])
-def test_frozen_parts_have_no_gradients_no_optimizer_state_and_stay_in_eval_mode(root, fusion):
-    policy = released_policy(root, fusion=fusion)
-    policy.train()
-    optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=1e-3)
-    policy(preprocessed(policy.config))[0].backward()
-    optimizer.step()
-    for module in policy.model.backbones().values():
-        assert not any(one.training for one in module.modules())
-        for parameter in module.parameters():
-            assert parameter.grad is None
-            assert parameter not in optimizer.state
-    assert len(optimizer.state) == sum(p.requires_grad for p in policy.parameters())

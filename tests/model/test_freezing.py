@@ -79,14 +79,6 @@ def test_a_part_is_frozen_as_asked_and_otherwise_if_pretrained(root, part, init,
         assert policy.model.decoder.training == mode
 
 
-def test_the_optimizer_gets_nothing_that_is_frozen(root):
-    policy = released_policy(root, vision="dinov2")
-    members = {id(p) for group in policy.get_optim_params() for p in group["params"]}
-    for module in policy.model.backbones().values():
-        assert not members & {id(p) for p in module.parameters()}
-    assert members == {id(p) for p in policy.parameters() if p.requires_grad}
-
-
 def test_an_adapter_inside_a_frozen_part_keeps_learning(root):
     """LoRA and its like add parameters inside a backbone; the training loop calls train() after that."""
     policy = released_policy(root)

@@ -115,7 +115,7 @@ def test_the_hue_changes_by_a_tenth_of_the_strength():
 # --- in the policy ---
 
 
-@pytest.mark.parametrize("strength", [{"random_crop": 0.3}, {"color_jitter": 0.4}])
+@pytest.mark.parametrize("strength", [{"random_crop": 0.3}, {"color_jitter": 0.4}, {"random_shift": 4}])
 def test_images_are_changed_in_training_only(strength):
     policy, batch = tiny_policy(**strength), preprocessed(tiny_config())
     policy.eval()

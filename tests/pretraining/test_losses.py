@@ -9,7 +9,7 @@ from lerobot_atlasvla.pretraining.data import read_data
 from lerobot_atlasvla.pretraining.evaluation import _add_view_errors, _match_errors
 from lerobot_atlasvla.pretraining.losses import loss_terms, match_loss, view_pairs
 from lerobot_atlasvla.pretraining.settings import PretrainConfig
-from tests.helpers.geometry_dataset import write_geometry_dataset
+from tests.helpers.geometry.dataset import write_geometry_dataset
 
 
 @pytest.fixture(scope="module")

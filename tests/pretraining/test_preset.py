@@ -18,7 +18,7 @@ from lerobot_atlasvla.pretraining.trainer import pretrain
 from lerobot_atlasvla.utils.cli import UsageError
 from tests.conftest import IMAGE
 from tests.helpers.commands import succeed
-from tests.helpers.geometry_dataset import write_geometry_dataset
+from tests.helpers.geometry.dataset import write_geometry_dataset
 from tests.helpers.random_dataset import REPO_ID
 
 PRESET = "--config_path=configs/policy/atlasvla_mini.yaml"

@@ -17,7 +17,7 @@ from lerobot_atlasvla.model.geometry.record import read_record
 from lerobot_atlasvla.pretraining import trainer
 from lerobot_atlasvla.pretraining.settings import PretrainConfig, PretrainError
 from lerobot_atlasvla.pretraining.trainer import Trainer, pretrain
-from tests.helpers.geometry_dataset import PIXELS, write_geometry_dataset
+from tests.helpers.geometry.dataset import PIXELS, write_geometry_dataset
 
 SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2, "hidden_dim": 8, "batch_size": 2, "descriptor_dim": 4}
 SMALL |= {"steps": 5, "eval_every": 2, "held_out": 0.4, "lr": 3e-3}
@@ -300,7 +300,7 @@ def test_the_command_says_what_it_measured_and_how_to_go_on(data_root, tmp_path,
 
 def test_the_default_backbone_is_small_enough_to_keep():
     from lerobot_atlasvla.pretraining.network import PretrainingNetwork
-    from tests.helpers.geometry_backbone import record
+    from tests.helpers.geometry.backbone import record
 
     defaults = PretrainConfig(dataset_root=None, output_dir=None)
     sizes = record().heads
@@ -311,7 +311,7 @@ def test_the_default_backbone_is_small_enough_to_keep():
 
 
 def test_a_policy_acts_on_it(made):
-    from tests.policy.test_pretrained_geometry import make
+    from tests.policy.pretrained_geometry.policies import make
 
     policy = make(made)
     assert policy.config.vggt_embed_dim == 16

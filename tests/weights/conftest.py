@@ -3,7 +3,7 @@
 import pytest
 
 from lerobot_atlasvla.weights import backbones
-from tests.helpers.hub_server import HubServer
+from tests.helpers.hub.server import HubServer
 from tests.helpers.released import SMALL_DINOV2, write_all
 
 

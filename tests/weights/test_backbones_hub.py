@@ -8,7 +8,7 @@ from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.weights import backbones, download
 from lerobot_atlasvla.weights.download import WeightsError, forget
 from tests.conftest import TASK
-from tests.helpers.hub_server import HubServer, closed_port, point_client_to
+from tests.helpers.hub.server import HubServer, closed_port, point_client_to
 from tests.helpers.released import (
     WEIGHTS,
     files_of,

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from lerobot_atlasvla import AtlasVLAPolicy
 from tests.conftest import TASK
 from tests.helpers import ROOT
-from tests.helpers.hub_server import HubServer
+from tests.helpers.hub.server import HubServer
 from tests.helpers.released import files_of, released_policy, write_qwen2
 
 DATASET = "lerobot/libero_spatial_image"

@@ -23,6 +23,7 @@ from eval.common.commands import measure, offline, tool
 from eval.common.errors import EvalError, check_at_least
 from eval.common.files import only_writer, set_aside
 from lerobot_atlasvla.files.replacing import write_text
+from lerobot_atlasvla.utils.paths import existing_part
 
 REPO_ID = "local/full_size"
 # Two checkpoints of a preset, each with two moments of every trained parameter; 57.8 M of them make 1.4 GB.
@@ -178,7 +179,7 @@ def check_room(cfg: FullSizeConfig) -> None:
     )
     needs: dict[int, int] = {}
     for folder, size in ((cfg.weights_folder, missing), (cfg.root, PRESET_BYTES * len(cfg.presets))):
-        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+        there = existing_part(folder)
         disk = there.stat().st_dev
         # Both folders may lie on one disk.
         needs[disk] = needs.get(disk, 0) + size

@@ -25,19 +25,10 @@ CONVENTION = {
 """For records of datasets."""
 
 
-def depth_key(view: str) -> str:
-    """Return the key of a view's depth."""
-    return f"observation.depth.{view}"
-
-
-def intrinsics_key(view: str) -> str:
-    """Return the key of a view's intrinsics."""
-    return f"observation.cameras.{view}.intrinsics"
-
-
-def extrinsics_key(view: str) -> str:
-    """Return the key of a view's extrinsics."""
-    return f"observation.cameras.{view}.extrinsics"
+def geometry_keys(view: str) -> tuple[str, str, str]:
+    """Return the keys of a view's depth, intrinsics and extrinsics."""
+    cameras = f"observation.cameras.{view}"
+    return f"observation.depth.{view}", f"{cameras}.intrinsics", f"{cameras}.extrinsics"
 
 
 def geometry_features(view: str, image_size: int, depth_cell_px: int) -> dict[str, dict[str, Any]]:
@@ -53,13 +44,10 @@ def geometry_features(view: str, image_size: int, depth_cell_px: int) -> dict[st
     def array(side: int) -> dict[str, Any]:
         return {"dtype": "float32", "shape": (side, side), "names": ["row", "column"]}
 
-    return {depth_key(view): array(cells), intrinsics_key(view): array(3), extrinsics_key(view): array(4)}
+    return dict(zip(geometry_keys(view), map(array, (cells, 3, 4)), strict=True))
 
 
 def geometry_arrays(view: str, seen: Sequence[View]) -> dict[str, np.ndarray]:
     """Return the geometry of a camera's views over time by key, (T, ...) each."""
-    return {
-        depth_key(view): np.stack([one.depth for one in seen]),
-        intrinsics_key(view): np.stack([one.intrinsics for one in seen]),
-        extrinsics_key(view): np.stack([one.extrinsics for one in seen]),
-    }
+    arrays = zip(*((one.depth, one.intrinsics, one.extrinsics) for one in seen), strict=True)
+    return dict(zip(geometry_keys(view), map(np.stack, arrays), strict=True))

@@ -19,7 +19,7 @@ from typing import Any
 
 from lerobot_atlasvla.files.folder_lock import FolderLock
 from lerobot_atlasvla.files.replacing import sync
-from lerobot_atlasvla.utils.paths import why_not
+from lerobot_atlasvla.utils.paths import existing_part, why_not
 
 STAGING = ".staging"
 READY = "READY"
@@ -187,8 +187,7 @@ class DatasetWriter:
 
 def _free_bytes(folder: Path) -> int:
     """Room on the disk of a folder that need not exist yet."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing_part(folder)).free
 
 
 def _publishing_order(file: Path) -> tuple[int, str]:

@@ -23,7 +23,22 @@ OVERSHOOT_M = 0.008
 """How far beyond "open" to pull: the drawer springs back a little when it is let go."""
 
 
-class OpenDrawer(Motion):
+class _Drawer(Motion):
+    """Skill on a drawer, whose inside is the site ``region``."""
+
+    def __init__(self, env: ControlEnv, predicate: str, region: str, rotation: np.ndarray) -> None:
+        cabinet, level, _ = region.rsplit("_", 2)
+        self._joint_name = f"{cabinet}_{level}_level"
+        self._body_name = f"{cabinet}_cabinet_{level}"
+        self._handle_m = HANDLES_M[level]
+        self._rotation = rotation
+        super().__init__(env, (predicate, region))
+
+    def _handle(self) -> np.ndarray:
+        return self._from_body(self._body_name, self._handle_m)
+
+
+class OpenDrawer(_Drawer):
     """Takes a drawer's handle from the front, fingers above and below it, and pulls.
 
     Args:
@@ -33,15 +48,7 @@ class OpenDrawer(Motion):
     """
 
     def __init__(self, env: ControlEnv, region: str, tilt: float = 1.3) -> None:
-        cabinet, level, _ = region.rsplit("_", 2)
-        self._joint_name = f"{cabinet}_{level}_level"
-        self._body_name = f"{cabinet}_cabinet_{level}"
-        self._handle_m = HANDLES_M[level]
-        self._rotation = about_x(-tilt) @ facing_down(STRAIGHT)
-        super().__init__(env, ("open", region))
-
-    def _handle(self) -> np.ndarray:
-        return self._from_body(self._body_name, self._handle_m)
+        super().__init__(env, "open", region, about_x(-tilt) @ facing_down(STRAIGHT))
 
     def _motion(self) -> Iterator[np.ndarray]:
         self.phase = Phase.REACH
@@ -67,7 +74,7 @@ class OpenDrawer(Motion):
         yield from self._go_home()
 
 
-class CloseDrawer(Motion):
+class CloseDrawer(_Drawer):
     """Pushes a drawer of the white cabinet shut by its handle, with closed fingers.
 
     Args:
@@ -83,16 +90,11 @@ class CloseDrawer(Motion):
     """LIBERO takes 0 for closed; the drawer ends at 0.01."""
 
     def __init__(self, env: ControlEnv, region: str, tilt: float = 0.7) -> None:
-        cabinet, level, _ = region.rsplit("_", 2)
-        self._joint_name = f"{cabinet}_{level}_level"
-        self._body_name = f"{cabinet}_cabinet_{level}"
-        self._handle_m = HANDLES_M[level]
         # Fingers side by side, so that the hand is flat between handle and table.
-        self._rotation = about_x(tilt) @ facing_down(0.0)
-        super().__init__(env, ("close", region))
+        super().__init__(env, "close", region, about_x(tilt) @ facing_down(0.0))
 
     def _before_handle(self, distance: float) -> np.ndarray:
-        return self._from_body(self._body_name, self._handle_m) - np.array([0.0, distance, 0.0])
+        return self._handle() - np.array([0.0, distance, 0.0])
 
     def _motion(self) -> Iterator[np.ndarray]:
         self.phase = Phase.REACH

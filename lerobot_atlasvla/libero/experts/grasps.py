@@ -40,16 +40,9 @@ class Grasp:
     center_m: tuple[float, float] = (0.0, 0.0)
 
 
-def across(
-    height_m: float,
-    angle_deg: float = 90,
-    *,
-    tolerance_m: float = 0.006,
-    axis: int | None = None,
-    center_m: tuple[float, float] = (0.0, 0.0),
-) -> Grasp:
+def across(height_m: float, *, axis: int | None = None, center_m: tuple[float, float] = (0.0, 0.0)) -> Grasp:
     """Return a grasp from above across the middle; wide objects leave the fingers a few millimeters on each side."""
-    return Grasp(angle_deg, height_m=height_m, radius_m=0.0, tolerance_m=tolerance_m, axis=axis, center_m=center_m)
+    return Grasp(90, height_m=height_m, radius_m=0.0, tolerance_m=0.006, axis=axis, center_m=center_m)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,6 @@ class Motion(Skill):
         tolerance_m: float = 0.01,
         tolerance_rad: float = 0.15,
         patience: int = PATIENCE_STEPS,
-        speed: float = 1.0,
     ) -> Iterator[np.ndarray]:
         """Move until the hand is at ``pose``, which may move, or patience ends."""
         for _ in range(patience):
@@ -114,7 +113,7 @@ class Motion(Skill):
             if off < tolerance_m and turned < tolerance_rad:
                 return
             self.free_motion = self.phase is Phase.REACH and off > FREE_MOTION_M
-            yield self.hand.move(position, rotation, gripper, speed)
+            yield self.hand.move(position, rotation, gripper)
         self.free_motion = False
 
     def _bring(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from lerobot_atlasvla.model.types import GeometryTokens, Views
 
 from .files import PIXEL_GRID, CacheReader, read_key
 from .key import FLAG, WITHOUT, CacheKey, FeatureCacheError
+
+if TYPE_CHECKING:
+    from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +140,22 @@ class FeatureCache:
         if self.key.copies > 1:
             copies = torch.randint(self.key.copies, (len(frames),)).numpy()
         return self._reader.features(frames, copies, pixels.device)
+
+
+def open_cache(policy: "AtlasVLAPolicy") -> FeatureCache | None:
+    """Open a policy's feature cache, if one is set and there is a dataset; the weights must be in place.
+
+    Raises:
+        FeatureCacheError: As :class:`FeatureCache`.
+    """
+    config, meta = policy.config, policy.action_chunks.meta
+    if not config.feature_cache or meta is None:
+        return None
+    part = config.geometry_backbone
+    mark = policy.backbone_record.fingerprint(part, policy.model.backbones()[part])
+    shape = policy.model.points_shape
+    key = CacheKey.of(config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark, points=shape)
+    return FeatureCache(config.feature_cache, key, policy.model)
 
 
 def _merged(first: np.ndarray, one: GeometryTokens, other: GeometryTokens) -> GeometryTokens:

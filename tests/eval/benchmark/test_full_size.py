@@ -249,11 +249,6 @@ def test_what_cannot_work_is_refused_at_once(flags, message, tmp_path, capsys):
     assert not root.exists()
 
 
-def test_a_flag_that_does_not_parse_has_its_own_status(capsys):
-    assert main(["--steps=many"]) == 2
-    assert "--help" in capsys.readouterr().err
-
-
 def test_a_full_disk_is_found_beforehand(tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100 * GIB, 90 * GIB, 9 * 10**9))

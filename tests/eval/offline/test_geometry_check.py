@@ -1,22 +1,19 @@
 """The geometry check measures what it says: on made-up scenes, on backbones of known faults, on a small random VGGT."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from eval.offline.geometry_check import main
 from lerobot_atlasvla.inspection.point_errors import Look, Truth, View, compare, look, overlap, point_errors_cm
 from lerobot_atlasvla.model.geometry import poses
 from lerobot_atlasvla.model.geometry.points import PointMap
+from tests.helpers.geometry.dataset import CELLS, PIXELS, write_geometry_dataset
 from tests.helpers.released import write_da3, write_vggt, write_with_heads
 
-PIXELS, CELLS = 32, 8
 FOCAL = 40.0
-VIEWS = ("wrist", "scene_0", "scene_1")
 
 
 def camera(seed: int) -> torch.Tensor:
@@ -40,42 +37,9 @@ def view(seed: int, *, mirrored: bool = False) -> View:
     return View(image, -pose[2, 3] / rays[..., 2], intrinsics, pose)
 
 
-def write(root: Path, *, without: str = "", frames: int = 3) -> Path:
-    features = {}
-    for name in VIEWS:
-        features |= {
-            f"observation.images.{name}": {
-                "dtype": "image",
-                "shape": (PIXELS, PIXELS, 3),
-                "names": ["height", "width", "channel"],
-            },
-            f"observation.depth.{name}": {"dtype": "float32", "shape": (CELLS, CELLS), "names": None},
-            f"observation.cameras.{name}.intrinsics": {"dtype": "float32", "shape": (3, 3), "names": None},
-            f"observation.cameras.{name}.extrinsics": {"dtype": "float32", "shape": (4, 4), "names": None},
-        }
-    features = {key: feature for key, feature in features.items() if key != without}
-    dataset = LeRobotDataset.create("local/geometry", fps=10, features=features, root=root, use_videos=False)
-    for frame in range(frames):
-        row = {}
-        for place, name in enumerate(VIEWS):
-            seen = view(10 * frame + place, mirrored=place > 0)
-            row |= {
-                f"observation.images.{name}": (seen.image_3HW.permute(1, 2, 0) * 255).byte().numpy(),
-                f"observation.depth.{name}": seen.depth_hw.numpy(),
-                f"observation.cameras.{name}.intrinsics": seen.intrinsics_33.numpy(),
-                f"observation.cameras.{name}.extrinsics": np.vstack((seen.pose_34.numpy(), [[0, 0, 0, 1]])).astype(
-                    "f4"
-                ),
-            }
-        dataset.add_frame({k: v for k, v in row.items() if k in features} | {"task": "look"})
-    dataset.save_episode()
-    dataset.finalize()
-    return root
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("geometry") / "data")
+    return write_geometry_dataset(tmp_path_factory.mktemp("geometry") / "data", episodes=1, frames=3)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +186,7 @@ def test_what_cannot_be_measured_is_said(data, released, tmp_path, capsys, flags
 
 @pytest.mark.parametrize("key", ["observation.depth.scene_0", "observation.cameras.wrist.extrinsics"])
 def test_data_without_depth_or_cameras_are_refused(released, tmp_path, capsys, key):
-    root = write(tmp_path / "data", without=key, frames=1)
+    root = write_geometry_dataset(tmp_path / "data", episodes=1, frames=1, drop=key)
     flags = [f"--vggt_model={released / 'vggt'}", f"--dataset_root={root}", f"--output_dir={tmp_path / 'report'}"]
     assert main(flags) == 1
     assert f"has no {key}" in capsys.readouterr().err

@@ -61,11 +61,7 @@ def with_depth(tmp_path_factory):
     """A checkpoint whose eyes come from a released-style VGGT with its heads."""
     root = released.write_with_heads(tmp_path_factory.mktemp("released"))
     policy = released.released_policy(root, vggt_depth=4, vggt_output_layers=(1, 3))
-    folder = root / "checkpoint"
-    policy.save_pretrained(folder)
-    for processor in make_atlasvla_pre_post_processors(policy.config, dataset_stats()):
-        processor.save_pretrained(folder)
-    return folder
+    return released.save(policy, root / "checkpoint")
 
 
 @pytest.fixture

@@ -13,17 +13,13 @@ from eval.offline.keep_checkpoint import main
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
 from tests.helpers.forked import Forked
+from tests.helpers.released import save
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     torch.manual_seed(0)
-    policy = AtlasVLAPolicy(tiny_config())
-    folder = tmp_path / "trained/pretrained_model"
-    policy.save_pretrained(folder)
-    for processor in make_atlasvla_pre_post_processors(policy.config, dataset_stats()):
-        processor.save_pretrained(folder)
-    return folder
+    return save(AtlasVLAPolicy(tiny_config()), tmp_path / "trained/pretrained_model")
 
 
 def test_the_copy_is_half_as_large_and_acts_the_same_up_to_rounding(checkpoint, tmp_path, capsys):

@@ -258,8 +258,3 @@ def test_the_report_is_named_after_the_folder(tmp_path, checkpoints, runs):
     flags = [flag for flag in arguments(tmp_path, checkpoints) if not flag.startswith(("--name", "--output_dir"))]
     assert main([*flags, f"--output_dir={tmp_path / 'wide_shift'}"]) == 0
     assert (tmp_path / "reports/wide_shift/report.md").exists()
-
-
-def test_a_flag_that_does_not_parse(tmp_path, checkpoints, capsys):
-    assert main(arguments(tmp_path, checkpoints, "--episodes=many")) == 2
-    assert "episodes" in capsys.readouterr().err

@@ -6,7 +6,6 @@ import pytest
 
 from eval.common.errors import EvalError
 from eval.rollout import run
-from eval.rollout.run import main
 from eval.rollout.settings import RunConfig
 from tests.eval.rollout.simulated_run import config
 
@@ -15,21 +14,6 @@ def test_more_episodes_than_fixed_states_from_random_placements():
     RunConfig(
         checkpoint=Path("a"), output_dir=Path("b"), render_quality="fast", episodes=51, init_states=False
     ).validate()
-
-
-def test_unreadable_flags_are_named_without_a_traceback(capsys):
-    assert main(["--checkpoint=a", "--output_dir=b", "--episodes=many"]) == 2
-    assert "`episodes`" in capsys.readouterr().err
-
-
-def test_help_explains_every_flag(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "Results do not depend on it" in text
-    for name in RunConfig.__dataclass_fields__:
-        assert f"--{name} " in text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import collector as collector_module
-from lerobot_atlasvla.libero.demonstrations.collect import CollectConfig, CollectionError, collect, main
+from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect, main
 from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
@@ -147,36 +147,3 @@ def test_wrong_settings_are_refused_before_anything_starts(tmp_path, no_simulato
     with pytest.raises(CollectionError, match=message):
         collect(config(tmp_path / "ds", **override))
     assert not (tmp_path / "ds").exists()
-
-
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path, no_simulator, capsys):
-    (tmp_path / "ds").mkdir()
-    (tmp_path / "ds" / "thesis.tex").write_text("precious")
-    assert main([f"--root={tmp_path / 'ds'}"]) == 1
-    message = capsys.readouterr().err
-    assert f"--root={tmp_path / 'ds'}" in message
-    assert "no dataset" in message
-    assert [p.name for p in (tmp_path / "ds").iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ([], "`root`"),
-        (["--root=ds", "--image_size=big"], "`image_size`: Couldn't parse 'big'"),
-        (["--root=ds", "--task_ids=3"], "`task_ids`"),
-    ],
-)
-def test_unreadable_flags_are_named_without_a_traceback(no_simulator, capsys, args, message):
-    assert main(args) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_help_explains_every_flag(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "The data do not depend on it" in text
-    for name in CollectConfig.__dataclass_fields__:
-        assert f"--{name} " in text

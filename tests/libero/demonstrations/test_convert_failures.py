@@ -1,7 +1,6 @@
 """atlasvla-convert: damaged input, wrong settings, and runs that stop half way."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,8 @@ import numpy as np
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import convert as convert_module
-from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_module
 from lerobot_atlasvla.libero.demonstrations.convert import RECORD_NAME, convert, main
 from lerobot_atlasvla.libero.demonstrations.convert_settings import ConversionError
-from tests.helpers.commands import run_command
 from tests.helpers.full_disk import fill_up
 from tests.libero.demonstrations.hdf5_files import (
     PIXELS,
@@ -203,22 +200,6 @@ def test_a_folder_without_files_is_refused(tmp_path):
         convert(config(tmp_path / "ds", tmp_path))
 
 
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path, source, capsys):
-    (tmp_path / "ds").mkdir()
-    (tmp_path / "ds" / "thesis.tex").write_text("precious")
-    assert main([f"--root={tmp_path / 'ds'}", f"--folder={source}"]) == 1
-    assert "holds no dataset" in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / "ds").iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize(
-    ("args", "message"), [([], "`root`"), (["--root=ds", "--save_every=many"], "`save_every`: Couldn't parse 'many'")]
-)
-def test_unreadable_flags_are_named_without_a_traceback(capsys, args, message):
-    assert main(args) == 2
-    assert message in capsys.readouterr().err
-
-
 # -- stopping and continuing -------------------------------------------------------------------------------------------
 
 
@@ -228,36 +209,6 @@ def test_the_same_command_again_changes_nothing(tmp_path, source):
     outcome = convert(config(tmp_path / "ds", source))
     assert (outcome.converted, outcome.new) == (4, 0)
     assert {path: path.read_bytes() for path in (tmp_path / "ds").rglob("*") if path.is_file()} == before
-
-
-KILLED_IN_THE_SECOND_COMMIT = """
-import os, signal, sys
-from lerobot_atlasvla.libero.demonstrations import convert, dataset_writer
-
-moves = 0
-def replace(source, target, real=os.replace):
-    global moves
-    moves += str(target).endswith("file-001.parquet")
-    if moves == int(sys.argv[1]):  # 1: nothing of the second batch is in place yet; 2: its frames are
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-
-dataset_writer.os.replace = replace
-sys.exit(convert.main(sys.argv[2:]))
-"""
-
-
-@pytest.mark.parametrize("move", ["1", "2"])
-def test_a_killed_conversion_loads_and_continues(tmp_path, source, move):
-    root = tmp_path / "ds"
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED_IN_THE_SECOND_COMMIT)
-    flags = [f"--root={root}", f"--repo_id={REPO_ID}", f"--folder={source}", "--save_every=1"]
-    killed = run_command(str(script), move, *flags)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert first_actions(root) == expected_first_actions(0)
-    assert main(flags) == 0
-    assert first_actions(root) == expected_first_actions(0, 1, 2, 3)
 
 
 def test_a_run_stopped_while_reading_continues(tmp_path, source, monkeypatch):
@@ -307,18 +258,6 @@ def test_other_files_cannot_continue_a_dataset(tmp_path, source):
     write_file(tmp_path / "other/c_demo.hdf5", [make_demo()])
     with pytest.raises(ConversionError, match=rf"{STEM}_demo.hdf5, which is not among the files given now \(c_demo"):
         convert(config(tmp_path / "ds", tmp_path / "other"))
-
-
-def test_a_full_disk_is_foreseen(tmp_path, source, monkeypatch, capsys):
-    space = iter([10**9, 100])
-    monkeypatch.setattr(writer_module, "_free_bytes", lambda folder: next(space))
-    flags = [f"--root={tmp_path / 'ds'}", f"--repo_id={REPO_ID}", f"--folder={source}", "--save_every=2"]
-    assert main(flags) == 1
-    assert "The disk is full" in capsys.readouterr().err
-    assert first_actions(tmp_path / "ds") == expected_first_actions(0, 1)
-    monkeypatch.undo()
-    assert main(flags) == 0
-    assert first_actions(tmp_path / "ds") == expected_first_actions(0, 1, 2, 3)
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_the_dataset_whole(tmp_path, source, monkeypatch):

@@ -164,11 +164,3 @@ def test_wrong_settings_are_refused_before_anything_starts(tmp_path, override, m
     with pytest.raises(CollectionError, match=message):
         collect_geometry(config(tmp_path / "ds", **override))
     assert not (tmp_path / "ds").exists()
-
-
-def test_help_explains_every_flag(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    text = capsys.readouterr().out
-    for name in GeometryConfig.__dataclass_fields__:
-        assert f"--{name} " in text

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lerobot_atlasvla.model.geometry.point_heads import PointHeads, cell_rays, rotation_from_columns
-from tests.helpers.geometry_backbone import INTRINSICS, record
+from tests.helpers.geometry.backbone import INTRINSICS, record
 
 GRID = (2, 3)
 WIDTH = 12

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lerobot_atlasvla.model.geometry.record import FILE, GeometryRecord, RecordError, read_record
-from tests.helpers.geometry_backbone import record
+from tests.helpers.geometry.backbone import record
 
 
 @pytest.mark.parametrize("heads", [True, False])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lerobot_atlasvla.weights.download import WeightsError, forget, resolve
-from tests.helpers.hub_server import HubServer, closed_port, point_client_to
+from tests.helpers.hub.server import HubServer, closed_port, point_client_to
 
 REPO = "someone/eyes"
 FLAG = "--policy.vggt_model"

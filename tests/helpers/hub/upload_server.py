@@ -1,4 +1,4 @@
-"""The Hub of ``hub_server`` with the other half of its protocol: repositories are created, files are pushed."""
+"""The Hub of ``server`` with the other half of its protocol: repositories are created, files are pushed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.helpers.hub_server import LARGE, HubServer, _Handler
+from tests.helpers.hub.server import LARGE, HubServer, _Handler
 
 _PREUPLOAD = "/preupload/"
 _COMMIT = "/commit/"

@@ -8,7 +8,15 @@ import torch
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.helpers.released import released_policy, write_vggt
-from tests.weights.test_checkpoint import DINOV2, FLAGS, FOLDERS, PREFIXES, actions, edit_config, written_parts
+from tests.weights.checkpoint.test_checkpoint import (
+    DINOV2,
+    FLAGS,
+    FOLDERS,
+    PREFIXES,
+    actions,
+    edit_config,
+    written_parts,
+)
 
 
 @pytest.mark.parametrize("part", sorted(PREFIXES))

@@ -304,8 +304,7 @@ def test_a_folder_without_weights_is_named(root, folder):
         AtlasVLAPolicy.from_pretrained(folder)
 
 
-def fail_to_save(root, folder, monkeypatch) -> dict[str, bytes]:
-    """Save a policy, then break off the saving of another one over it; return the files of the first."""
+def test_saving_that_fails_leaves_a_checkpoint_that_still_loads_and_no_rubbish(root, folder, monkeypatch):
     released_policy(root).save_pretrained(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -316,16 +315,7 @@ def fail_to_save(root, folder, monkeypatch) -> dict[str, bytes]:
     monkeypatch.setattr(checkpoint, "save_tensors", full_disk)
     with pytest.raises(OSError, match="No space left"):
         released_policy(root, vision="patch", save_full_weights=True).save_pretrained(folder)
-    return before
-
-
-def test_saving_that_fails_keeps_the_weights_that_were_there(root, folder, monkeypatch):
-    before = fail_to_save(root, folder, monkeypatch)
     assert (folder / WEIGHTS).read_bytes() == before[WEIGHTS]
-
-
-def test_saving_that_fails_leaves_a_checkpoint_that_still_loads_and_no_rubbish(root, folder, monkeypatch):
-    before = fail_to_save(root, folder, monkeypatch)
     assert {path.name for path in folder.iterdir()} == before.keys()
     AtlasVLAPolicy.from_pretrained(folder)
 

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 import lerobot_atlasvla
 from lerobot_atlasvla.weights import download as module
 from lerobot_atlasvla.weights.download import WeightsError, forget, resolve
-from tests.helpers.hub_server import Fault, point_client_to
-from tests.weights.test_download import ADVICE, FILES, FLAG, INDEX, REPO, find, go_away
+from tests.helpers.hub.server import Fault, point_client_to
+from tests.weights.download.test_download import ADVICE, FILES, FLAG, INDEX, REPO, find, go_away
 
 pytestmark = pytest.mark.usefixtures("nothing_downloaded")
 
