@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from lerobot.utils.constants import OBS_IMAGES, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor
-from torchvision.transforms import v2
 
 from .configuration_atlasvla import AtlasVLAConfig
 from .model.geometry import poses
@@ -206,14 +205,64 @@ def random_crop_and_jitter(views_BV3HW: Tensor, crop: float, jitter: float) -> T
         crop: Largest fraction of each side that is cut away; what is left is resized to the old size.
         jitter: Largest change of brightness, contrast and saturation as a factor; hue changes by a tenth of it.
     """
-    size = list(views_BV3HW.shape[-2:])
-    ratio = size[1] / size[0]
-    steps: list[torch.nn.Module] = []
+    # One draw for all samples: on a GPU, a loop over samples took longer than a small policy's training step.
     if crop:
-        scale = ((1 - crop) ** 2, 1.0)
-        steps.append(v2.RandomResizedCrop(size, scale=scale, ratio=(ratio, ratio), antialias=True))
+        views_BV3HW = _zoomed(views_BV3HW, crop)
     if jitter:
-        steps.append(v2.ColorJitter(jitter, jitter, jitter, hue=jitter / 10))
-    # A transform draws once per call and treats leading axes alike, so one call is one sample with all its views.
-    change = v2.Compose(steps)
-    return torch.stack([change(views_V3HW) for views_V3HW in views_BV3HW]).clamp(0, 1)
+        views_BV3HW = _recolored(views_BV3HW, jitter)
+    return views_BV3HW.clamp(0, 1)
+
+
+def _zoomed(views_BV3HW: Tensor, crop: float) -> Tensor:
+    """Resize one window of each sample; as torchvision's RandomResizedCrop, its area is uniform."""
+    samples, views = views_BV3HW.shape[:2]
+    side_B = torch.empty(samples, device=views_BV3HW.device).uniform_((1 - crop) ** 2, 1).sqrt()
+    corner_B2 = torch.rand(samples, 2, device=side_B.device) * (1 - side_B)[:, None]
+    # From left to right and from top to bottom, the image's coordinates go from -1 to 1.
+    center_B2 = 2 * corner_B2 + side_B[:, None] - 1
+    window_B23 = torch.cat((torch.eye(2, device=side_B.device) * side_B[:, None, None], center_B2[..., None]), dim=-1)
+    images_N3HW = views_BV3HW.flatten(0, 1)
+    grid_BHW2 = F.affine_grid(window_B23, [samples, *images_N3HW.shape[1:]], align_corners=False)
+    grid_NHW2 = grid_BHW2.repeat_interleave(views, dim=0)
+    zoomed_N3HW = F.grid_sample(images_N3HW, grid_NHW2, padding_mode="border", align_corners=False)
+    return zoomed_N3HW.view_as(views_BV3HW)
+
+
+def _recolored(views_BV3HW: Tensor, jitter: float) -> Tensor:
+    """Change brightness, contrast, saturation and hue, each as torchvision's ColorJitter does, in this order."""
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.empty(len(views_BV3HW), 1, 1, 1, 1, device=views_BV3HW.device).uniform_(low, high)
+
+    def blended(image: Tensor, other: Tensor) -> Tensor:
+        return torch.lerp(other, image, draw(1 - jitter, 1 + jitter)).clamp_(0, 1)
+
+    def gray(image: Tensor) -> Tensor:
+        red, green, blue = image.unbind(-3)
+        return (0.2989 * red + 0.587 * green + 0.114 * blue).unsqueeze(-3)  # ITU-R BT.601, as in torchvision
+
+    image = blended(views_BV3HW, torch.zeros_like(views_BV3HW[..., :1, :1, :1]))
+    image = blended(image, gray(image).mean((-3, -2, -1), keepdim=True))
+    image = blended(image, gray(image))
+    return _turned_hue(image, draw(-jitter / 10, jitter / 10).squeeze(2))
+
+
+def _turned_hue(images_X3HW: Tensor, turns_X11: Tensor) -> Tensor:
+    """Turn the hue; brightness (largest channel) and saturation (distance to the smallest) stay.
+
+    Source: the hexagon of Smith, Color Gamut Transform Pairs, SIGGRAPH 1978.
+    """
+    red, green, blue = images_X3HW.unbind(-3)
+    most = images_X3HW.amax(-3)
+    spread = most - images_X3HW.amin(-3)
+    per_spread = 1 / spread.clamp(min=1e-8)
+    sixths = torch.where(
+        most == red,
+        (green - blue) * per_spread,
+        torch.where(most == green, (blue - red) * per_spread + 2, (red - green) * per_spread + 4),
+    )
+    offset_3 = torch.tensor((5, 3, 1), device=most.device)
+    place = ((sixths + 6 * turns_X11).unsqueeze(-3) + offset_3[:, None, None]).remainder_(6)
+    return torch.addcmul(
+        most.unsqueeze(-3), spread.unsqueeze(-3), torch.minimum(place, 4 - place).clamp_(0, 1), value=-1
+    )

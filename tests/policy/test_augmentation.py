@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from lerobot_atlasvla.configuration_atlasvla import ConfigError
 from lerobot_atlasvla.inputs import random_crop_and_jitter
@@ -57,7 +58,7 @@ def test_values_and_shape_stay_as_they_were(crop, color):
 
 def test_small_strengths_change_little():
     views = images(4, 2)
-    assert torch.equal(random_crop_and_jitter(views, 1e-4, 0.0), views)
+    torch.testing.assert_close(random_crop_and_jitter(views, 1e-4, 0.0), views, rtol=0, atol=0.01)
     torch.testing.assert_close(random_crop_and_jitter(views, 0.0, 1e-4), views, rtol=0, atol=1e-3)
 
 
@@ -110,6 +111,18 @@ def test_the_hue_changes_by_a_tenth_of_the_strength():
     assert (changed.argmax(1) == 0).all()
     assert -0.042 < turns.min() < -0.035
     assert 0.035 < turns.max() < 0.042
+
+
+def test_colors_change_as_in_torchvision(monkeypatch):
+    """Only its order of changes is random, so here it is brightness, contrast, saturation, hue."""
+    views = images(1, 2)
+    amounts = {"brightness": 1.3, "contrast": 0.7, "saturation": 1.2, "hue": 0.03}
+    expected = views
+    for name, amount in amounts.items():
+        expected = getattr(v2.functional, f"adjust_{name}")(expected, amount)
+    draws = iter(amounts.values())
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.fill_(next(draws)))
+    torch.testing.assert_close(random_crop_and_jitter(views, 0.0, 0.4), expected)
 
 
 # --- in the policy ---
