@@ -62,7 +62,12 @@ def test_same_actions(graphs, overrides):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"fusion": "early"}, {"vision": "dinov2", "image_size": (28, 28)}, {"vision": "da3", "image_size": (28, 42)}],
+    [
+        {},
+        {"fusion": "early"},
+        {"vision": "dinov2", "vision_tower_init": "random", "image_size": (28, 28)},
+        {"vision": "da3", "image_size": (28, 42)},
+    ],
     ids=["vggt", "early", "dinov2", "da3"],
 )
 def test_frozen_backbones_and_what_learns_are_one_graph(graphs, monkeypatch, overrides, dtype):
