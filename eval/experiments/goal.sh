@@ -2,7 +2,8 @@
 # LIBERO's goal suite, one policy for ten instructions in one scene, beside a blind one and ACT, which gets no instruction:
 # collect, train, roll out on LIBERO's own placements and on displaced ones, tell it another task's instruction, reports.
 # The drawer (0) and the stove's knob (7) are no loose objects: their demonstrations are on LIBERO's own placements, and
-# displaced rollouts leave them out. Displaced, the expert failed a third of tasks 1 and 4 and half of 5 (20 of 60, 19 of 59, 21 of 41).
+# displaced rollouts leave them out. With objects displaced the expert failed a third of tasks 1 and 4 and half of 5: 20 of
+# 60, 19 of 59 and 21 of 41 attempts.
 # EPISODES demonstrations a task; PRESET, STEPS and TRAIN as in displaced.sh; ROLLOUTS, CONTROL and DISPLACED rollouts a
 # task of the policy, of its controls and of all with displaced objects; STATES rollouts of each of the 90 pairs of tasks.
 source "$(dirname "$0")/common.sh"
