@@ -223,7 +223,9 @@ class AtlasVLA(nn.Module):
             condition.append(self.visual_summary(patches_BVPD, geometry.present))
         if self.landmarks is not None:
             assert geometry.points is not None  # the backbone was built with its heads
-            condition.append(self.landmarks(geometry.points, placement))
+            # A statement of its own: a compiled model is cut in two here, and can't go on inside an expression.
+            landmarks_BE = self.landmarks(geometry.points, placement)
+            condition.append(landmarks_BE)
         return torch.cat(condition, dim=-1)
 
     def _with_state(self, language: TokenGroup, state_BN: Tensor) -> TokenGroup:
