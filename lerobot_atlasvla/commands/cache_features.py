@@ -30,12 +30,11 @@ from tqdm import tqdm
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.inputs import INDEX, prepare_views
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
-from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, pixel_bytes
+from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, row_bytes
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
-from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
+from lerobot_atlasvla.training.feature_cache.reader import cache_key, sample_pixels
 from lerobot_atlasvla.utils.cli import AGAIN, exit_status
 from lerobot_atlasvla.utils.paths import existing_part, pattern_in, why_not
-from lerobot_atlasvla.weights import backbones
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +70,8 @@ def build(cfg: TrainPipelineConfig) -> Path:
         tolerance_s=cfg.tolerance_s,
     )
     policy = _make_policy(cfg, config, dataset)
-    config = policy.config
-    part = config.geometry_backbone
-    backbone = policy.model.backbones()[part]
-    key = CacheKey.of(
-        config,
-        dataset=cfg.dataset.repo_id,
-        frames=dataset.meta.total_frames,
-        weights=backbones.fingerprint(part, backbone),
-        points=policy.model.points_shape,
-    )
+    device = next(policy.model.backbones()[policy.config.geometry_backbone].parameters()).device
+    key = cache_key(policy, dataset.meta)
     _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.
     indices = dataset.hf_dataset.data.column("index").to_numpy()
@@ -90,7 +81,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         start = time.perf_counter()
         try:
             for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
-                _add(writer, policy, _views(batch, cfg.rename_map, next(backbone.parameters()).device))
+                _add(writer, policy, _views(batch, cfg.rename_map, device))
         except OSError as error:
             # Reading the dataset may have failed as well: the error names its file then.
             elsewhere = error.filename and not str(error.filename).startswith(str(folder))
@@ -149,19 +140,18 @@ def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRo
 
 
 def _log_size(folder: Path, key: CacheKey, frames: int) -> None:
-    total = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
     logger.info(
         "Feature cache in %s: %d frames x %d copies x %.2f MB = %.2f GB.",
         folder,
         frames,
         key.copies,
         key.copy_bytes / 1e6,
-        total / GIGABYTE,
+        frames * row_bytes(key) / GIGABYTE,
     )
 
 
 def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
-    needed = frames * (key.copies * key.copy_bytes + pixel_bytes(key))
+    needed = frames * row_bytes(key)
     free = shutil.disk_usage(existing_part(folder)).free
     if needed > free:
         raise FeatureCacheError(
@@ -211,11 +201,7 @@ def _from_command_line(cfg: TrainPipelineConfig) -> None:
 
 
 def main() -> int:
-    """Run the command from a console.
-
-    Returns:
-        Exit status: 0 when the cache is ready, 1 when it can't be built, 130 when interrupted.
-    """
+    """Run the command; exit status 0 when the cache is ready, 1 when it can't be built, 130 when interrupted."""
     init_logging()
     # The wrapper reads the command line.
     work: Any = _from_command_line

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from lerobot.configs.types import FeatureType
@@ -21,32 +21,13 @@ from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.weights.peft import without_adapter
 
 from .geometry_blocks import blocks_as_noise, blocks_removed
+from .paired_frames import PairedFrames
 
 IMAGES, STATE, INSTRUCTION, EVERYTHING = "images", "state", "instruction", "everything"
 BLOCKS_AS_NOISE, BLOCKS_REMOVED = "geometry blocks as noise", "geometry blocks removed"
 ORDER = (IMAGES, STATE, INSTRUCTION, EVERYTHING)
 ONE_INSTRUCTION = "one instruction only: not measurable"
 _TASK_KEYS = ("task", "task_index")
-
-
-class FramePairs(Protocol):
-    """Frames and their counterparts; :class:`.paired_frames.PairedFrames` reads them from a dataset."""
-
-    def __len__(self) -> int:
-        """Return the number of episodes E."""
-        ...
-
-    def own(self, place: int) -> dict[str, Any]:
-        """Return the frames of an episode, as LeRobot's data loader hands them to the preprocessor."""
-        ...
-
-    def other(self, place: int) -> dict[str, Any]:
-        """Return as many frames of another episode."""
-        ...
-
-    def other_instruction(self, place: int) -> str | None:
-        """Return an instruction that the episode does not have, None if there is none."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +95,7 @@ def measure(
     policy: Any,
     preprocess: Any,
     postprocess: Any,
-    frames: FramePairs,
+    frames: PairedFrames,
     *,
     action_std_A: Tensor,
     seed: int = 1000,
@@ -252,7 +233,7 @@ class _Subject:
 
 
 def _measure_swaps(
-    subject: _Subject, policy: Any, preprocess: Any, frames: FramePairs
+    subject: _Subject, policy: Any, preprocess: Any, frames: PairedFrames
 ) -> tuple[list[_Response], list[PartReliance]]:
     swaps, missing = swaps_of(policy.config, preprocess, frames.own(0))
     instructions = [frames.other_instruction(place) for place in range(len(frames))]
@@ -277,7 +258,7 @@ def _measure_blocks(
     name: str,
     change: Callable[[], AbstractContextManager[None]],
     plain: Sequence[_Response],
-    frames: FramePairs,
+    frames: PairedFrames,
 ) -> PartReliance:
     try:
         changed = change()

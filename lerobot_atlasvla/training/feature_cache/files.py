@@ -37,6 +37,11 @@ def pixel_bytes(key: CacheKey) -> int:
     return len(key.views) * 3 * PIXEL_GRID**2
 
 
+def row_bytes(key: CacheKey) -> int:
+    """Return the size in bytes of all that is kept of one frame, its mark left out."""
+    return key.copies * key.copy_bytes + pixel_bytes(key)
+
+
 def _sizes(key: CacheKey) -> dict[str, int]:
     """Bytes of every file of rows."""
     return {

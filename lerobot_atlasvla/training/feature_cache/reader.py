@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -142,20 +142,26 @@ class FeatureCache:
         return self._reader.features(frames, copies, pixels.device)
 
 
+def cache_key(policy: "AtlasVLAPolicy", meta: Any) -> CacheKey:
+    """Return what a policy's cache of the dataset with LeRobot's metadata ``meta`` depends on."""
+    part = policy.config.geometry_backbone
+    return CacheKey.of(
+        policy.config,
+        dataset=meta.repo_id,
+        frames=meta.total_frames,
+        weights=policy.backbone_record.fingerprint(part, policy.model.backbones()[part]),
+        points=policy.model.points_shape,
+    )
+
+
 def open_cache(policy: "AtlasVLAPolicy") -> FeatureCache | None:
     """Open a policy's feature cache, if one is set and there is a dataset; the weights must be in place.
 
     Raises:
         FeatureCacheError: As :class:`FeatureCache`.
     """
-    config, meta = policy.config, policy.action_chunks.meta
-    if not config.feature_cache or meta is None:
-        return None
-    part = config.geometry_backbone
-    mark = policy.backbone_record.fingerprint(part, policy.model.backbones()[part])
-    shape = policy.model.points_shape
-    key = CacheKey.of(config, dataset=meta.repo_id, frames=meta.total_frames, weights=mark, points=shape)
-    return FeatureCache(config.feature_cache, key, policy.model)
+    folder, meta = policy.config.feature_cache, policy.action_chunks.meta
+    return FeatureCache(folder, cache_key(policy, meta), policy.model) if folder and meta is not None else None
 
 
 def _merged(first: np.ndarray, one: GeometryTokens, other: GeometryTokens) -> GeometryTokens:
