@@ -243,15 +243,7 @@ def write_report(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; the last line of output names the report.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 if a policy was measured, 1 if none was or for a setting that can't work, 2 for a flag that does
-        not parse.
-    """
+    """Measure; exit status 0 if a policy was measured, 1 if none was, else as :func:`.run_command`."""
 
     def body(cfg: BenchmarkConfig, typed: str) -> int:
         content = run(cfg.complete(), typed)

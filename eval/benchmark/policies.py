@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,7 +128,7 @@ def build(name: str, device: str, dtype: str, weights: Path | None, overrides: M
     config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM,))}
 
     torch.manual_seed(0)
-    with _smolvlm2() if base == "smolvla" else _nothing():
+    with _smolvlm2() if base == "smolvla" else nullcontext():
         policy = policy_class(config)
     precision = f"dtype {config.dtype}" if has_dtype else "float32"
     if base == "smolvla" and dtype == "bfloat16":
@@ -160,11 +160,6 @@ def _referred_bytes(policy: Any, weights: Path | None, notes: list[str]) -> int:
     if frozen:
         notes.append(SLIM_NOTE)
     return sum(tensor.numel() * tensor.element_size() for module in frozen for tensor in module.state_dict().values())
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

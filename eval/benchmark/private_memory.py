@@ -8,6 +8,9 @@ import psutil
 
 from eval.common.commands import GIB
 
+INTERVAL_S = 0.002
+"""Seconds between two looks; a peak that is shorter can be missed."""
+
 
 def private_gib() -> float:
     """This process's own memory now, GiB."""
@@ -18,23 +21,19 @@ def private_gib() -> float:
 class PrivateMemoryWatch:
     """Watches the process's own memory while something runs inside; a context manager.
 
-    Args:
-        interval_s: Seconds between two looks; a peak that is shorter can be missed.
-
     Attributes:
         before_gib: What the process had at the start.
         peak_gib: The most it had.
         after_gib: What it had at the end.
     """
 
-    def __init__(self, interval_s: float = 0.002):
+    def __init__(self) -> None:
         self.before_gib = self.peak_gib = self.after_gib = private_gib()
-        self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while not self._stop.wait(INTERVAL_S):
             self.peak_gib = max(self.peak_gib, private_gib())
 
     def __enter__(self) -> Self:

@@ -30,6 +30,11 @@ def _words(value: Any) -> str:
     return " ".join(str(value).split())
 
 
+def notes(text: str) -> list[str]:
+    """Return the section of remarks by hand, which are inserted as they are; nothing without any."""
+    return ["## Notes", "", text.rstrip("\n"), ""] if text.strip() else []
+
+
 def origin(commands: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Return the last two sections of a report: the commands, a bullet each, and the versions and the machine."""
     lines = ["## Commands", "", *(f"- {command}" for command in commands), ""]

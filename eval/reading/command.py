@@ -3,7 +3,6 @@
 A rollout is one of ``eval.run`` with the same workers, run folder and rendering; the goals of all tasks judge it.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,18 +18,15 @@ from eval.report.data import note_text
 from eval.rollout.policy.checkpoint import open_policy
 from eval.rollout.run import AGAIN, run
 from eval.rollout.run_folder import Run, read_run
-from eval.rollout.settings import FIXED_STATES, RunConfig, SimulationSettings
-from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SUITE_TASKS
+from eval.rollout.settings import FIXED_STATES, PolicySettings, RunConfig
+from lerobot_atlasvla.libero.tasks import SUITE_TASKS
+from lerobot_atlasvla.utils.cli import log_to_terminal
 
 
 @dataclass(kw_only=True)
-class ReadingConfig(SimulationSettings):
+class ReadingConfig(PolicySettings):
     """Tell a policy one task in another one's scene. Running the same command again continues where it was stopped."""
 
-    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
-    checkpoint: Path
-    # Folder of the run. It must not exist yet, or hold a run of the same checkpoint and settings.
-    output_dir: Path
     # LIBERO suite. The tasks of libero_goal share one scene; of other suites, choose tasks with the same objects.
     suite: str = "libero_goal"
     # Tasks whose scenes and initial states are taken, for example '[0, 3]'. All if not given.
@@ -41,13 +37,6 @@ class ReadingConfig(SimulationSettings):
     states: int = 3
     # Seed of the simulator's resets and of policies that draw random numbers.
     seed: int = 1000
-    # Steps without motion after a reset, in which objects drop onto the table. LeRobot takes 10.
-    settle_steps: int = SETTLE_STEPS
-    # CPU threads of each worker's policy. Their number moves the last bits of an action, so it is one of the settings.
-    threads: int = 1
-    # LIBERO's cameras to the policy's views, where their names leave it open, for example
-    # '{"agentview_image": "front", "robot0_eye_in_hand_image": "side"}'.
-    cameras: dict[str, str] | None = None
     # Videos to keep per pair: of rollouts that did not do what was told; of the others, among as many first states.
     videos: int = 0
     # Run folder of eval.run with the same checkpoint: what it does when it is told the task of its scene.
@@ -76,15 +65,10 @@ class ReadingConfig(SimulationSettings):
     def run_config(self) -> RunConfig:
         """Return the settings for ``eval.run``."""
         return RunConfig(
-            checkpoint=self.checkpoint,
-            output_dir=self.output_dir,
             suites=[self.suite],
             seeds=[self.seed],
             episodes=self.states,
-            settle_steps=self.settle_steps,
-            threads=self.threads,
-            cameras=self.cameras,
-            **{setting.name: getattr(self, setting.name) for setting in fields(SimulationSettings)},
+            **{setting.name: getattr(self, setting.name) for setting in fields(PolicySettings)},
         )
 
     def validate(self) -> None:
@@ -151,14 +135,6 @@ def read(cfg: ReadingConfig, command: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status, as that of ``eval.run``.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("eval.run").setLevel(logging.INFO)
+    """Run the command; exit status 0 when every rollout is in the run folder, else as :func:`.run_command`."""
+    log_to_terminal("eval.run")
     return run_command("eval.reading", ReadingConfig, read, argv, again=AGAIN)

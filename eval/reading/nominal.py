@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.common.errors import EvalError
 from eval.common.former_flags import flag_of
-from eval.report.compare import SIMULATOR
+from eval.report.compare import SIMULATOR, differences
 from eval.rollout.plan import comparable
 from eval.rollout.run_folder import Run, read_run
 
@@ -48,20 +48,12 @@ def check_nominal(
             "--checkpoint; give a run of that checkpoint, or leave it out."
         )
     found, wanted = comparable(nominal.settings), comparable(settings)
-    differing = [
-        (flag_of(name), of, wanted.get(name))
-        for name, of in found.items()
-        if name not in _FREE and of != wanted.get(name)
-    ]
+    differing = differences([name for name in found if name not in _FREE], found, wanted)
     if simulator is not None:
-        differing += [
-            (f"simulator's {name}", nominal.simulator.get(name), simulator.get(name))
-            for name in SIMULATOR
-            if nominal.simulator.get(name) != simulator.get(name)
-        ]
+        differing += differences(SIMULATOR, nominal.simulator, simulator, "simulator's ")
     if differing:
         what, theirs, ours = differing[0]
         raise EvalError(
-            f"--nominal={nominal.path} can't be the diagonal: its {what} is {theirs}, not {ours}. Run eval.run "
-            "with the same settings, or leave it out."
+            f"--nominal={nominal.path} can't be the diagonal: its {flag_of(what)} is {theirs}, not {ours}. Run "
+            "eval.run with the same settings, or leave it out."
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.common.markdown import table
+from eval.common.markdown import notes, table
 from eval.reading.judge import OUTCOMES, TOLD
 from eval.reading.plot import PLOT
 from eval.report.data import LabeledRun
@@ -37,8 +37,7 @@ def page_of(content: Mapping[str, Any], run: Run) -> str:
     rows = [[outcome, meaning, _rate(content["total"][outcome])] for outcome, meaning in OUTCOMES.items()]
     lines += [*table(("outcome", "reached first", "rollouts, 95 % interval"), rows), ""]
     lines += [*ABOUT.splitlines(), "", *INTERVAL_NOTE.splitlines(), ""]
-    if content["note"].strip():
-        lines += ["## Notes", "", content["note"].rstrip("\n"), ""]
+    lines += notes(content["note"])
     lines += ["## Pairs", "", f"![told, by pair]({PLOT})", "", *_matrix(content), ""]
     if nominal := content["nominal"]:
         lines += [NOMINAL_NOTE.format(**nominal), ""]

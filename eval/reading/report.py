@@ -1,7 +1,7 @@
 """The numbers of a report of ``eval.reading``, and what is written of them; they depend on the rollouts only."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from eval.reading.nominal import check_nominal
 from eval.reading.page import page_of
 from eval.reading.pairs import NAME, pairs
 from eval.reading.plot import PLOT, plot_matrix
-from eval.report.data import counts, publish, rate_figures, sorted_rollouts
+from eval.report.data import counts, publish, rate_figures, sorted_groups, sorted_rollouts
 from eval.rollout.run_folder import Rollout, Run
 
 KIND = "reading"
@@ -69,7 +69,7 @@ def report_content(run: Run, nominal: Run | None = None) -> dict[str, Any]:
         "by_state_task": _by(shown, "state_task"),
         "pairs": [
             {"state_task": state, "told_task": told, **outcome_counts(of_pair)}
-            for (state, told), of_pair in _grouped(shown, lambda r: (_of(r, "state_task"), _of(r, "told_task"))).items()
+            for (state, told), of_pair in sorted_groups(shown, _pair).items()
         ],
         "third_goals": _counted((*_pair(r), _of(r, "goal")) for r in shown if _of(r, "outcome") == ANOTHER),
         "nominal": None if nominal is None else _diagonal(nominal, suite),
@@ -104,22 +104,15 @@ def outcome_figures(rollouts: Sequence[Rollout]) -> dict[str, dict[str, Any] | N
 
 
 def _by(rollouts: Sequence[Rollout], key: str) -> list[dict[str, Any]]:
-    groups = _grouped(rollouts, lambda rollout: _of(rollout, key))
+    groups = sorted_groups(rollouts, lambda rollout: _of(rollout, key))
     return [{key: task} | outcome_figures(of_task) for task, of_task in groups.items()]
 
 
 def _diagonal(nominal: Run, suite: str) -> dict[str, Any]:
     of_suite = [rollout for rollout in nominal.rollouts if rollout.suite == suite]
-    groups = _grouped(of_suite, lambda rollout: rollout.task_id)
+    groups = sorted_groups(of_suite, lambda rollout: rollout.task_id)
     tasks = [{"task": task, **rate_figures(*counts(of_task))} for task, of_task in groups.items()]
     return {"name": nominal.name, "total": format_rate(*counts(of_suite)), "tasks": tasks}
-
-
-def _grouped(rollouts: Iterable[Rollout], by: Callable[[Rollout], Any]) -> Mapping[Any, list[Rollout]]:
-    groups: dict[Any, list[Rollout]] = {}
-    for rollout in rollouts:
-        groups.setdefault(by(rollout), []).append(rollout)
-    return dict(sorted(groups.items()))
 
 
 def _counted(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

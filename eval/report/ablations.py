@@ -12,7 +12,7 @@ from typing import Any
 from eval.common.cli import run_command
 from eval.common.errors import EvalError, check_report_name
 from eval.common.files import json_text, only_writer
-from eval.common.markdown import table
+from eval.common.markdown import notes, table
 from eval.common.statistics import format_difference, format_rate, newcombe_difference
 from eval.report.compare import obstacles
 from eval.report.data import (
@@ -59,8 +59,7 @@ class AblationsConfig:
         """Read the runs by variant, in the order given, and by training seed.
 
         Raises:
-            EvalError: If runs and variants do not go together, or the runs can't be compared with each other.
-            EvalError: If a folder is no run folder.
+            EvalError: If a folder is no run folder, or runs and variants do not go together or can't be compared.
         """
         if len(self.variants) != len(self.runs):
             raise EvalError(f"--variants must be {len(self.runs)}, one for each of --runs, got {len(self.variants)}.")
@@ -145,8 +144,7 @@ def ablations_page(variants: Mapping[str, Mapping[int, LabeledRun]], content: Ma
         rows.append((figures["variant"], *single, figures["total"], *against))
     head = ("variant", *(f"training seed {seed}" for seed in seeds), "together", f"minus {reference}", "")
     lines += [*table(head, rows), "", *READING.splitlines(), "", "![success](success.png)", ""]
-    if content["note"].strip():
-        lines += ["## Notes", "", content["note"].rstrip("\n"), ""]
+    lines += notes(content["note"])
     lines += ["## Tasks", "", "All training seeds together.", "", *task_lines(variants), ""]
     lines += reliance_lines([entry for by_seed in variants.values() for entry in by_seed.values()])
     for by_seed in variants.values():
@@ -176,8 +174,7 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
         ``report.md`` and the content of ``report.json``.
 
     Raises:
-        EvalError: For settings that do not go together.
-        EvalError: If a folder is no run folder, or another process is writing the report.
+        EvalError: As :meth:`AblationsConfig.read`, or if another process is writing the report.
         OSError: If a file can't be read or written.
     """
     variants = cfg.read()

@@ -56,9 +56,8 @@ class ReportConfig:
         """Read the runs.
 
         Raises:
-            EvalError: If labels and runs do not go together, a run has no finished rollouts, or a result of
-                eval.reliance is of none of their checkpoints.
-            EvalError: If a run folder can't be read.
+            EvalError: If a run can't be read or has no finished rollouts, labels and runs do not go together, or a
+                result of eval.reliance is of none of their checkpoints.
         """
         paths = [self.run] if isinstance(self.run, str) else self.run
         if self.title.startswith("{"):
@@ -173,8 +172,7 @@ def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
         ``report.md`` and the content of ``report.json``.
 
     Raises:
-        EvalError: For settings that do not go together, or a run without finished rollouts.
-        EvalError: If a run folder can't be read, or another process is writing the report.
+        EvalError: As :meth:`ReportConfig.read`, or if another process is writing the report.
         OSError: If a file can't be read or written.
     """
     entries = cfg.read()

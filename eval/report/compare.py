@@ -5,7 +5,7 @@ A and B are run folders of ``eval.run``, report folders or ``report.json`` files
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,13 @@ def compare_tasks(a: LabeledRun, b: LabeledRun) -> dict[Task, Comparison]:
     return {task: compare(rollouts, tasks_b[task]) for task, rollouts in tasks_a.items() if task in tasks_b}
 
 
+def differences(
+    names: Iterable[str], a: Mapping[str, Any], b: Mapping[str, Any], what: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Return name and both values of the entries that differ; names begin with ``what``, what has them."""
+    return [(what + name, a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)]
+
+
 def obstacles(a: Run, b: Run) -> list[str]:
     """Say what makes a difference of two runs meaningless, in words; nothing if they can be compared.
 
@@ -120,13 +127,8 @@ def obstacles(a: Run, b: Run) -> list[str]:
     ]
     blind = any(run.settings.get("cameras") == {} for run in (a, b))
     settings = [name for name in SETTINGS if not (blind and name == "image_size")]
-    for names, of_a, of_b in ((settings, a.settings, b.settings), (SIMULATOR, a.simulator, b.simulator)):
-        found += [
-            f"{flag_of(name)}: {of_a.get(name)!r} and {of_b.get(name)!r}"
-            for name in names
-            if of_a.get(name) != of_b.get(name)
-        ]
-    return found
+    differing = differences(settings, a.settings, b.settings) + differences(SIMULATOR, a.simulator, b.simulator)
+    return [*found, *(f"{flag_of(name)}: {of_a!r} and {of_b!r}" for name, of_a, of_b in differing)]
 
 
 def verdict(a: str, b: str, result: Comparison) -> str:
@@ -180,15 +182,7 @@ def _one(path: Path) -> LabeledRun:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare two runs; the last line of output is the verdict.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 after a comparison, 1 if the runs can't be read or should not be compared, 2 for a flag that
-        does not parse.
-    """
+    """Compare two runs; exit status 0 after a comparison, 1 if they can't be read or compared, 2 for a wrong flag."""
     # Not draccus, which has no arguments without a flag.
     parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__)
     parser.add_argument("a", type=Path, help="run folder, report folder or report.json")

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -79,15 +79,17 @@ class LabeledRun:
 
     def by_task(self) -> dict[Task, list[Rollout]]:
         """Return the rollouts of each task, tasks in order."""
-        return _grouped(self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id))
+        return sorted_groups(self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id))
 
     def by_seed(self) -> dict[int, list[Rollout]]:
         """Return the rollouts of each seed, seeds in order."""
-        return _grouped(self.run.rollouts, lambda rollout: rollout.seed)
+        return sorted_groups(self.run.rollouts, lambda rollout: rollout.seed)
 
     def seed_agreement(self) -> tuple[int, int]:
         """Return the states with the same outcome at every seed, and states that several seeds started from."""
-        outcomes = _grouped(self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id, rollout.init_state))
+        outcomes = sorted_groups(
+            self.run.rollouts, lambda rollout: (rollout.suite, rollout.task_id, rollout.init_state)
+        )
         repeated = [rollouts for rollouts in outcomes.values() if len(rollouts) > 1]
         return sum(len({rollout.success for rollout in rollouts}) == 1 for rollouts in repeated), len(repeated)
 
@@ -97,7 +99,8 @@ class LabeledRun:
         return sorted(failed, key=lambda rollout: (rollout.video is None, rollout.key))
 
 
-def _grouped(rollouts: Sequence[Rollout], key: Any) -> dict[Any, list[Rollout]]:
+def sorted_groups(rollouts: Iterable[Rollout], key: Callable[[Rollout], Any]) -> dict[Any, list[Rollout]]:
+    """Return the rollouts by what ``key`` says of them, in the order of these keys."""
     groups = defaultdict(list)
     for rollout in rollouts:
         groups[key(rollout)].append(rollout)
@@ -196,8 +199,7 @@ def read_runs(path: Path) -> list[LabeledRun]:
         One entry for a run folder, labeled with its name; those of the report, with its labels, otherwise.
 
     Raises:
-        EvalError: If it is none of them, or has no finished rollouts.
-        EvalError: If a run folder cannot be read.
+        EvalError: If it is none of them, cannot be read, or has no finished rollouts.
     """
     if (path / RUN_FILE).is_file():
         run = read_run(path)

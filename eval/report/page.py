@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.common.markdown import facts, table
+from eval.common.markdown import facts, notes, table
 from eval.common.statistics import format_difference, format_rate, mean_over_seeds
 from eval.report.data import LabeledRun, counts, steps_to_success
 from eval.report.reliance_results import NOT_MEASURED, interval_text, part
@@ -53,8 +53,7 @@ def rollouts_page(entries: Sequence[LabeledRun], content: Mapping[str, Any], plo
     ]
     lines += [*INTERVAL_NOTE.splitlines(), ""]
     lines += reliance_lines(entries)
-    if content["note"].strip():
-        lines += ["## Notes", "", content["note"].rstrip("\n"), ""]
+    lines += notes(content["note"])
     lines += ["## Tasks", "", *task_table(entries), "", "![success](success.png)", ""]
     lines += [line for pair in content["comparisons"] for line in comparison_lines(pair)]
     lines += [line for entry in entries if len(entry.by_seed()) > 1 for line in seed_lines(entry)]
@@ -130,13 +129,7 @@ def comparison_lines(pair: Mapping[str, Any]) -> list[str]:
         for one in pair["tasks"]
     ]
     head = ("task", f"{pair['a']} minus {pair['b']}", "", f"both / only {pair['a']} / only {pair['b']} / neither")
-    return [
-        *lines,
-        *table(head, rows),
-        "",
-        TASKS_NOTE,
-        "",
-    ]
+    return [*lines, *table(head, rows), "", TASKS_NOTE, ""]
 
 
 def seed_lines(entry: LabeledRun) -> list[str]:

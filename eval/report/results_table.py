@@ -144,15 +144,10 @@ def updated(page: Path, reports: Path) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None, root: Path = Path()) -> int:
-    """Bring the tables up to date, or say which are not.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-        root: Root of the repository.
+    """Bring the tables of the repository at ``root`` up to date, or say which are not.
 
     Returns:
-        Exit status: 0 if they are up to date now, 1 if not or for an error that the message explains, 2 for a flag
-        that does not parse.
+        Exit status: 0 if they are up to date now, 1 if not or for an error, 2 for a wrong flag.
     """
     # Not draccus, whose flags all need a value.
     parser = argparse.ArgumentParser(prog="python -m eval.results_table", description=__doc__)

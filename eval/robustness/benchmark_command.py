@@ -1,6 +1,5 @@
 """What ``eval.plus`` and ``eval.pro`` do in the same way: roll out with ``eval.run``'s workers, then report."""
 
-import logging
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from eval.robustness.benchmark_settings import BenchmarkSettings
 from eval.rollout.plan import Benchmark
 from eval.rollout.run import AGAIN, run, total_line
 from eval.rollout.run_folder import Run, read_run
+from lerobot_atlasvla.utils.cli import log_to_terminal
 
 
 def roll_out_and_report(
@@ -53,6 +53,5 @@ def benchmark_main[Config: BenchmarkSettings](
     Returns:
         Exit status, as that of ``eval.run``.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("eval.run").setLevel(logging.INFO)
+    log_to_terminal("eval.run")
     return run_command(name, config, body, argv, again=AGAIN)

@@ -6,7 +6,6 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from eval.common.files import json_text
 from eval.common.former_flags import flag_of
 from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate, wilson_interval
-from eval.report.compare import SIMULATOR, compare
+from eval.report.compare import SIMULATOR, compare, differences
 from eval.report.data import LabeledRun
+from eval.report.data import counts as counts_of
 from eval.report.page import INTERVAL_NOTE, provenance_lines
 from eval.report.plots import plot_success
 from eval.rollout.run_folder import Rollout, Run
@@ -37,19 +37,6 @@ PAIRED = "paired difference [95 % interval]"
 Grouping = Callable[[Rollout], Any]
 
 
-@dataclass(frozen=True)
-class Control:
-    """Hold a run on the same tasks, to read another one beside.
-
-    Attributes:
-        label: What the report calls it.
-        run: The run.
-    """
-
-    label: str
-    run: Run
-
-
 def check_benchmark(run: Run, name: str, flag: str) -> None:
     """Refuse a run folder of something else, or without rollouts.
 
@@ -63,7 +50,7 @@ def check_benchmark(run: Run, name: str, flag: str) -> None:
         raise EvalError(f"--{flag}={run.path} has no finished rollouts, so there is nothing to report.")
 
 
-def check_controls(run: Run, runs: Sequence[Run], name: str) -> list[Control]:
+def check_controls(run: Run, runs: Sequence[Run], name: str) -> list[LabeledRun]:
     """Return the controls, labeled with the names of their folders, or with their paths where two have one name.
 
     Raises:
@@ -72,7 +59,7 @@ def check_controls(run: Run, runs: Sequence[Run], name: str) -> list[Control]:
     for control in runs:
         check_same_tasks(run, control, name, "controls")
     names = [one.name for one in (run, *runs)]
-    return [Control(one.name if names.count(one.name) == 1 else str(one.path), one) for one in runs]
+    return [LabeledRun(one.name if names.count(one.name) == 1 else str(one.path), one) for one in runs]
 
 
 def check_same_tasks(run: Run, other: Run, name: str, flag: str, but_for: Collection[str] = ()) -> None:
@@ -89,20 +76,13 @@ def check_same_tasks(run: Run, other: Run, name: str, flag: str, but_for: Collec
         EvalError: If it was made with other settings or another simulator, or shares no rollout.
     """
     check_benchmark(other, name, flag)
-    differing = [
-        (flag_of(key), value, other.settings.get(key))
-        for key, value in run.settings.items()
-        if key not in _OF_A_POLICY and key not in but_for and other.settings.get(key) != value
-    ]
-    differing += [
-        (f"simulator's {key}", run.simulator.get(key), other.simulator.get(key))
-        for key in SIMULATOR
-        if run.simulator.get(key) != other.simulator.get(key)
-    ]
+    names = [name for name in run.settings if name not in _OF_A_POLICY and name not in but_for]
+    differing = differences(names, run.settings, other.settings)
+    differing += differences(SIMULATOR, run.simulator, other.simulator, "simulator's ")
     if differing:
         what, ours, theirs = differing[0]
         raise EvalError(
-            f"--{flag}={other.path} can't be read beside {run.path}: its {what} is {theirs}, not {ours}. Run "
+            f"--{flag}={other.path} can't be read beside {run.path}: its {flag_of(what)} is {theirs}, not {ours}. Run "
             "it again with the same settings, or leave it out."
         )
     if not {r.key for r in run.rollouts} & {r.key for r in other.rollouts}:
@@ -210,7 +190,7 @@ def figures_table(head: str, groups: Mapping[str, Mapping[str, Any]]) -> list[st
     return table(columns, rows)
 
 
-def control_figures(run: Run, controls: Sequence[Control], by: Grouping) -> list[dict[str, Any]]:
+def control_figures(run: Run, controls: Sequence[LabeledRun], by: Grouping) -> list[dict[str, Any]]:
     """Return every control's figures by group, and its paired comparison with the run, for ``report.json``."""
     ours = grouped(run.rollouts, by)
     found = []
@@ -270,17 +250,17 @@ def head_lines(title: str, run: Run, content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def tail_lines(run: Run, controls: Sequence[Control]) -> list[str]:
+def tail_lines(run: Run, controls: Sequence[LabeledRun]) -> list[str]:
     """Return the page's end: how to read intervals and clean successes, and where the numbers come from."""
     clean = CLEAN_NOTE.format(retreat_steps=run.settings["retreat_steps"])
     lines = [*INTERVAL_NOTE.splitlines(), "", *clean.splitlines(), ""]
-    for label, of_run in ((run.name, run), *((control.label, control.run) for control in controls)):
-        lines += provenance_lines(LabeledRun(label, of_run))
+    for entry in (LabeledRun(run.name, run), *controls):
+        lines += provenance_lines(entry)
     return lines
 
 
 def publish(
-    run: Run, controls: Sequence[Control], content: Mapping[str, Any], page: Sequence[str], by: Grouping
+    run: Run, controls: Sequence[LabeledRun], content: Mapping[str, Any], page: Sequence[str], by: Grouping
 ) -> Path:
     """Write ``report.json``, the plot and ``report.md`` into the run folder; return the last.
 
@@ -294,9 +274,9 @@ def publish(
     write_text(run.path / "report.json", json_text(content))
     rows = list(content["categories"])
     counts = {}
-    for label, of_run in ((run.name, run), *((control.label, control.run) for control in controls)):
-        groups = {key: figures(rollouts) for key, rollouts in grouped(of_run.rollouts, by).items()}
-        counts[label] = [(groups[row]["successes"], groups[row]["rollouts"]) if row in groups else None for row in rows]
+    for entry in (LabeledRun(run.name, run), *controls):
+        groups = grouped(entry.run.rollouts, by)
+        counts[entry.label] = [counts_of(groups[row]) if row in groups else None for row in rows]
     plot_success([content["categories"][row].get("label", row) for row in rows], counts, run.path / PLOT)
     write_text(run.path / "report.md", "\n".join(page).rstrip() + "\n")
     return run.path / "report.md"

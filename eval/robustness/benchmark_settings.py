@@ -4,31 +4,21 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from eval.common.errors import EvalError
-from eval.rollout.settings import RunConfig, SimulationSettings
-from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
+from eval.rollout.settings import PolicySettings, RunConfig
 
 
 @dataclass(kw_only=True)
-class BenchmarkSettings(SimulationSettings):
+class BenchmarkSettings(PolicySettings):
     """Hold the settings of a benchmark's run."""
 
-    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
-    checkpoint: Path
     # Folder of the run and its report. It must not exist yet, or hold a run of the same checkpoint and settings.
     output_dir: Path
     # LIBERO suites: libero_spatial, libero_object, libero_goal, libero_10.
     suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
     # Seed of the simulator's resets, of policies that draw random numbers, and of the noise.
     seed: int = 1000
-    # Steps without motion after a reset, in which objects drop onto the table. LeRobot takes 10.
-    settle_steps: int = SETTLE_STEPS
     # Steps that a rollout goes on after a success, so that "undisturbed" covers the retreat of the arm, too.
     retreat_steps: int = 20
-    # CPU threads of each worker's policy. Their number moves the last bits of an action, so it is one of the settings.
-    threads: int = 1
-    # LIBERO's cameras to the policy's views, where their names leave it open, for example
-    # '{"agentview_image": "front", "robot0_eye_in_hand_image": "side"}'.
-    cameras: dict[str, str] | None = None
     # Videos to keep per task: of a failure, or a success.
     videos: int = 0
     # Run folders of the same tasks to show beside, for example of a blind policy: '[outputs/plus_blind]'.
@@ -50,16 +40,10 @@ class BenchmarkSettings(SimulationSettings):
         episodes = self.rollouts_per_task
         if not 0 <= self.seed < 2**32 - episodes:
             raise EvalError(f"--seed={self.seed} must lie in 0 .. {2**32 - episodes - 1}.")
-        shared = {setting.name: getattr(self, setting.name) for setting in fields(SimulationSettings)}
         return RunConfig(
-            checkpoint=self.checkpoint,
-            output_dir=self.output_dir,
             suites=list(self.suites),
             seeds=[self.seed],
             episodes=episodes,
-            settle_steps=self.settle_steps,
             retreat_steps=self.retreat_steps,
-            threads=self.threads,
-            cameras=self.cameras,
-            **shared,
+            **{setting.name: getattr(self, setting.name) for setting in fields(PolicySettings)},
         )

@@ -26,6 +26,7 @@ from eval.rollout.simulator import check_assets, describe_simulator, exported, l
 from eval.rollout.workers.worker import RolloutJob, WorkerSettings
 from eval.rollout.workers.worker_pool import Schedule, WorkerPool
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
+from lerobot_atlasvla.utils.cli import log_to_terminal
 
 logger = logging.getLogger("eval.run")
 
@@ -118,17 +119,8 @@ def total_line(run: Run) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its last line of output is the result.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when every rollout asked for is in the run folder, 1 for an error that the message explains, 2
-        for a flag that does not parse, 130 when interrupted. Errors inside a worker are raised with its traceback.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logger.setLevel(logging.INFO)
+    """Run the command; exit status 0 when every rollout is in the run folder, else as :func:`.run_command`."""
+    log_to_terminal("eval.run")
 
     def body(cfg: RunConfig, command: str) -> None:
         with stoppable():

@@ -57,6 +57,23 @@ class SimulationSettings:
 
 
 @dataclass(kw_only=True)
+class PolicySettings(SimulationSettings):
+    """Hold the settings of commands that roll out one policy."""
+
+    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
+    checkpoint: Path
+    # Folder of the run. It must not exist yet, or hold a run of the same checkpoint and settings.
+    output_dir: Path
+    # Steps without motion after a reset, in which objects drop onto the table. LeRobot takes 10.
+    settle_steps: int = SETTLE_STEPS
+    # CPU threads of each worker's policy. Their number moves the last bits of an action, so it is one of the settings.
+    threads: int = 1
+    # LIBERO's cameras to the policy's views, where their names leave it open, for example
+    # '{"agentview_image": "front", "robot0_eye_in_hand_image": "side"}'.
+    cameras: dict[str, str] | None = None
+
+
+@dataclass(kw_only=True)
 class RolloutSettings(SimulationSettings):
     """Hold the settings that ``eval.run`` and ``eval.camera_shift`` share."""
 
@@ -71,19 +88,11 @@ class RolloutSettings(SimulationSettings):
 
 
 @dataclass(kw_only=True)
-class RunConfig(RolloutSettings):
+class RunConfig(RolloutSettings, PolicySettings):
     """Roll a checkpoint out in LIBERO. Running the same command again continues where a stopped run was."""
 
-    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside.
-    checkpoint: Path
-    # Folder of the run. It must not exist yet, or hold a run of the same checkpoint and settings.
-    output_dir: Path
-    # Steps without motion after a reset, in which objects drop onto the table. LeRobot takes 10.
-    settle_steps: int = SETTLE_STEPS
     # Start from LIBERO's fixed initial states; otherwise from random placements, drawn with the seed.
     init_states: bool = True
-    # CPU threads of each worker's policy. Their number moves the last bits of an action, so it is one of the settings.
-    threads: int = 1
     # Steps that a rollout goes on after a success, so that "undisturbed" covers the retreat of the arm, too.
     retreat_steps: int = 0
     # Scene camera moved to its right, cm.
@@ -98,9 +107,6 @@ class RunConfig(RolloutSettings):
     tilt_deg: float = 0.0
     # Scene camera turned clockwise, degrees.
     roll_deg: float = 0.0
-    # LIBERO's cameras to the policy's views, where their names leave it open, for example
-    # '{"agentview_image": "front", "robot0_eye_in_hand_image": "side"}'.
-    cameras: dict[str, str] | None = None
     # Show in the videos where the policy looked, with --overlay=true (AtlasVLA only).
     overlay: bool = False
 

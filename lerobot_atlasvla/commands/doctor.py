@@ -196,15 +196,7 @@ def _write(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when every check passed, 1 when one did not, 2 for a flag or value that can't work, 130 when
-        interrupted.
-    """
+    """Run the command; exit status 0 when every check passed, 1 when one did not, else as :func:`.exit_status`."""
     arguments = sys.argv[1:] if argv is None else argv
     if "--help" in arguments or "-h" in arguments:
         from lerobot.configs.parser import print_scoped_help

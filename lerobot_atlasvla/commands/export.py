@@ -1,12 +1,11 @@
 """``atlasvla-export``: write a policy as one file that runs without LeRobot and PyTorch (see ``export``)."""
 
-import logging
 import sys
 
 from lerobot_atlasvla.export.settings import ExportConfig, ExportError
 from lerobot_atlasvla.policy.checks.config import ConfigError
 from lerobot_atlasvla.policy.pipelines.files import PipelineError
-from lerobot_atlasvla.utils.cli import run_command
+from lerobot_atlasvla.utils.cli import log_to_terminal, run_command
 from lerobot_atlasvla.utils.extras import MissingExtraError, require
 from lerobot_atlasvla.weights.download import WeightsError
 
@@ -14,16 +13,8 @@ NAME = "atlasvla-export"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write an export.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 1 for an error that the message explains, 2 for a flag that does not parse, 130 when interrupted.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("lerobot_atlasvla.export").setLevel(logging.INFO)
+    """Write an export; the exit status is that of :func:`.exit_status`."""
+    log_to_terminal("lerobot_atlasvla.export")
     errors = (ExportError, WeightsError, PipelineError, ConfigError, MissingExtraError, OSError)
     return run_command(NAME, ExportConfig, _export, argv, errors=errors, again="")
 

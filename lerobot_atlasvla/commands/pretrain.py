@@ -13,15 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command from a console.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when the backbone is there, 1 for an error that the message explains, 2 for a flag that does not
-        parse, 130 when interrupted.
-    """
+    """Run the command; exit status 0 when the backbone is there, else as :func:`.exit_status`."""
     init_logging()
 
     def body(config: PretrainConfig) -> None:

@@ -139,14 +139,7 @@ def _renamed_column(name: str, names: Mapping[str, str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0, 1 for an error that the message explains, 2 for a flag that does not parse.
-    """
+    """Run the command; the exit status is that of :func:`.exit_status`."""
 
     def body(config: RenameConfig) -> None:
         try:

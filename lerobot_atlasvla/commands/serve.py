@@ -1,22 +1,12 @@
 """``python -m lerobot_atlasvla.policy_server --checkpoint=...``: serve a policy to robots (see ``serving``)."""
 
-import logging
-
 from lerobot_atlasvla.serving.settings import ServerConfig, ServingError
-from lerobot_atlasvla.utils.cli import run_command
+from lerobot_atlasvla.utils.cli import log_to_terminal, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until interrupted.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 1 for an error that the message explains, 2 for a flag that does not parse, 130 when interrupted.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
+    """Serve until interrupted; the exit status is that of :func:`.exit_status`."""
+    log_to_terminal("lerobot_atlasvla")
     return run_command("policy_server", ServerConfig, _serve, argv, errors=ServingError, again="")
 
 

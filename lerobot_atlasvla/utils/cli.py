@@ -1,5 +1,6 @@
 """The command line that all commands share: what a user can put right is one line and an exit status."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,13 @@ Errors = type[Exception] | tuple[type[Exception], ...]
 
 class UsageError(Exception):
     """Reports a flag or value that can't work; the message is one line."""
+
+
+def log_to_terminal(*loggers: str) -> None:
+    """Let all warnings reach the terminal, and what these loggers tell of their progress (INFO)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def brief(error: BaseException) -> str:

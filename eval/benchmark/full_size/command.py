@@ -292,15 +292,7 @@ def write_report(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run everything; the last line of output is the result.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when every bar is met, 1 when one is missed or the run can't be made, 2 for a flag that does not
-        parse.
-    """
+    """Run everything; exit status 0 when every bar is met, 1 when one is missed, else as :func:`.run_command`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     started = time.monotonic()
 

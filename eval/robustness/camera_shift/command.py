@@ -24,6 +24,7 @@ from eval.rollout.policy.checkpoint import choose_device, choose_image_size, rea
 from eval.rollout.run import AGAIN, run
 from eval.rollout.run_folder import Run
 from eval.rollout.settings import RolloutSettings, RunConfig
+from lerobot_atlasvla.utils.cli import log_to_terminal
 
 logger = logging.getLogger("eval.camera_shift")
 
@@ -131,8 +132,7 @@ def run_grid(cfg: CameraShiftConfig, command: str) -> None:
         command: How to get here again.
 
     Raises:
-        EvalError: If a setting is wrong, or a run cannot start or go on. What is finished is kept.
-        EvalError: If a run folder cannot be read, or another process is writing to it.
+        EvalError: If a setting is wrong, or a run cannot start, be read or go on. What is finished is kept.
         OSError: If the disk is full, for example.
     """
     from lerobot.utils.import_utils import register_third_party_plugins
@@ -177,18 +177,8 @@ def _take_views(cfg: CameraShiftConfig, grid: Grid, finished: Run) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its last line of output is the first checkpoint's result.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when the report is written, 1 for an error that the message explains, 2 for a flag that does not
-        parse, 130 when interrupted.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    for name in ("eval.run", "eval.camera_shift"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    """Run the command; exit status 0 when the report is written, else as :func:`.run_command`."""
+    log_to_terminal("eval.run", "eval.camera_shift")
 
     def body(cfg: CameraShiftConfig, command: str) -> None:
         # Before hours of rollouts.

@@ -96,8 +96,8 @@ def read_results(output_dir: Path) -> Results:
     """Read the grid and those of its run folders that exist.
 
     Raises:
-        EvalError: If there is no grid, its first checkpoint has no finished point, or runs do not belong together.
-        EvalError: If a run folder cannot be read.
+        EvalError: If there is no grid, a run folder cannot be read, the first checkpoint has no finished point, or runs
+            do not belong together.
     """
     grid = read_grid(output_dir)
     runs: dict[str, dict[Point, Run]] = {}

@@ -8,27 +8,19 @@ from typing import Any
 from eval.common.errors import EvalError
 from eval.common.statistics import format_difference
 from eval.report.compare import Comparison, compare
-from eval.report.data import enumeration, read_report
+from eval.report.data import LabeledRun, counts, enumeration, read_report
 from eval.robustness.benchmark_report import figures
 from eval.robustness.controls.benchmarks import ReportedBenchmark
 from eval.rollout.policy.camera_keys import SCENE, WRIST
-from eval.rollout.run_folder import Rollout, RolloutKey, Run
+from eval.rollout.run_folder import Rollout, RolloutKey
 
 TOTAL = "total"
 _VIEWS = {SCENE: "scene camera", WRIST: "wrist camera"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Hold a run and what the report calls it.
-
-    Attributes:
-        label: The name.
-        run: The run.
-    """
-
-    label: str
-    run: Run
+class Entry(LabeledRun):
+    """Hold a run with its rollouts by key, what its policy looks at, and whether it has finished."""
 
     @cached_property
     def by_key(self) -> dict[RolloutKey, Rollout]:
@@ -125,13 +117,7 @@ class Table:
 
     def counts(self) -> dict[str, list[tuple[int, int] | None]]:
         """Return successes and rollouts by label, one entry per group."""
-        return {
-            entry.label: [(sum(r.success for r in found), len(found)) for found in self._by_group(entry)]
-            for entry in self.entries
-        }
-
-    def _by_group(self, entry: Entry) -> list[list[Rollout]]:
-        return [self.rollouts(entry, group) for group in self.groups]
+        return {entry.label: [counts(self.rollouts(entry, group)) for group in self.groups] for entry in self.entries}
 
     def left_out(self) -> dict[str, int]:
         """Return how many rollouts of each run are not in the report, since another run lacks them."""

@@ -1,8 +1,7 @@
 """``report.md`` of policies beside controls."""
 
-from eval.common.markdown import table
+from eval.common.markdown import notes, table
 from eval.common.statistics import format_rate
-from eval.report.data import LabeledRun
 from eval.report.page import INTERVAL_NOTE, provenance_lines
 from eval.robustness.benchmark_report import CLEAN_NOTE, PAIRED, PLOT, clean_text, figures
 from eval.robustness.controls.comparison import Pair, Table
@@ -34,8 +33,7 @@ def page_of(report: Table, note: str) -> str:
         lines += [f"All objects displaced by up to {limit_cm:g} cm along x and y: **not the benchmark.**", ""]
     lines += ["## Does the policy beat its controls?", "", *(f"- {sentence}" for sentence in report.sentences()), ""]
     lines += [*HOW.splitlines(), "", *report.benchmark.reading.splitlines(), ""]
-    if note.strip():
-        lines += ["## Notes", "", note.rstrip("\n"), ""]
+    lines += notes(note)
     lines += ["## Success", "", *_rates(report, clean=False), "", f"![success]({PLOT})", ""]
     lines += ["## Paired, rollout by rollout", "", *_pairs(report), ""]
     lines += _instruction_lines(report)
@@ -43,7 +41,7 @@ def page_of(report: Table, note: str) -> str:
     lines += ["## Clean success", "", *_rates(report, clean=True), "", *clean.splitlines(), ""]
     lines += ["## Policies", "", *_policies(report), "", *INTERVAL_NOTE.splitlines(), ""]
     for entry in report.entries:
-        lines += provenance_lines(LabeledRun(entry.label, entry.run))
+        lines += provenance_lines(entry)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 
@@ -12,7 +11,7 @@ from lerobot_atlasvla.libero.demonstrations.collect_settings import CollectConfi
 from lerobot_atlasvla.libero.demonstrations.collector import fill_dataset
 from lerobot_atlasvla.libero.demonstrations.episode import run_job
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
-from lerobot_atlasvla.utils.cli import AGAIN, run_command
+from lerobot_atlasvla.utils.cli import AGAIN, log_to_terminal, run_command
 
 
 def collect(config: CollectConfig) -> Progress:
@@ -58,17 +57,8 @@ def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command from a console.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when every requested demonstration is in the dataset, 1 for an error that the message explains,
-        2 for a flag that does not parse, 130 when interrupted. Errors inside a worker are raised with the worker's
-        traceback.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    """Run the command; exit status 0 when every demonstration is in the dataset, else as :func:`.exit_status`."""
+    log_to_terminal()
     started = time.monotonic()
 
     def body(config: CollectConfig) -> None:

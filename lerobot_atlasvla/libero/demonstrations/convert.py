@@ -39,7 +39,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     libero_features,
     rotate_image,
 )
-from lerobot_atlasvla.utils.cli import AGAIN, run_command
+from lerobot_atlasvla.utils.cli import AGAIN, log_to_terminal, run_command
 from lerobot_atlasvla.utils.extras import MissingExtraError, require
 
 RECORD_NAME = "atlasvla_convert.json"
@@ -340,18 +340,8 @@ def summary(config: ConvertConfig, outcome: Conversion) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command from a console.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when the dataset holds at least one of the demonstrations asked for (the others are named), 1
-        when it holds none or for an error that the message explains, 2 for a flag that does not parse, 130 when
-        interrupted.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("lerobot_atlasvla").setLevel(logging.INFO)
+    """Run the command; exit status 0 when a demonstration is in the dataset, 1 when none, else :func:`.exit_status`."""
+    log_to_terminal("lerobot_atlasvla")
 
     def body(config: ConvertConfig) -> int:
         outcome = convert(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 
@@ -12,7 +11,7 @@ from lerobot_atlasvla.libero.demonstrations.collector import fill_dataset
 from lerobot_atlasvla.libero.geometry_data.schema import geometry_dataset_features
 from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig
 from lerobot_atlasvla.libero.geometry_data.states import run_job
-from lerobot_atlasvla.utils.cli import AGAIN, run_command
+from lerobot_atlasvla.utils.cli import AGAIN, log_to_terminal, run_command
 
 RECORD_NAME = "atlasvla_geometry.json"
 
@@ -46,16 +45,8 @@ def summary(config: GeometryConfig, progress: Progress, seconds: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command from a console.
-
-    Args:
-        argv: Arguments instead of ``sys.argv[1:]``.
-
-    Returns:
-        Exit status: 0 when every requested episode is in the dataset, 1 for an error that the message explains, 2 for
-        a flag that does not parse, 130 when interrupted.
-    """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    """Run the command; exit status 0 when every requested episode is in the dataset, else as :func:`.exit_status`."""
+    log_to_terminal()
     started = time.monotonic()
 
     def body(config: GeometryConfig) -> None:
