@@ -152,7 +152,7 @@ def encode_late(
     wanted = sorted({*output_layers, *read})
     seen = None
     with frozen_forward(aggregator, patches_BVPC):
-        layers, _, patch_start_idx = aggregator.attend(patches_BVPC, grid, wanted)
+        layers, patch_start_idx = aggregator.attend(patches_BVPC, grid, wanted)
         by_layer = dict(zip(wanted, layers, strict=True))
         if points:
             seen = aggregator.points([by_layer[layer] for layer in read], grid, patches_BVPC)
@@ -265,13 +265,8 @@ class EarlyFusion(nn.Module):
         vision = (self.vision_adapter(vision_BVPC) + _of_views(self.view_embed, geometry.present)).flatten(1, 2)
         vision = vision + self.language_attention(self.attention_norm(vision), words)
         with frozen_forward(aggregator, vision, words.tokens_BSD):
-            aggregated = aggregator.attend(
-                vision.unflatten(1, (views, patches)),
-                self.grid,
-                self.output_layers,
-                extra_BLC=words.tokens_BSD,
-                extra_mask_BL=words.mask_BS,
-            )
+            vision_BVPC = vision.unflatten(1, (views, patches))
+            aggregated = aggregator.attend(vision_BVPC, self.grid, self.output_layers, words)
         fused_BVSD = self.projector(torch.cat(aggregated.layers, dim=-1).float())
         mask = None if words.mask_BS is None else words.mask_BS.repeat(1, views)
         return Fused(

@@ -115,7 +115,6 @@ class Block(nn.Module):
         dim: int,
         num_heads: int,
         *,
-        mlp_ratio: float = 4.0,
         qk_norm: bool = True,
         layer_scale_init: float = 0.01,
         norm_eps: float = 1e-5,
@@ -125,7 +124,7 @@ class Block(nn.Module):
         self.attn = SelfAttention(dim, num_heads, qk_norm=qk_norm)
         self.ls1 = LayerScale(dim, layer_scale_init)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, 4 * dim)
         self.ls2 = LayerScale(dim, layer_scale_init)
 
     def forward(self, x_BPC: Tensor, rope: RopeTables | None = None, mask_BP: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ def run(meta: dict[str, Any], weights: dict[str, Tensor], images: Tensor) -> dic
     result = {
         "layers": output.layers,
         "patch_start_idx": output.patch_start_idx,
-        "patch_tokens": output.patch_tokens_BVPC.flatten(0, 1),
+        "patch_tokens": aggregator.embed(images).flatten(0, 1),
     }
     if meta.get("heads"):
         camera = CameraHead(meta["heads"]["camera_head"]["dim_in"]).eval()
@@ -41,6 +41,8 @@ def own_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Upstream's arguments of the aggregator as ours: what is fixed in ours must have VGGT's value."""
     fixed = {
         "aa_order": ["frame", "global"],
+        "aa_block_size": 1,
+        "mlp_ratio": 4.0,
         "qkv_bias": True,
         "proj_bias": True,
         "ffn_bias": True,

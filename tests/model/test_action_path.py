@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.model.frozen import freeze, frozen_forward, is_frozen, parameters_of
-from lerobot_atlasvla.model.geometry import vggt
+from lerobot_atlasvla.model.geometry import backbone, vggt
 from lerobot_atlasvla.model.layers import apply_rope, rope_2d_tables
 from tests.conftest import tiny_config
 from tests.helpers.released import open_gates, preprocessed, released_policy, write_vggt
@@ -50,14 +50,14 @@ def test_remembered_tables_change_no_bit_and_are_made_once(root, fusion, monkeyp
     made = []
     make = vggt._make_tables
     monkeypatch.setattr(vggt, "_make_tables", lambda *args: made.append(args) or make(*args))
-    vggt._remembered_tables.cache_clear()
+    backbone.remembered_tables.cache_clear()
     with torch.inference_mode():
         first = policy.predict_action_chunk(batch)
     assert torch.equal(policy.predict_action_chunk(batch), first)
     policy.train()
     policy(batch)[0].backward()
     assert len(made) == 1
-    monkeypatch.setattr(vggt, "_remembered_tables", make)
+    monkeypatch.setattr(vggt, "rope_tables", lambda _, *arguments: make(*arguments))
     assert torch.equal(policy.predict_action_chunk(batch), first)
 
 
@@ -68,7 +68,7 @@ def test_tables_stay_float32_and_out_of_checkpoints(root):
     policy.to(torch.bfloat16)
     assert set(policy.state_dict()) == names
     layout = vggt.TokenLayout(5, 4, 4, 0)
-    frame, scene = vggt._remembered_tables(layout, 2, 16, torch.device("cpu"))
+    frame, scene = backbone.rope_tables(vggt._make_tables, layout, 2, 16, torch.device("cpu"))
     assert {table.dtype for table in (*frame, *scene)} == {torch.float32}
     assert torch.equal(scene.cos_PK, frame.cos_PK.repeat(2, 1))
 

@@ -66,7 +66,6 @@ def test_aggregator_refuses_a_layer_that_does_not_exist():
         ({"patch_embed": "resnet"}, ", ".join(PATCH_EMBEDDERS)),
         ({"patch_embed": "dinov2_vits14_reg"}, "384 wide but the aggregator is 16 wide"),
         ({"patch_embed": "conv_stem", "patch_size": 6, "grid": (2, 2)}, "power of two"),
-        ({"aa_block_size": 3}, "aa_block_size"),
     ],
 )
 def test_aggregator_refuses_impossible_sizes(overrides, message):

@@ -44,11 +44,13 @@ class OpenDrawer(_Drawer):
     Args:
         env: A LIBERO ``ControlEnv``.
         region: Site of the drawer's inside, such as ``wooden_cabinet_1_top_region``.
-        tilt: How far the fingers point forward, rad; 0 is down, a quarter turn horizontal.
     """
 
-    def __init__(self, env: ControlEnv, region: str, tilt: float = 1.3) -> None:
-        super().__init__(env, "open", region, about_x(-tilt) @ facing_down(STRAIGHT))
+    TILT_RAD = 1.3
+    """How far the fingers point forward; 0 is down, a quarter turn horizontal."""
+
+    def __init__(self, env: ControlEnv, region: str) -> None:
+        super().__init__(env, "open", region, about_x(-self.TILT_RAD) @ facing_down(STRAIGHT))
 
     def _motion(self) -> Iterator[np.ndarray]:
         self.phase = Phase.REACH
@@ -80,18 +82,19 @@ class CloseDrawer(_Drawer):
     Args:
         env: A LIBERO ``ControlEnv``.
         region: Site of the drawer's inside, such as ``white_cabinet_1_bottom_region``.
-        tilt: How far the fingers point forward, rad; upright, the hand would meet the handles above.
     """
 
+    TILT_RAD = 0.7
+    """How far the fingers point forward; upright, the hand would meet the handles above."""
     BEFORE_M = 0.06
     OVER_M = 0.12
     AHEAD_M = 0.04
     SHUT_M = 0.003
     """LIBERO takes 0 for closed; the drawer ends at 0.01."""
 
-    def __init__(self, env: ControlEnv, region: str, tilt: float = 0.7) -> None:
+    def __init__(self, env: ControlEnv, region: str) -> None:
         # Fingers side by side, so that the hand is flat between handle and table.
-        super().__init__(env, "close", region, about_x(tilt) @ facing_down(0.0))
+        super().__init__(env, "close", region, about_x(self.TILT_RAD) @ facing_down(0.0))
 
     def _before_handle(self, distance: float) -> np.ndarray:
         return self._handle() - np.array([0.0, distance, 0.0])

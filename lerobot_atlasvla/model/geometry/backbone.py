@@ -5,7 +5,8 @@ their files. Shape suffixes: B batch, V view, P tokens per view, R tokens, C wid
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,13 +25,15 @@ class AggregatorOutput(NamedTuple):
     Attributes:
         layers: One ``(B, V, P, 2C)`` tensor per requested layer: the half of attention within a view, then that of
             attention across all views.
-        patch_tokens_BVPC: What the blocks got: one token per patch, before any attention of the backbone.
         patch_start_idx: Index of the first patch token in P (a camera token comes first, registers may follow it).
     """
 
     layers: list[Tensor]
-    patch_tokens_BVPC: Tensor
     patch_start_idx: int
+
+
+FrameAndGlobal = tuple[RopeTables, RopeTables]
+"""Rotary tables for attention within a view and across views."""
 
 
 class GeometryBackbone(nn.Module):
@@ -140,6 +143,23 @@ def patch_positions(specials: int, rows: int, columns: int, extras: int = 0, *, 
     )
     patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
     return torch.cat((patches.new_zeros(specials, 2), patches, patches.new_zeros(extras, 2)))
+
+
+def rope_tables(make: Callable[..., FrameAndGlobal], *arguments: Any) -> FrameAndGlobal:
+    """Return the rotary tables that ``make`` makes of hashable arguments; those used last are remembered.
+
+    They are no state, so they are on no module: a cast must not round them, and another device finds its own. Compiled,
+    they are made inside the graph.
+    """
+    return make(*arguments) if torch.compiler.is_compiling() else remembered_tables(make, *arguments)
+
+
+# A policy has one layout of tokens, or with early fusion one per length of instruction.
+@lru_cache(maxsize=32)
+def remembered_tables(make: Callable[..., FrameAndGlobal], *arguments: Any) -> FrameAndGlobal:
+    """Make tables in a rollout that a later backward pass can use, too; see :func:`rope_tables`."""
+    with torch.inference_mode(False), torch.no_grad():
+        return make(*arguments)
 
 
 def first_view_then_others(token_12RC: Tensor, batch: int, views: int) -> Tensor:

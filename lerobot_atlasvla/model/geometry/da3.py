@@ -8,16 +8,22 @@ policy's cameras have one; rotary tables are always float32; no blocks run after
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
 
-from lerobot_atlasvla.model.layers import Block, RopeTables, rope_2d_tables
+from lerobot_atlasvla.model.layers import Block, rope_2d_tables
 from lerobot_atlasvla.model.vision import ConvPatchEmbed, ImageNetScale, RememberedTable
 
-from .backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
+from .backbone import (
+    AggregatorOutput,
+    FrameAndGlobal,
+    GeometryBackbone,
+    first_view_then_others,
+    patch_positions,
+    rope_tables,
+)
 
 PATCH_SIZE = 14
 # The first block that has rotary positions, norms on q and k, and a camera token; before it, each view is a DINOv2.
@@ -87,8 +93,7 @@ class DA3Encoder(GeometryBackbone):
         camera_N1C = first_view_then_others(self.camera_token[:, :, None], batch, views)
         tokens = torch.cat((class_NC1, patches_BVPC.flatten(0, 1).to(class_NC1.dtype)), dim=1)
         per_view = tokens.shape[1]
-        tables = _make_tables if torch.compiler.is_compiling() else _remembered_tables
-        rope_within, rope_across = tables(grid, views, self.head_dim, tokens.device)
+        rope_within, rope_across = rope_tables(_make_tables, grid, views, self.head_dim, tokens.device)
 
         kept: dict[int, Tensor] = {}
         within = tokens
@@ -104,7 +109,7 @@ class DA3Encoder(GeometryBackbone):
             if index in wanted:
                 normed = torch.cat((tokens[:, :1], self.norm(tokens[:, 1:])), dim=1)
                 kept[index] = torch.cat((within, normed), dim=-1).unflatten(0, (batch, views))
-        return AggregatorOutput([kept[layer] for layer in wanted], patches_BVPC, self.patch_start_idx)
+        return AggregatorOutput([kept[layer] for layer in wanted], self.patch_start_idx)
 
     def block_names(self, layer: int) -> tuple[str, ...]:
         """Return the name of a layer's one block."""
@@ -150,20 +155,8 @@ class DA3CameraDecoder(nn.Module):
         return torch.cat([head(features_BVC) for head in (self.fc_t, self.fc_qvec, self.fc_fov)], dim=-1)
 
 
-def _make_tables(
-    grid: tuple[int, int], views: int, head_dim: int, device: torch.device
-) -> tuple[RopeTables, RopeTables]:
+def _make_tables(grid: tuple[int, int], views: int, head_dim: int, device: torch.device) -> FrameAndGlobal:
     """Rotary tables within a view and across views. Across, all patches have one position: (1, 1)."""
     positions_P2 = patch_positions(1, *grid, device=device)
     across_P2 = positions_P2.clamp(max=1).repeat(views, 1)
     return rope_2d_tables(positions_P2, head_dim), rope_2d_tables(across_P2, head_dim)
-
-
-# As in VGGT's aggregator: tables are no state, so they are not on the module.
-@lru_cache(maxsize=32)
-def _remembered_tables(
-    grid: tuple[int, int], views: int, head_dim: int, device: torch.device
-) -> tuple[RopeTables, RopeTables]:
-    # Made in a rollout, used in a later backward pass.
-    with torch.inference_mode(False), torch.no_grad():
-        return _make_tables(grid, views, head_dim, device)

@@ -7,16 +7,23 @@ checkpointing is a switch of its own and not hidden in ``train()``; foreign toke
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lerobot_atlasvla.model.layers import Block, RopeTables, rope_2d_tables
+from lerobot_atlasvla.model.types import TokenGroup
 from lerobot_atlasvla.model.vision import ImageNetScale, build_patch_embed
 
-from .backbone import AggregatorOutput, GeometryBackbone, first_view_then_others, patch_positions
+from .backbone import (
+    AggregatorOutput,
+    FrameAndGlobal,
+    GeometryBackbone,
+    first_view_then_others,
+    patch_positions,
+    rope_tables,
+)
 from .point_heads import PointHeads, point_map
 from .points import PointMap
 from .record import HeadSizes
@@ -35,8 +42,6 @@ class Aggregator(GeometryBackbone):
         depth: Number of frame blocks, and of global blocks.
         num_heads: Attention heads; ``embed_dim / num_heads`` must be a multiple of 4.
         num_register_tokens: Register tokens per view.
-        mlp_ratio: Hidden width of an MLP over C.
-        aa_block_size: Frame blocks in a row before as many global blocks.
         grid: Patch grid, needed by ``conv_stem`` only.
         layer_scale_init: Start value of the layer scale (0.01 in VGGT).
         has_blocks: Without frame and global blocks (an ablation), every layer's output is its input, twice.
@@ -57,8 +62,6 @@ class Aggregator(GeometryBackbone):
         depth: int = 24,
         num_heads: int = 16,
         num_register_tokens: int = 4,
-        mlp_ratio: float = 4.0,
-        aa_block_size: int = 1,
         grid: tuple[int, int] | None = None,
         layer_scale_init: float = 0.01,
         has_blocks: bool = True,
@@ -67,9 +70,6 @@ class Aggregator(GeometryBackbone):
         own_heads: bool = False,
     ):
         super().__init__(patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
-        if depth % aa_block_size:
-            raise ValueError(f"depth {depth} is no multiple of aa_block_size {aa_block_size}.")
-        self.aa_block_size = aa_block_size
         self.special_tokens = special_tokens
         self.patch_start_idx = 1 + num_register_tokens if special_tokens else 0
         self.scale = ImageNetScale()
@@ -86,9 +86,7 @@ class Aggregator(GeometryBackbone):
 
         def blocks() -> nn.ModuleList:
             return nn.ModuleList(
-                Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, layer_scale_init=layer_scale_init)
-                if has_blocks
-                else Passage()
+                Block(embed_dim, num_heads, layer_scale_init=layer_scale_init) if has_blocks else Passage()
                 for _ in range(depth)
             )
 
@@ -132,8 +130,7 @@ class Aggregator(GeometryBackbone):
         patches_BVPC: Tensor,
         grid: tuple[int, int],
         output_layers: Sequence[int] | None = None,
-        extra_BLC: Tensor | None = None,
-        extra_mask_BL: Tensor | None = None,
+        words: TokenGroup | None = None,
     ) -> AggregatorOutput:
         """Alternate frame and global attention over patch tokens.
 
@@ -141,12 +138,11 @@ class Aggregator(GeometryBackbone):
             patches_BVPC: Patch tokens of each view, row-major.
             grid: Patches per (column, row); their product is the number of patches.
             output_layers: As in :meth:`forward`.
-            extra_BLC: Tokens of another origin (an instruction) that every view's sequence ends with. They sit at
-                position (0, 0), as camera and register tokens do.
-            extra_mask_BL: True = real token; padding is never attended to.
+            words: Tokens of an instruction, of width C, that every view's sequence ends with. They sit at position
+                (0, 0), as camera and register tokens do; padding is never attended to.
 
         Returns:
-            Layers of width P = specials, patches, extra tokens.
+            Layers of width P = specials, patches, words.
         """
         wanted = self._check_layers(output_layers)
         batch, views = patches_BVPC.shape[:2]
@@ -154,45 +150,29 @@ class Aggregator(GeometryBackbone):
         if self.special_tokens:
             specials = (self.camera_token, self.register_token)
             parts[:0] = [first_view_then_others(token, batch, views) for token in specials]
-        mask_BP = None
-        if extra_BLC is not None:
-            parts.append(extra_BLC.repeat_interleave(views, dim=0))
+        if words is not None:
+            parts.append(words.tokens_BSD.repeat_interleave(views, dim=0))
         dtype = next((parameter.dtype for parameter in self.parameters()), patches_BVPC.dtype)
         tokens = torch.cat([part.to(dtype) for part in parts], dim=1)
         per_view = tokens.shape[1]
-        if extra_mask_BL is not None:
-            seen = extra_mask_BL.new_ones(batch, per_view - extra_mask_BL.shape[1])
-            mask_BP = torch.cat((seen, extra_mask_BL), dim=1)
-        extras = 0 if extra_BLC is None else extra_BLC.shape[1]
-        tables = _make_tables if torch.compiler.is_compiling() else _remembered_tables
-        layout = TokenLayout(self.patch_start_idx, grid[0], grid[1], extras)
-        rope_frame, rope_global = tables(layout, views, self.head_dim, tokens.device)
-        mask_frame = None if mask_BP is None else mask_BP.repeat_interleave(views, dim=0)
-        mask_global = None if mask_BP is None else mask_BP.repeat(1, views)
+        mask_frame = mask_global = None
+        if words is not None and words.mask_BS is not None:
+            seen = words.mask_BS.new_ones(batch, per_view - words.mask_BS.shape[1])
+            mask_BP = torch.cat((seen, words.mask_BS), dim=1)
+            mask_frame, mask_global = mask_BP.repeat_interleave(views, dim=0), mask_BP.repeat(1, views)
+        layout = TokenLayout(self.patch_start_idx, *grid, 0 if words is None else words.tokens_BSD.shape[1])
+        rope_frame, rope_global = rope_tables(_make_tables, layout, views, self.head_dim, tokens.device)
 
         kept: dict[int, Tensor] = {}
-        last_wanted = max(wanted, default=-1)
-        for start in range(0, self.depth, self.aa_block_size):
-            if start > last_wanted:
-                break
-            indices = range(start, start + self.aa_block_size)
-            frame_outputs = {}
-            for index in indices:
-                tokens = self._run(self.frame_blocks[index], tokens, rope_frame, mask_frame)
-                if index in wanted:
-                    frame_outputs[index] = tokens
-            tokens = tokens.unflatten(0, (batch, views)).flatten(1, 2)
-            for index in indices:
-                tokens = self._run(self.global_blocks[index], tokens, rope_global, mask_global)
-                if index in wanted:
-                    both = (frame_outputs[index], tokens)
-                    kept[index] = torch.cat([half.reshape(batch, views, per_view, -1) for half in both], dim=-1)
+        for index in range(1 + max(wanted, default=-1)):
+            within = self._run(self.frame_blocks[index], tokens, rope_frame, mask_frame)
+            tokens = within.unflatten(0, (batch, views)).flatten(1, 2)
+            tokens = self._run(self.global_blocks[index], tokens, rope_global, mask_global)
+            if index in wanted:
+                halves = [half.reshape(batch, views, per_view, -1) for half in (within, tokens)]
+                kept[index] = torch.cat(halves, dim=-1)
             tokens = tokens.unflatten(1, (views, per_view)).flatten(0, 1)
-        return AggregatorOutput(
-            layers=[kept[layer] for layer in wanted],
-            patch_tokens_BVPC=patches_BVPC,
-            patch_start_idx=self.patch_start_idx,
-        )
+        return AggregatorOutput([kept[layer] for layer in wanted], self.patch_start_idx)
 
 
 class Passage(nn.Module):
@@ -212,19 +192,8 @@ class TokenLayout(NamedTuple):
     extras: int
 
 
-def _make_tables(layout: TokenLayout, views: int, head_dim: int, device: torch.device) -> tuple[RopeTables, RopeTables]:
+def _make_tables(layout: TokenLayout, views: int, head_dim: int, device: torch.device) -> FrameAndGlobal:
     """Rotary tables for frame and for global attention."""
     positions_P2 = patch_positions(layout.specials, layout.rows, layout.columns, layout.extras, device=device)
     # Positions do not depend on the view: all views share them in global attention too.
     return rope_2d_tables(positions_P2, head_dim), rope_2d_tables(positions_P2.repeat(views, 1), head_dim)
-
-
-# A policy has one layout, or with early fusion one per length of instruction. Not on the module: tables are no state,
-# a cast must not round them, and another device finds its own.
-@lru_cache(maxsize=32)
-def _remembered_tables(
-    layout: TokenLayout, views: int, head_dim: int, device: torch.device
-) -> tuple[RopeTables, RopeTables]:
-    # Made in a rollout, used in a later backward pass.
-    with torch.inference_mode(False), torch.no_grad():
-        return _make_tables(layout, views, head_dim, device)

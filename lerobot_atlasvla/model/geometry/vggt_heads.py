@@ -17,6 +17,8 @@ from lerobot_atlasvla.model.layers import Block, Mlp
 
 POSE_SIZE = 9
 ROUNDS = 4
+# Blocks of a round, and their attention heads.
+TRUNK_DEPTH, TRUNK_HEADS = 4, 16
 POSITION_WEIGHT = 0.1
 POSITION_BASE = 100.0
 
@@ -26,15 +28,13 @@ class CameraHead(nn.Module):
 
     Args:
         dim_in: Width C of an aggregator output.
-        trunk_depth: Blocks per round.
-        num_heads: Attention heads.
     """
 
-    def __init__(self, dim_in: int = 2048, *, trunk_depth: int = 4, num_heads: int = 16):
+    def __init__(self, dim_in: int = 2048):
         super().__init__()
         self.token_norm = nn.LayerNorm(dim_in)
         self.trunk_norm = nn.LayerNorm(dim_in)
-        self.trunk = nn.Sequential(*(Block(dim_in, num_heads, qk_norm=False) for _ in range(trunk_depth)))
+        self.trunk = nn.Sequential(*(Block(dim_in, TRUNK_HEADS, qk_norm=False) for _ in range(TRUNK_DEPTH)))
         self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, POSE_SIZE))
         self.embed_pose = nn.Linear(POSE_SIZE, dim_in)
         self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim_in, 3 * dim_in))
