@@ -53,14 +53,9 @@ class L1Head(nn.Module):
         noise_BTA: Tensor | None = None,
         time_B: Tensor | None = None,
     ) -> Tensor:
-        """Return the mean absolute error per sample over its real actions, ``(B,)``; padded actions never count.
+        """Return the mean absolute error per sample over its real actions, ``(B,)``; arguments as of FlowHead's.
 
-        Args:
-            decoded_BTD: The decoder's output.
-            actions_BTA: Normalized demonstrated actions.
-            valid_BT: True = a real action, False = padding past the end of the episode.
-            noise_BTA: Not used.
-            time_B: Not used.
+        Noise and time are for heads that denoise.
         """
         error_BT = (self(decoded_BTD).float() - actions_BTA.float()).abs().mean(-1)
         return mean_over_real(error_BT, valid_BT)

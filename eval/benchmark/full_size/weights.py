@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ DTYPE_CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 # What transformers writes into its own files; it refuses a file whose metadata name another framework.
 TRANSFORMERS_METADATA = {"format": "pt"}
 
-LINE = re.compile(r"(?P<name>(?:[\w.]|\{\d+-\d+\})+)(?P<sizes>(?: [1-9]\d*)+)")
 RANGE = re.compile(r"\{(\d+)-(\d+)\}")
 
 STD = 0.02
@@ -66,50 +65,20 @@ logger = logging.getLogger(__name__)
 Shapes = Mapping[str, Sequence[int]]
 
 
-def expand_pattern(pattern: str) -> Iterator[str]:
-    """Return the names that ``pattern`` stands for, e.g. ``a.{0-2}.b`` for ``a.0.b``, ``a.1.b``, ``a.2.b``.
-
-    Raises:
-        ValueError: If a range runs backwards.
-    """
-    match = RANGE.search(pattern)
-    if match is None:
-        yield pattern
-        return
-    first, last = int(match[1]), int(match[2])
-    if first >= last:
-        raise ValueError(f"range {match[0]} does not run upwards")
-    tails = list(expand_pattern(pattern[match.end() :]))
-    for index in range(first, last + 1):
-        yield from (f"{pattern[: match.start()]}{index}{tail}" for tail in tails)
-
-
-def read_tensor_list(text: str) -> dict[str, tuple[int, ...]]:
-    """Read names and shapes from lines such as ``blocks.{0-23}.qkv.weight 3072 1024``; ``#`` begins a comment line.
-
-    Raises:
-        ValueError: For a line that is no name and sizes, or that names a tensor again; with the line and its number.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line or line.startswith("#"):
-            continue
-        match = LINE.fullmatch(line)
-        if match is None:
-            raise ValueError(f"line {number}: expected 'name size size ...', got {line!r}")
-        try:
-            names = list(expand_pattern(match["name"]))
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error} in {line!r}") from error
-        if known := shapes.keys() & set(names):
-            raise ValueError(f"line {number}: {min(known)} is listed before, got {line!r}")
-        shapes |= dict.fromkeys(names, tuple(int(size) for size in match["sizes"].split()))
-    return shapes
-
-
 def vggt_tensors() -> dict[str, tuple[int, ...]]:
     """Return the 1,797 tensors of VGGT-1B."""
-    return read_tensor_list(VGGT_LIST.read_text())
+    lines = (line.split() for line in VGGT_LIST.read_text().splitlines() if not line.startswith("#"))
+    return {name: tuple(map(int, sizes)) for pattern, *sizes in lines for name in _expanded(pattern)}
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Return the names that ``pattern`` stands for: ``a.0.b``, ``a.1.b``, ``a.2.b`` for ``a.{0-2}.b``."""
+    match = RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    tails = _expanded(pattern[match.end() :])
+    indices = range(int(match[1]), int(match[2]) + 1)
+    return [f"{pattern[: match.start()]}{index}{tail}" for index in indices for tail in tails]
 
 
 def qwen3_config() -> Qwen3Config:
@@ -192,12 +161,7 @@ def make_header(tensors: Shapes, dtype: torch.dtype, metadata: Mapping[str, str]
 
     The layout is the library's own: it sorts by type, then by name, and pads the JSON with spaces so that the data
     begin at a multiple of eight.
-
-    Raises:
-        ValueError: For a type other than float32 and bfloat16.
     """
-    if dtype not in DTYPE_CODES:
-        raise ValueError(f"Checkpoints are written in {', '.join(map(str, DTYPE_CODES))}, got {dtype}.")
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in sorted(tensors):
