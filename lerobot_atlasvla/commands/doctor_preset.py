@@ -121,14 +121,42 @@ def check_dataset(trial: Trial) -> str:
             "none configured, so none checked (--dataset.repo_id=NAME, with --dataset.root=FOLDER if it is local); "
             "below, observations are made up with LIBERO's features"
         )
+    from lerobot_atlasvla.policy.checks.statistics import unscaled_ranges
+    from lerobot_atlasvla.training.dataset_checks import check_numbers
+    from lerobot_atlasvla.training.held_out import demonstrations, leak_of
+
+    meta, local = _read_metadata(wanted)
+    try:
+        config = _with_features(trial.config, meta.features)
+        config.validate_features(meta)
+        if local:
+            check_numbers(config, meta)
+        warnings = [unscaled_ranges(config, meta.stats or {})]
+        if local and wanted.eval_split:
+            split, episodes = {"episodes": wanted.episodes, "eval_split": wanted.eval_split}, cast(Any, meta.episodes)
+            warnings.append(leak_of(split, list(episodes["tasks"]), demonstrations(meta.root)))
+    except ValueError as error:
+        raise CheckFailedError(f"{wanted.repo_id} does not fit: {error}") from error
+    trial.features, trial.meta, trial.has_frames = meta.features, meta, local and not wanted.streaming
+    state = f"state {config.state_dim}, " if config.use_state else ""
+    return (
+        f"{wanted.repo_id} ({meta.info.codebase_version}) in {meta.root}: {meta.total_episodes} episodes, "
+        f"{meta.total_frames} frames; {', '.join(config.view_keys)}; {state}action {config.action_dim}"
+        + "".join(f"; WARNING: {warning}" for warning in warnings if warning)
+        + (f". {squeezed}" if (squeezed := squeezed_views(config)) else "")
+    )
+
+
+def _read_metadata(wanted: DatasetConfig) -> tuple[Any, bool]:
+    """Return LeRobot's metadata of a dataset, and whether the dataset is on this machine.
+
+    Raises:
+        CheckFailedError: If it is neither here nor on the Hub, or can't be read.
+    """
     import httpx
     from huggingface_hub import HfApi
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.utils.constants import HF_LEROBOT_HOME
-
-    from lerobot_atlasvla.policy.checks.statistics import unscaled_ranges
-    from lerobot_atlasvla.training.dataset_checks import check_numbers
-    from lerobot_atlasvla.training.held_out import demonstrations, leak_of
 
     name, place = wanted.repo_id, str(wanted.root or "FOLDER")
     folder = Path(wanted.root) if wanted.root else HF_LEROBOT_HOME / name
@@ -161,25 +189,7 @@ def check_dataset(trial: Trial) -> str:
         raise CheckFailedError(f"{name} can't be read in {folder}: {brief(error)}", fix) from error
     if local and not any(meta.root.glob("data/*/*.parquet")):
         raise CheckFailedError(f"{meta.root} describes a dataset but has no data/*/*.parquet", fix)
-    try:
-        config = _with_features(trial.config, meta.features)
-        config.validate_features(meta)
-        if local:
-            check_numbers(config, meta)
-        warnings = [unscaled_ranges(config, meta.stats or {})]
-        if local and wanted.eval_split:
-            split, episodes = {"episodes": wanted.episodes, "eval_split": wanted.eval_split}, cast(Any, meta.episodes)
-            warnings.append(leak_of(split, list(episodes["tasks"]), demonstrations(meta.root)))
-    except ValueError as error:
-        raise CheckFailedError(f"{name} does not fit: {error}") from error
-    trial.features, trial.meta, trial.has_frames = meta.features, meta, local and not wanted.streaming
-    state = f"state {config.state_dim}, " if config.use_state else ""
-    return (
-        f"{name} ({meta.info.codebase_version}) in {meta.root}: {meta.total_episodes} episodes, "
-        f"{meta.total_frames} frames; {', '.join(config.view_keys)}; {state}action {config.action_dim}"
-        + "".join(f"; WARNING: {warning}" for warning in warnings if warning)
-        + (f". {squeezed}" if (squeezed := squeezed_views(config)) else "")
-    )
+    return meta, local
 
 
 def _with_features(config: AtlasVLAConfig, features: Mapping[str, Any]) -> AtlasVLAConfig:

@@ -99,43 +99,26 @@ def read_data(config: PretrainConfig) -> GeometryData:
     used = [name for found in by_role for name in found]
     _check_features(config, features, used)
     size, cells = _sizes(config, features, used)
-    count = len(dataset)
-    needed = count * len(used) * (prod(size) * 3 + prod(cells) * 4)
+    needed = len(dataset) * len(used) * (prod(size) * 3 + prod(cells) * 4)
     if needed > available_memory():
         raise PretrainError(
             f"--dataset_root={config.dataset_root} needs {needed / 1e9:.1f} GB of memory, and "
             f"{available_memory() / 1e9:.1f} GB are available: choose a smaller --image_size, or fewer --views."
         )
-    images = torch.empty(count, len(used), *size, 3, dtype=torch.uint8)
-    depth = torch.empty(count, len(used), *cells)
-    sides = {"intrinsics": 3, "extrinsics": 4}
-    matrices = {kind: torch.empty(count, len(used), side, side) for kind, side in sides.items()}
-    keys = [key for name in used for key in (f"{OBS_IMAGES}.{name}", *geometry_keys(name))]
     try:
-        rows = dataset.hf_dataset.select_columns([*keys, "episode_index"]).with_format("numpy")
-        shows = demonstrations(config.dataset_root)
-        episodes = torch.tensor([shows.get(episode, episode) for episode in np.array(rows["episode_index"]).tolist()])
-        for start in tqdm(range(0, count, _ROWS_AT_ONCE), desc="reading", unit="batch"):
-            batch = rows[start : start + _ROWS_AT_ONCE]
-            place = slice(start, start + _ROWS_AT_ONCE)
-            for view, name in enumerate(used):
-                depth_key, intrinsics_key, extrinsics_key = geometry_keys(name)
-                images[place, view] = _resized(np.stack(batch[f"{OBS_IMAGES}.{name}"]), size)
-                depth[place, view] = _pooled(np.stack(batch[depth_key]), cells)
-                matrices["intrinsics"][place, view] = torch.as_tensor(np.stack(batch[intrinsics_key]))
-                matrices["extrinsics"][place, view] = torch.as_tensor(np.stack(batch[extrinsics_key]))
+        images, depth, intrinsics, extrinsics, episodes = _read_rows(config, dataset, used, size, cells)
     # LeRobot's and Hugging Face's readers raise whatever the files make them stumble over.
     except Exception as error:
         raise PretrainError(f"--dataset_root={config.dataset_root} can't be read: {brief(error)}.") from error
     stored = torch.tensor([features[f"{OBS_IMAGES}.{name}"]["shape"][:2] for name in used], dtype=torch.float32)
     ones = torch.ones(len(used))
-    matrices["intrinsics"] /= torch.stack((stored[:, 1], stored[:, 0], ones), dim=-1)[:, :, None]
+    intrinsics /= torch.stack((stored[:, 1], stored[:, 0], ones), dim=-1)[:, :, None]
     starts = np.cumsum([0, *map(len, by_role)])
     data = GeometryData(
         images_NAHW3=images,
         depth_NAhw=depth,
-        intrinsics_NA33=matrices["intrinsics"],
-        extrinsics_NA44=matrices["extrinsics"],
+        intrinsics_NA33=intrinsics,
+        extrinsics_NA44=extrinsics,
         alternatives=tuple(tuple(range(start, end)) for start, end in pairwise(starts)),
         episodes_N=episodes,
         digest=f"sha256:{hashlib.sha256((config.dataset_root / INFO).read_bytes()).hexdigest()}",
@@ -147,6 +130,30 @@ def read_data(config: PretrainConfig) -> GeometryData:
             f"--dataset_root={config.dataset_root} has one episode, and some must be held out: collect at least two."
         )
     return data
+
+
+def _read_rows(
+    config: PretrainConfig, dataset: Any, used: list[str], size: tuple[int, int], cells: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return images, depth, intrinsics in the stored images' pixels, extrinsics and episodes: :class:`GeometryData`."""
+    count = len(dataset)
+    images = torch.empty(count, len(used), *size, 3, dtype=torch.uint8)
+    depth = torch.empty(count, len(used), *cells)
+    intrinsics, extrinsics = (torch.empty(count, len(used), side, side) for side in (3, 4))
+    keys = [key for name in used for key in (f"{OBS_IMAGES}.{name}", *geometry_keys(name))]
+    rows = dataset.hf_dataset.select_columns([*keys, "episode_index"]).with_format("numpy")
+    shows = demonstrations(config.dataset_root)
+    episodes = torch.tensor([shows.get(episode, episode) for episode in np.array(rows["episode_index"]).tolist()])
+    for start in tqdm(range(0, count, _ROWS_AT_ONCE), desc="reading", unit="batch"):
+        batch = rows[start : start + _ROWS_AT_ONCE]
+        place = slice(start, start + _ROWS_AT_ONCE)
+        for view, name in enumerate(used):
+            depth_key, intrinsics_key, extrinsics_key = geometry_keys(name)
+            images[place, view] = _resized(np.stack(batch[f"{OBS_IMAGES}.{name}"]), size)
+            depth[place, view] = _pooled(np.stack(batch[depth_key]), cells)
+            intrinsics[place, view] = torch.as_tensor(np.stack(batch[intrinsics_key]))
+            extrinsics[place, view] = torch.as_tensor(np.stack(batch[extrinsics_key]))
+    return images, depth, intrinsics, extrinsics, episodes
 
 
 def _open(config: PretrainConfig) -> Any:

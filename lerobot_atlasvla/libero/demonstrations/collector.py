@@ -92,7 +92,6 @@ class Collector:
             import lerobot.datasets.lerobot_dataset  # noqa: F401 - takes many seconds; do it while the workers start
 
             for key, task in tasks.items():
-                suite, task_id = key
                 while task.kept < target:
                     self._submit()
                     attempt = self._pending.pop((key, task.attempts)).result()
@@ -101,29 +100,34 @@ class Collector:
                     self.progress.wall_s = wall_before + time.monotonic() - started
                     bar.update(kept)
                     bar.set_postfix_str(
-                        f"task {task_id}, success {self.success_rate:.0%}, "
+                        f"task {key[1]}, success {self.success_rate:.0%}, "
                         f"{60 * self.progress.new_episodes / (time.monotonic() - started):.1f} ep/min"
                     )
                     if sum(len(kept.episodes) for kept in self._batch) >= self._config.save_every:
                         self._commit()
-                    if self._solved_at_start[key] >= min(SOLVED_AT_START, self._config.max_failures):
-                        other = ", or give another --displace_cm" if attempt.displacement else ""
-                        raise CollectionError(
-                            f"Task {task_id} of {suite} ({task.name}) was solved before anything was done, "
-                            f"{self._solved_at_start[key]} times in a row, so there is nothing to demonstrate; leave "
-                            f"it out with --task_ids{other}."
-                        )
-                    if task.failures_in_a_row >= self._config.max_failures:
-                        raise CollectionError(
-                            f"Task {task_id} of {suite} ({task.name}) failed {task.failures_in_a_row} times in a row "
-                            f"(--max_failures={self._config.max_failures}); {task.kept} of its demonstrations were "
-                            "kept. Are the assets complete, and is --max_steps or --noise unusual?"
-                        )
+                    self._refuse_hopeless(key, attempt)
         finally:
             bar.close()
             for future in self._pending.values():
                 future.cancel()
             self._commit()
+
+    def _refuse_hopeless(self, key: TaskKey, attempt: Attempt) -> None:
+        """Raise :class:`.CollectionError` if this attempt was one too many of its task's that brought nothing."""
+        task, (suite, task_id) = self.progress.tasks[key], key
+        if self._solved_at_start[key] >= min(SOLVED_AT_START, self._config.max_failures):
+            other = ", or give another --displace_cm" if attempt.displacement else ""
+            raise CollectionError(
+                f"Task {task_id} of {suite} ({task.name}) was solved before anything was done, "
+                f"{self._solved_at_start[key]} times in a row, so there is nothing to demonstrate; leave it out with "
+                f"--task_ids{other}."
+            )
+        if task.failures_in_a_row >= self._config.max_failures:
+            raise CollectionError(
+                f"Task {task_id} of {suite} ({task.name}) failed {task.failures_in_a_row} times in a row "
+                f"(--max_failures={self._config.max_failures}); {task.kept} of its demonstrations were kept. Are the "
+                "assets complete, and is --max_steps or --noise unusual?"
+            )
 
     @property
     def success_rate(self) -> float:
