@@ -47,7 +47,7 @@ def commands(page: Path) -> list[str]:
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     inline = re.findall(r"`(python -m [^`]+ --[^`]+)`", text)
     found = [shlex.join(words) for block in [*blocks, *inline] for words in words_of(block)]
-    return [line for line in found if " --" in line and not TO_FILL_IN.search(line)]
+    return [line for line in found if "--" in line and not TO_FILL_IN.search(line)]
 
 
 def read_train_flags(flags: list[str]) -> TrainPipelineConfig:
@@ -104,7 +104,7 @@ def test_a_checkpoint_to_evaluate_is_in_the_repository_or_made_by_a_command(page
 
 def test_a_command_goes_on_over_quotes_and_backslashes():
     block = "# x\nA=1 a --b='{\n \"c\": 1}' \\\n  --d  # e\nexport F=2\ng\n"
-    assert words_of(block) == [["a", '--b={  "c": 1}', "--d"], ["g"]]
+    assert words_of(block) == [["a", '--b={ "c": 1}', "--d"], ["g"]]
 
 
 def test_the_page_on_moved_cameras_has_the_whole_way():
