@@ -235,7 +235,7 @@ def stages(cfg: DemoConfig) -> dict[str, Stage]:
             "Training",
         )
         found["blind_eval"] = Stage(
-            "the blind policy acts in the same rollouts. What it achieves needs no eyes.",
+            "the blind policy acts in the same rollouts. Whatever it achieves can be done without images.",
             [
                 sys.executable,
                 "-m",

@@ -1,15 +1,17 @@
-"""``python -m eval.results_table``: the table of all reports, between two marks in eval/README.md and README.md.
+"""``python -m eval.results_table``: the tables of all reports, each between two marks of its page.
 
-Reads ``eval/results/*/report.json``: of kind ``rollouts``, from ``eval.report``, and ``camera_shift``, whose ``points``
-have ``label``, ``direction``, ``shift`` (0: not shifted), ``successes`` and ``rollouts``, and which says with
-``complete`` whether no point is missing, and ``ablations``, from ``eval.ablations``. Reports with an entry
-``superseded``, which says what they can't show, are only linked.
+They are the full ones of eval/README.md, one line for each report of rollouts in README.md, and docs/tasks.md, task by
+task (:mod:`eval.report.tasks_page`). Reads ``eval/results/*/report.json``: of kind ``rollouts``, from ``eval.report``,
+and ``camera_shift``, whose ``points`` have ``label``, ``direction``, ``shift`` (0: not shifted), ``successes`` and
+``rollouts``, and which says with ``complete`` whether no point is missing, and ``ablations``, from ``eval.ablations``.
+Reports with an entry ``superseded``, which says what they can't show, are only linked.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from eval.common.errors import EvalError
 from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate
 from eval.report.data import REPORT_FILE, read_report
+from eval.report.tasks_page import tasks_block
 from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.utils.cli import exit_status
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 REPORTS = Path("eval/results")
-PAGES = (Path("eval/README.md"), Path("README.md"))
 NONE_YET = "No reports of `eval.report` yet."
+_BRIEF_HEAD = ("report", "tasks", "success, 95 % Wilson interval")
 _HEAD = ("report", "policy", "training", "tasks", "rollouts", "success, 95 % Wilson interval", "render quality, assets")
 _ABLATION_HEAD = ("ablations", "variant", "training seeds", "success", "minus the reference", "")
 _SHIFT_HEAD = ("camera-shift report", "policy", "success unshifted", "success at the largest shifts")
@@ -40,22 +43,17 @@ def results_block(reports: Path, page: Path) -> str:
         EvalError: If a ``report.json`` cannot be read, or lacks something.
     """
     rows, shift_rows, ablation_rows, old = [], [], [], []
-    for file in sorted(reports.glob(f"*/{REPORT_FILE}")):
-        content = read_report(file)
-        link = Path(os.path.relpath(file.with_name("report.md"), page.parent)).as_posix()
-        name = f"[{file.parent.name}]({link})"
+    for name, file, content in _reports(reports, page):
         if "superseded" in content:
             old.append(name)
             continue
-        try:
+        with _naming(file):
             if content["kind"] == "rollouts":
                 rows += [(name, *_run_cells(run)) for run in content["runs"]]
             elif content["kind"] == "camera_shift":
                 shift_rows += [(name, *cells) for cells in _shift_cells(content)]
             elif content["kind"] == "ablations":
                 ablation_rows += [(name, *cells) for cells in _ablation_cells(content)]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise EvalError(f"{file} lacks something that the table of results shows: {error!r}.") from error
     lines = table(_HEAD, rows) if rows else [NONE_YET]
     if shift_rows:
         lines += ["", *table(_SHIFT_HEAD, shift_rows)]
@@ -64,6 +62,37 @@ def results_block(reports: Path, page: Path) -> str:
     if old:
         lines += ["", f"Older reports, each headed by what it can't show: {', '.join(old)}."]
     return "\n".join(lines)
+
+
+def brief_block(reports: Path, page: Path) -> str:
+    """Return a table with one line for each report of rollouts; arguments and errors as :func:`results_block`."""
+    rows = []
+    for name, file, content in _reports(reports, page):
+        with _naming(file):
+            if content["kind"] == "rollouts" and "superseded" not in content:
+                cells = [_run_cells(run) for run in content["runs"]]
+                tasks = dict.fromkeys(of_run for _, _, of_run, *_ in cells)
+                rates = [
+                    f"{run['label']}: {rate}{', incomplete' if 'incomplete' in done else ''}"
+                    for run, (_, _, _, done, rate, _) in zip(content["runs"], cells, strict=True)
+                ]
+                rows.append((name, "<br>".join(tasks), "<br>".join(rates)))
+    return "\n".join(table(_BRIEF_HEAD, rows) if rows else [NONE_YET])
+
+
+def _reports(reports: Path, page: Path) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+    """Yield a link that works from the page, the file, and the content of each report."""
+    for file in sorted(reports.glob(f"*/{REPORT_FILE}")):
+        link = Path(os.path.relpath(file.with_name("report.md"), page.parent)).as_posix()
+        yield f"[{file.parent.name}]({link})", file, read_report(file)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EvalError(f"{file} lacks something that the table of results shows: {error!r}.") from error
 
 
 def _run_cells(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -130,17 +159,26 @@ def _extremes(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [point for point in points if point["shift"] and point["shift"] in farthest]
 
 
-def updated(page: Path, reports: Path) -> tuple[str, str]:
+PAGES = {Path("eval/README.md"): results_block, Path("README.md"): brief_block, Path("docs/tasks.md"): tasks_block}
+"""What stands between the marks of each page."""
+
+
+def updated(root: Path, page: Path) -> tuple[str, str]:
     """Return the text of a page as it is, and as it should be.
+
+    Args:
+        root: Root of the repository.
+        page: One of :data:`PAGES`.
 
     Raises:
         EvalError: If the page does not have both marks once, in order, or a report cannot be read.
     """
-    text = page.read_text(encoding="utf-8")
+    file = root / page
+    text = file.read_text(encoding="utf-8")
     begin, end = text.find(BEGIN), text.find(END)
     if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
-        raise EvalError(f"{page} must have {BEGIN} and then {END}, each once, around the table of results.")
-    return text, f"{text[: begin + len(BEGIN)]}\n{results_block(reports, page)}\n{text[end:]}"
+        raise EvalError(f"{file} must have {BEGIN} and then {END}, each once, around the table of results.")
+    return text, f"{text[: begin + len(BEGIN)]}\n{PAGES[page](root / REPORTS, file)}\n{text[end:]}"
 
 
 def main(argv: list[str] | None = None, root: Path = Path()) -> int:
@@ -160,7 +198,7 @@ def main(argv: list[str] | None = None, root: Path = Path()) -> int:
 
 def update(root: Path, *, check: bool) -> int:
     """Bring the tables up to date, or only say which are not; return the exit status of the command."""
-    pages = {root / page: updated(root / page, root / REPORTS) for page in PAGES}
+    pages = {root / page: updated(root, page) for page in PAGES}
     stale = {page: after for page, (before, after) in pages.items() if before != after}
     if check:
         for page in stale:

@@ -1,6 +1,7 @@
-"""The table of all reports: its rows and links, and that the repository's own is up to date."""
+"""The tables of all reports: their rows and links, and that the repository's own are up to date."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from eval.report.results_table import BEGIN, END, NONE_YET, main
 from tests.eval.run_folders import TRAINING, make_run, rollouts_of
 from tests.helpers import ROOT
 
+EXPERTS = ("experts.md", "scripted_expert.md")
 SHIFT = {
     "kind": "camera_shift",
     "complete": True,
@@ -31,7 +33,10 @@ SHIFT = {
 @pytest.fixture
 def root(tmp_path):
     (tmp_path / "eval/results").mkdir(parents=True)
-    for page in ("README.md", "eval/README.md"):
+    (tmp_path / "docs").mkdir()
+    for file in EXPERTS:
+        shutil.copy(ROOT / "eval/results" / file, tmp_path / "eval/results")
+    for page in ("README.md", "eval/README.md", "docs/tasks.md"):
         (tmp_path / page).write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
     return tmp_path
 
@@ -66,7 +71,9 @@ def test_rows_of_rollouts_and_camera_shifts(root, tmp_path):
         "AtlasVLA (atlasvla) | 6,000 steps, 40 demonstrations | libero_spatial 0, 3 | 7, incomplete: 7 of 8 | "
         "3/7 = 42.9 % [15.8, 75.0] | default, official, with replacements |"
     )
-    assert f"| [mine](eval/results/mine/report.md) | {row}" in block(root / "README.md")
+    brief = "libero_spatial 0, 3 | AtlasVLA: 3/7 = 42.9 % [15.8, 75.0], incomplete |"
+    assert f"| [mine](eval/results/mine/report.md) | {brief}" in block(root / "README.md")
+    assert "[shift]" not in block(root / "README.md")
     assert f"| [mine](results/mine/report.md) | {row}" in block(root / "eval/README.md")
     assert (
         "| [shift](results/shift/report.md) | AtlasVLA | 9/10 = 90.0 % [59.6, 98.2] | "
@@ -80,14 +87,15 @@ def test_displaced_objects_are_said(root, tmp_path):
     run = make_run(tmp_path / "mine", rollouts_of(0, [50] * 4), settings={"displace_cm": 8.0, "task_ids": [0]})
     assert report.main([f"--run={run}", f"--reports={root}/eval/results"]) == 0
     assert main([], root) == 0
-    assert "| libero_spatial 0, displaced by up to 8 cm | 4 |" in block(root / "README.md")
+    assert "| libero_spatial 0, displaced by up to 8 cm | 4 |" in block(root / "eval/README.md")
+    assert "| libero_spatial 0, displaced by up to 8 cm | " in block(root / "README.md")
 
 
 def test_incomplete_grid_is_marked(root):
     (root / "eval/results/shift").mkdir()
     (root / "eval/results/shift/report.json").write_text(json.dumps(SHIFT | {"complete": False}))
     assert main([], root) == 0
-    assert "| AtlasVLA, incomplete |" in block(root / "README.md")
+    assert "| AtlasVLA, incomplete |" in block(root / "eval/README.md")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,7 @@ def test_incomplete_grid_is_marked(root):
         ("README.md", f"{END}\n{BEGIN}", "must have"),
         ("eval/results/x/report.json", '{"kind": "rollouts", "schema_version": 1}', "lacks something"),
         ("eval/results/x/report.json", "{", "is not a report"),
+        ("eval/results/experts.md", "## libero_object", "has no table with the column 'success' for libero_object"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_nothing_is_written(root, capsys, page, content, message):
@@ -118,3 +127,20 @@ def test_a_superseded_report_is_linked_and_gives_no_figures(root, monkeypatch):
     text = block(root / "eval/README.md")
     assert "[old](results/old/report.md)" in text
     assert "AtlasVLA" not in text
+
+
+def test_every_task_has_its_expert_and_its_policies(root, tmp_path):
+    displaced = {"settings": {"displace_cm": 6.0, "task_ids": [0, 3]}, "training": TRAINING}
+    seeing = make_run(tmp_path / "a", [*rollouts_of(0, [50, 0]), *rollouts_of(3, [0, 0])], **displaced)
+    blind = make_run(tmp_path / "b", [*rollouts_of(0, [0, 0]), *rollouts_of(3, [60, 0])], **displaced)
+    flags = [f"--reports={root}/eval/results", "--labels=[mine, blind twin]", "--name=ten_tasks_displaced"]
+    assert report.main([f"--run=[{seeing}, {blind}]", *flags]) == 0
+    assert main([], root) == 0
+    lines = block(root / "docs/tasks.md").splitlines()
+    assert lines[2] == "| task | expert | policy, objects displaced | blind, objects displaced |"
+    bowl = "pick up the black bowl between the plate and the ramekin and place it on the plate"
+    assert lines[4] == f"| 0 {bowl} | 10/10 [72, 100] | 1/2 [9, 91] | 0/2 [0, 66] |"
+    assert lines[5].endswith(" | 10/10 [72, 100] | - | - |")
+    assert "| 3 open the top drawer and put the bowl inside | 4/5 [38, 96] |" in lines
+    assert "| 1 put both the cream cheese box and the butter in the basket | - |" in lines
+    assert len([line for line in lines if line[2:3].isdigit()]) == 40
