@@ -52,7 +52,9 @@ _PATCH_TOKENS = {
     "dinov2": "the DINOv2 vision tower",
 }
 _GEOMETRY = {
-    "vggt": ("VGGT aggregator, {config.vggt_depth} pairs of frame and global blocks, width {config.vggt_embed_dim}"),
+    "vggt": (
+        "VGGT aggregator, depth {config.vggt_depth} (pairs of frame and global blocks), width {config.vggt_embed_dim}"
+    ),
     "da3": "DA3 encoder, {da3[depth]} blocks, width {da3[embed_dim]}",
 }
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")

@@ -12,7 +12,7 @@ from hatchling.builders.wheel import WheelBuilder
 from huggingface_hub import ModelCard
 
 from lerobot_atlasvla import AtlasVLAPolicy
-from tests.conftest import TASK
+from tests.conftest import TASK, tiny_config
 from tests.helpers import ROOT
 from tests.helpers.hub.server import HubServer
 from tests.helpers.released import files_of, released_policy, write_qwen2
@@ -313,6 +313,14 @@ def test_where_training_started(policy, tmp_path):
     card = card_of(policy)
     assert "Training started from `someone/earlier`" in card.text
     assert card.data.base_model == ["someone/earlier"]
+
+
+def test_a_blind_policy_is_not_said_to_see():
+    card = card_of(AtlasVLAPolicy(tiny_config(views=("none",))))
+    assert "no camera view (a blind control)" in card.text
+    for row_of_images in ("views", "patch tokens", "geometry", "fusion"):
+        assert f"| {row_of_images} |" not in card.text
+    assert "`observation` holds `observation.state`" in card.text
 
 
 def test_many_tasks_are_cut_short(policy):
