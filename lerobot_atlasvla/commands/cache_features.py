@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from draccus.utils import ParsingError
 from lerobot.configs import parser
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -30,10 +31,11 @@ from tqdm import tqdm
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.inputs import INDEX, prepare_views
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.policy.checks.types import ConfigError
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, pixel_bytes
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
-from lerobot_atlasvla.utils.cli import AGAIN, exit_status
+from lerobot_atlasvla.utils.cli import AGAIN, UsageError, brief, exit_status
 from lerobot_atlasvla.utils.paths import existing_part, pattern_in, why_not
 from lerobot_atlasvla.weights import backbones
 
@@ -52,25 +54,22 @@ def build(cfg: TrainPipelineConfig) -> Path:
         The folder of the cache.
 
     Raises:
-        FeatureCacheError: If the settings have no use for a cache, the folder holds something else, or the disk is or
-            becomes full.
+        FeatureCacheError: If settings, data and weights don't go together or have no use for a cache, the folder holds
+            something else, or the disk is or becomes full.
     """
     if cfg.dataset.root:
         cfg.dataset.root = str(Path(cfg.dataset.root).expanduser())
     if cfg.dataset.root and (problem := pattern_in(cfg.dataset.root, "--dataset.root")):
         raise FeatureCacheError(problem)
     cfg.output_dir = None  # Nothing is written there; LeRobot would refuse one that exists.
-    cfg.validate()
-    config, folder = _check(cfg)
-    dataset = LeRobotDataset(
-        cfg.dataset.repo_id,
-        root=cfg.dataset.root,
-        episodes=cfg.dataset.episodes,
-        revision=cfg.dataset.revision,
-        video_backend=cfg.dataset.video_backend,
-        tolerance_s=cfg.tolerance_s,
-    )
-    policy = _make_policy(cfg, config, dataset)
+    try:
+        cfg.validate()
+        config, folder = _check(cfg)
+        dataset = _open(cfg)
+        policy = _make_policy(cfg, config, dataset)
+    # What LeRobot, the policy and its weights say of settings and data that don't go together.
+    except (ValueError, ConfigError) as error:
+        raise FeatureCacheError(" ".join(str(error).split())) from error
     config = policy.config
     part = config.geometry_backbone
     backbone = policy.model.backbones()[part]
@@ -136,6 +135,23 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
             "--policy.random_crop and --policy.color_jitter."
         )
     return config, Path(config.feature_cache).expanduser()
+
+
+def _open(cfg: TrainPipelineConfig) -> LeRobotDataset:
+    try:
+        return LeRobotDataset(
+            cfg.dataset.repo_id,
+            root=cfg.dataset.root,
+            episodes=cfg.dataset.episodes,
+            revision=cfg.dataset.revision,
+            video_backend=cfg.dataset.video_backend,
+            tolerance_s=cfg.tolerance_s,
+        )
+    except Exception as error:  # a damaged one, and the Hub, fail in many ways
+        where = f", --dataset.root={cfg.dataset.root}," if cfg.dataset.root else ""
+        raise FeatureCacheError(
+            f"--dataset.repo_id={cfg.dataset.repo_id}{where} can't be read: {brief(error)}."
+        ) from error
 
 
 def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRobotDataset) -> AtlasVLAPolicy:
@@ -218,7 +234,14 @@ def main() -> int:
     """
     init_logging()
     # The wrapper reads the command line.
-    work: Any = _from_command_line
+    command: Any = _from_command_line
+
+    def work() -> None:
+        try:
+            command()
+        except ParsingError as error:  # ConfigError among them
+            raise UsageError(" ".join(str(error).split())) from error
+
     return exit_status("atlasvla-cache", work, errors=FeatureCacheError, again=AGAIN)
 
 
