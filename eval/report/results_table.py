@@ -54,7 +54,7 @@ def results_block(reports: Path, page: Path) -> str:
                 shift_rows += [(name, *cells) for cells in _shift_cells(content)]
             elif content["kind"] == "ablations":
                 ablation_rows += [(name, *cells) for cells in _ablation_cells(content)]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise EvalError(f"{file} lacks something that the table of results shows: {error!r}.") from error
     lines = table(_HEAD, rows) if rows else [NONE_YET]
     if shift_rows:

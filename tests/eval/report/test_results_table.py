@@ -96,7 +96,9 @@ def test_incomplete_grid_is_marked(root):
         ("README.md", "no marks", "must have"),
         ("README.md", f"{END}\n{BEGIN}", "must have"),
         ("eval/results/x/report.json", '{"kind": "rollouts", "schema_version": 1}', "lacks something"),
-        ("eval/results/x/report.json", "{", "is not a report"),
+        ("eval/results/x/report.json", '{"kind": "rollouts", "runs": [7]}', "lacks something"),
+        ("eval/results/x/report.json", "{", "is not what eval.report writes"),
+        ("eval/results/x/report.json", "{}", "is not a report"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_nothing_is_written(root, capsys, page, content, message):
