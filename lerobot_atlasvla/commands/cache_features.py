@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from draccus.utils import ParsingError
 from lerobot.configs import parser
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -35,7 +34,7 @@ from lerobot_atlasvla.policy.checks.types import ConfigError
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, pixel_bytes
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import sample_pixels
-from lerobot_atlasvla.utils.cli import AGAIN, UsageError, brief, exit_status
+from lerobot_atlasvla.utils.cli import AGAIN, brief, exit_status
 from lerobot_atlasvla.utils.paths import existing_part, pattern_in, why_not
 from lerobot_atlasvla.weights import backbones
 
@@ -234,14 +233,7 @@ def main() -> int:
     """
     init_logging()
     # The wrapper reads the command line.
-    command: Any = _from_command_line
-
-    def work() -> None:
-        try:
-            command()
-        except ParsingError as error:  # ConfigError among them
-            raise UsageError(" ".join(str(error).split())) from error
-
+    work: Any = _from_command_line
     return exit_status("atlasvla-cache", work, errors=FeatureCacheError, again=AGAIN)
 
 

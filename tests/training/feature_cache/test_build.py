@@ -156,8 +156,6 @@ def test_the_stem_of_the_tiny_preset_has_a_cache_too(data, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--policy.chunk_size=0"], "n_action_steps must lie in|chunk_size must be at least 1"),
-        (["--policy.chunk_size=true"], "chunk_size must be a whole number, got true"),
         (["--policy.views=[observation.images.third]"], "views names"),
         (["--dataset.root=nowhere"], "--dataset.repo_id=.*, --dataset.root=nowhere, can't be read"),
         (["--policy.feature_cache=null"], "Name the folder of the cache"),
@@ -172,7 +170,8 @@ def test_what_can_not_be_cached_is_one_line(data, tmp_path, monkeypatch, capsys,
     given = dict(flag.split("=", 1) for flag in (*usual, "--policy.freeze_vggt=true", *flags))
     monkeypatch.setattr("sys.argv", ["atlasvla-cache", *(f"{flag}={value}" for flag, value in given.items())])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert build_module.main() in (1, 2)
+    monkeypatch.setattr(build_module, "init_logging", lambda: None)
+    assert build_module.main() == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.match(rf"atlasvla-cache: .*({words})", said)
     assert not (tmp_path / "cache").exists()
