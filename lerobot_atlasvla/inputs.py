@@ -56,13 +56,22 @@ def prepare(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training: bool)
         ValueError: For an entry that is missing or misshapen, or a camera that the policy does not know.
     """
     tokens_BL = entry(batch, OBS_LANGUAGE_TOKENS)
-    return ModelInputs(
+    inputs = ModelInputs(
         views=prepare_views(config, batch, training=training),
         state_BN=_state(config, batch) if config.use_state else tokens_BL.new_zeros(len(tokens_BL), 0).float(),
         tokens_BL=tokens_BL,
         token_mask_BL=entry(batch, OBS_LANGUAGE_ATTENTION_MASK),
         first_to_base_B34=_first_camera(config, batch) if config.hand_eye else None,
     )
+    cameras = (config.view_keys[place] for place in inputs.views.present)
+    sizes = {OBS_LANGUAGE_TOKENS: len(tokens_BL), "the state": len(inputs.state_BN)}
+    sizes |= dict(zip(cameras, map(len, inputs.views.cameras), strict=True))
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"The entries of the batch are of different numbers of samples: {sizes}. Give every sample its own images, "
+            "state and instruction; a 'task' for several samples is a list."
+        )
+    return inputs
 
 
 def _first_camera(config: AtlasVLAConfig, batch: dict[str, Tensor]) -> Tensor:
@@ -112,7 +121,7 @@ def prepare_views(config: AtlasVLAConfig, batch: dict[str, Tensor], *, training:
 
 def _camera(batch: dict[str, Tensor], key: str) -> Tensor:
     image = entry(batch, key)
-    if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape[2:] or not image.is_floating_point():
         raise ValueError(
             f"{key} must be float RGB of shape (B, 3, H, W) in [0, 1], got {image.dtype} of shape {tuple(image.shape)}."
         )

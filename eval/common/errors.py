@@ -1,7 +1,11 @@
 """The error that users can put right, and checks of flags that several tools share."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+LARGEST_SEED = 2**32 - 1
+"""Of random numbers, as NumPy takes it."""
 
 
 class EvalError(Exception):
@@ -24,6 +28,19 @@ def check_report_name(name: str, reports: object) -> None:
         raise EvalError(f"--name={name!r} must be the name of a folder inside --reports={reports}.")
 
 
+def check_labels(flag: str, labels: Sequence[str]) -> None:
+    """Refuse names of runs that can't be told apart, or that no cell of a Markdown table can hold.
+
+    Raises:
+        EvalError: Naming the flag and its value.
+    """
+    unfit = any(not label.strip() or "|" in label or "\n" in label for label in labels)
+    if unfit or len(set(labels)) < len(labels):
+        raise EvalError(
+            f"--{flag}={list(labels)} must differ from each other, not be empty, and have no line ends and no '|'."
+        )
+
+
 def check_at_least(settings: object, **minimums: int) -> None:
     """Refuse numbers that are too small; None is allowed.
 
@@ -34,6 +51,18 @@ def check_at_least(settings: object, **minimums: int) -> None:
         value = getattr(settings, flag)
         if value is not None and not value >= least:
             raise EvalError(f"--{flag}={value} must be at least {least}.")
+
+
+def check_at_most(settings: object, **maximums: int) -> None:
+    """Refuse numbers that are too large, slips that would fill the memory; None is allowed.
+
+    Raises:
+        EvalError: Naming the first flag, its value and the most allowed.
+    """
+    for flag, most in maximums.items():
+        value = getattr(settings, flag)
+        if value is not None and not value <= most:
+            raise EvalError(f"--{flag}={value} must be at most {most}.")
 
 
 def check_output_dir(folder: Path, marker: str, kind: str) -> None:

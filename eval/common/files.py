@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.common.errors import EvalError
+from eval.common.errors import EvalError, first_line
 from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
+from lerobot_atlasvla.utils.paths import why_not
 
 # Lists in which every entry has a line of its own, though it is no object.
 _ROWS = "rollout_rows"
@@ -26,16 +27,60 @@ def only_writer(folder: Path, flag: str = "--output_dir") -> Iterator[FolderLock
         The lock.
 
     Raises:
-        EvalError: If another process is writing to it.
+        EvalError: If another process is writing to it, or it can't be made.
     """
     try:
         lock = FolderLock(folder, flag)
     except FolderInUseError as error:
         raise EvalError(str(error)) from error
+    except OSError as error:
+        raise EvalError(f"{why_not(error, folder, flag)}.") from error
     try:
         yield lock
     finally:
         lock.release()
+
+
+def read_object(file: Path, writer: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        file: It must exist.
+        writer: What writes such files, for the message.
+
+    Raises:
+        EvalError: If it holds something else, or bytes that are no text.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__} instead of an object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise EvalError(f"{file} is not what {writer} writes: {type(error).__name__}: {first_line(error)}.") from error
+    return content
+
+
+class Recorded(dict[str, Any]):
+    """Hold what a JSON file says; to look for what it lacks, as half-written and foreign ones do, is an error.
+
+    Args:
+        file: Where it is from, for the message.
+        writer: What writes such files.
+        values: What it holds.
+
+    Raises:
+        EvalError: In place of a ``KeyError``.
+    """
+
+    def __init__(self, file: Path, writer: str, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._file, self._writer = file, writer
+
+    def __missing__(self, name: str) -> Any:
+        raise EvalError(f"{self._file} is not what {self._writer} writes: it does not say {name!r}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Recorded, (self._file, self._writer, dict(self)))
 
 
 def json_text(content: Mapping[str, Any]) -> str:

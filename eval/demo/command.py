@@ -19,12 +19,13 @@ from pathlib import Path
 
 from eval.common.cli import run_command
 from eval.common.commands import measure, tool
-from eval.common.errors import EvalError, check_at_least
+from eval.common.errors import EvalError, check_at_least, check_at_most
 from eval.common.files import only_writer, set_aside
 from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
 from eval.rollout.settings import FIXED_STATES
 from lerobot_atlasvla.files.folder_lock import FolderLock
+from lerobot_atlasvla.libero.dataset_settings import LARGEST_IMAGE, MOST_WORKERS
 from lerobot_atlasvla.libero.experts.scripted import SUITES
 from lerobot_atlasvla.libero.gl import GlUnavailableError
 from lerobot_atlasvla.libero.patches.displacement import ENV_DISPLACE_CM, check_displace_cm
@@ -80,6 +81,7 @@ class DemoConfig:
             raise EvalError(f"--suite={self.suite} is not known to the scripted expert; allowed: {', '.join(SUITES)}.")
         # One demonstration is held out, and one to learn from must be left.
         check_at_least(self, episodes=2, rollouts=1, image_size=1, render_size=1, workers=1, steps=1)
+        check_at_most(self, image_size=LARGEST_IMAGE, render_size=LARGEST_IMAGE, workers=MOST_WORKERS)
         for name, highest in {
             "task_id": SUITE_TASKS[self.suite] - 1,
             "recovery_share": 1,

@@ -19,9 +19,10 @@ from lerobot.utils.constants import ACTION
 
 from eval.common.cli import run_command
 from eval.common.environment_info import versions
-from eval.common.errors import EvalError, check_at_least, check_report_name
+from eval.common.errors import LARGEST_SEED, EvalError, check_at_least, check_at_most, check_labels, check_report_name
 from eval.offline.action_error_page import action_error_page, cells
 from eval.offline.policy_data import (
+    action_statistic,
     check_is_dataset,
     check_observations,
     load_policy,
@@ -30,7 +31,7 @@ from eval.offline.policy_data import (
     read_metadata,
 )
 from eval.report.data import note_text, publish
-from eval.rollout.policy.checkpoint import LOADING_ERRORS, Checkpoint, read_checkpoint
+from eval.rollout.policy.checkpoint import LOADING_ERRORS, Checkpoint, choose_device, read_checkpoint
 from eval.rollout.policy.training_record import training_record
 from lerobot_atlasvla.libero.demonstrations.schema import ACTION_DIM
 
@@ -81,11 +82,11 @@ class ActionErrorConfig:
         check_report_name(self.name, self.reports)
         if not self.checkpoints:
             raise EvalError("--checkpoints=[] must name at least one.")
-        if self.labels is not None and (
-            len(self.labels) != len(self.checkpoints) or len(set(self.labels)) < len(self.labels)
-        ):
-            raise EvalError(f"--labels={self.labels} must be one for each of --checkpoints, and no two the same.")
-        check_at_least(self, frames=2, steps=1, batch_size=1)
+        if self.labels is not None and len(self.labels) != len(self.checkpoints):
+            raise EvalError(f"--labels={self.labels} must be {len(self.checkpoints)}, one for each of --checkpoints.")
+        check_labels("labels", self.labels or ())
+        check_at_least(self, frames=2, steps=1, batch_size=1, seed=0)
+        check_at_most(self, seed=LARGEST_SEED)
         check_is_dataset(self.dataset_root)
 
 
@@ -229,15 +230,15 @@ def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
     from lerobot.utils.import_utils import register_third_party_plugins
 
     register_third_party_plugins()
-    found = [read_checkpoint(path, cfg.device, None) for path in cfg.checkpoints]
+    device = choose_device(cfg.device)
+    found = [read_checkpoint(path, device, None) for path in cfg.checkpoints]
     steps = cfg.steps or min([one.images_every for one in found if one.images_every], default=1)
     dataset = open_dataset(cfg.dataset_root, steps)
     for path, checkpoint in zip(cfg.checkpoints, found, strict=True):
         check_fit(checkpoint, path, dataset, steps)
+    mean_A = action_statistic(dataset.meta, cfg.dataset_root, "mean")
     frames = read_frames(dataset, cfg.frames)
     labels = cfg.labels or _labels(cfg.checkpoints, found)
-    stats: Any = dataset.meta.stats
-    mean_A = torch.as_tensor(stats[ACTION]["mean"]).float()
     policies: list[dict[str, Any]] = [
         {"label": MEAN_ACTION, "error": summary(frames.error_SA(mean_A.expand_as(frames.actions_SNA)))},
     ]

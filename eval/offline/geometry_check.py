@@ -21,6 +21,7 @@ from eval.common.errors import EvalError, check_at_least
 from eval.common.files import json_text, only_writer
 from eval.offline.geometry_check_page import geometry_check_page
 from eval.offline.policy_data import read_dataset, read_metadata
+from eval.rollout.policy.checkpoint import choose_device
 from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.inspection.point_errors import Truth, View, compare, look, point_errors_cm
 from lerobot_atlasvla.libero.cameras.features import geometry_keys
@@ -163,7 +164,7 @@ def load_backbone(cfg: GeometryCheckConfig) -> tuple["AtlasVLAConfig", "Geometry
         if cfg.image_size:
             settings["image_size"] = tuple(cfg.image_size)
         config = AtlasVLAConfig(
-            device=cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=choose_device(cfg.device),
             push_to_hub=False,
             vggt_model=cfg.vggt_model,
             query_conditioning="only_landmarks",

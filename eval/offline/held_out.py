@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json
+from eval.rollout.policy.checkpoint import training_dataset
 from lerobot_atlasvla.training.held_out import copies_of, demonstrations, split_episodes, task_of
 
 
@@ -37,7 +37,7 @@ def choose_episodes(
         most: Take at most so many of the episodes that were not asked for.
     """
     every = range(len(tasks))
-    config = read_json(checkpoint / TRAIN_CONFIG_FILE).get("dataset")
+    config = training_dataset(checkpoint)
     if config is None or not _is_training_data(config, dataset_root):
         trained_on = f"training was on {config['repo_id']}" if config else "the checkpoint does not say its data"
         words = f"whether the policy was trained on them is not known: {trained_on}"

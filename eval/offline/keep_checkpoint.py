@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
-from safetensors import safe_open
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
+from safetensors import SafetensorError, safe_open
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
-from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint
+from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint, read_json
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.files.safetensors_files import save_tensors
+from lerobot_atlasvla.utils.cli import brief
 
 DIGESTS = "SHA256SUMS"
 CARD = "README.md"
+POLICY_TYPE = "atlasvla"
 
 
 @dataclass
@@ -42,11 +44,14 @@ def half(file: Path, copy: Path) -> None:
     """Write a safetensors file with float32 tensors rounded to float16; others and the header stay as they are.
 
     Raises:
-        EvalError: If a value does not fit float16.
+        EvalError: If a value does not fit float16, or the file is damaged.
     """
-    with safe_open(file, framework="pt") as handle:
-        metadata = handle.metadata()
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(file, framework="pt") as handle:
+            metadata = handle.metadata()
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise EvalError(f"{file} is damaged or incomplete ({error}). Copy or download it again.") from error
     for name, tensor in tensors.items():
         if tensor.dtype == torch.float32:
             tensors[name] = tensor.half()
@@ -60,10 +65,16 @@ def card(folder: Path, note: str) -> str:
     from lerobot.configs.train import TrainPipelineConfig
 
     from lerobot_atlasvla import AtlasVLAPolicy
+    from lerobot_atlasvla.weights.checkpoint import UNREADABLE_CONFIG
 
     policy = AtlasVLAPolicy.from_pretrained(folder)
-    training: Any = TrainPipelineConfig.from_pretrained(folder) if (folder / TRAIN_CONFIG_FILE).is_file() else None
-    dataset = "unknown" if training is None else training.dataset.repo_id
+    training: Any = None
+    if (folder / TRAIN_CONFIG_FILE).is_file():
+        try:
+            training = TrainPipelineConfig.from_pretrained(folder)
+        except UNREADABLE_CONFIG as error:
+            raise EvalError(f"The checkpoint's {TRAIN_CONFIG_FILE} can't be used: {brief(error)}") from error
+    dataset = "unknown" if training is None or training.dataset is None else training.dataset.repo_id
     text = str(policy.generate_model_card(dataset, policy.config.type, "apache-2.0", None, cfg=training))
     return f"{text.rstrip()}\n\n## Notes\n\n{note.strip()}\n" if note else text
 
@@ -76,6 +87,10 @@ def keep(cfg: KeepConfig) -> None:
         FileExistsError: If the copy's folder exists, at the beginning or, made by another process, at the end.
     """
     folder = find_checkpoint(cfg.checkpoint)
+    if (kind := read_json(folder / CONFIG_NAME).get("type")) != POLICY_TYPE:
+        raise EvalError(f"--checkpoint={cfg.checkpoint} is a policy of type {kind}; only {POLICY_TYPE} can be kept.")
+    if not (folder / SAFETENSORS_SINGLE_FILE).is_file():
+        raise EvalError(f"--checkpoint={cfg.checkpoint} has no {SAFETENSORS_SINGLE_FILE} (an adapter has none).")
     if cfg.output_dir.exists():
         raise FileExistsError(cfg.output_dir)
     note = "" if cfg.note is None else cfg.note.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lerobot.utils.constants import ACTION, OBS_IMAGES
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
@@ -87,6 +88,27 @@ def check_observations(
         if shape != tuple(wanted.shape) and not key.startswith(f"{OBS_IMAGES}.empty_camera_"):
             has = "has none" if shape is None else f"has {shape}"
             raise EvalError(f"{source} expects {key} of shape {tuple(wanted.shape)}; the dataset {has}.")
+
+
+def action_statistic(meta: "LeRobotDatasetMetadata", root: Path, name: str) -> torch.Tensor:
+    """Return a statistic of a dataset's actions, (A,) float32.
+
+    Args:
+        meta: The dataset's metadata.
+        root: Its folder.
+        name: ``mean``, ``std`` or another one of LeRobot's.
+
+    Raises:
+        EvalError: If the dataset does not have it, or not a finite number for each dimension.
+    """
+    stats: Any = meta.stats or {}
+    values = torch.as_tensor(stats.get(ACTION, {}).get(name, ())).float()
+    if tuple(values.shape) != tuple(meta.features[ACTION]["shape"]) or not values.isfinite().all():
+        raise EvalError(
+            f"--dataset_root={root} has no {name} of every dimension of its actions in meta/stats.json, but "
+            f"{values.tolist()}; compute it again with `lerobot-edit-dataset --operation.type=recompute_stats`."
+        )
+    return values
 
 
 def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lerobot.utils.constants import ACTION
 
 from eval.common.cli import run_command
 from eval.common.environment_info import versions
-from eval.common.errors import EvalError, check_at_least
+from eval.common.errors import LARGEST_SEED, EvalError, check_at_least, check_at_most
 from eval.common.files import json_text, only_writer
 from eval.offline.held_out import EpisodeChoice, choose_episodes
 from eval.offline.policy_data import (
+    action_statistic,
     check_is_dataset,
     check_observations,
     load_policy,
@@ -75,7 +75,8 @@ class RelianceConfig:
         Raises:
             EvalError: Naming the flag.
         """
-        check_at_least(self, max_episodes=1, frames_per_episode=1, batch_size=1)
+        check_at_least(self, max_episodes=1, frames_per_episode=1, batch_size=1, seed=0)
+        check_at_most(self, seed=LARGEST_SEED)
         if self.episodes is not None and (not self.episodes or len(set(self.episodes)) < len(self.episodes)):
             raise EvalError(f"--episodes={self.episodes} must name at least one episode, and none twice.")
         check_is_dataset(self.dataset_root)
@@ -113,6 +114,7 @@ def measure_checkpoint(cfg: RelianceConfig, checkpoint: Checkpoint) -> tuple[Rel
     shape = tuple((meta.features.get(ACTION) or {}).get("shape") or ())
     if len(shape) != 1:
         raise EvalError(f"--dataset_root={cfg.dataset_root} has actions of shape {shape}; they must be flat.")
+    action_std_A = action_statistic(meta, cfg.dataset_root, "std")
     table: Any = meta.episodes
     choice = choose_episodes(checkpoint.folder, cfg.dataset_root, list(table["tasks"]), cfg.episodes, cfg.max_episodes)
     dataset = read_dataset(meta, cfg.dataset_root, resolve_delta_timestamps(checkpoint.config, meta))
@@ -123,13 +125,12 @@ def measure_checkpoint(cfg: RelianceConfig, checkpoint: Checkpoint) -> tuple[Rel
     try:
         preprocess, postprocess = load_processors(checkpoint)
         check_observations(checkpoint.config, meta, f"--checkpoint={cfg.checkpoint}", renamed_keys(preprocess))
-        stats: Any = meta.stats
         measured = measure(
             load_policy(checkpoint, meta),
             preprocess,
             postprocess,
             frames,
-            action_std_A=torch.as_tensor(stats[ACTION]["std"]).float(),
+            action_std_A=action_std_A,
             seed=cfg.seed,
             batch_size=cfg.batch_size,
         )

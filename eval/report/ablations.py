@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.cli import run_command
-from eval.common.errors import EvalError, check_report_name
+from eval.common.errors import EvalError, check_labels, check_report_name
 from eval.common.files import json_text, only_writer
 from eval.common.markdown import notes, table
 from eval.common.statistics import format_difference, format_rate, newcombe_difference
@@ -65,6 +65,7 @@ class AblationsConfig:
             raise EvalError(f"--variants must be {len(self.runs)}, one for each of --runs, got {len(self.variants)}.")
         if len(set(self.variants)) < 2:
             raise EvalError(f"--variants must name a reference and something else, got {self.variants}.")
+        check_labels("variants", sorted(set(self.variants)))
         check_report_name(self.name, self.reports)
         found: dict[str, dict[int, LabeledRun]] = {}
         for variant, folder in zip(self.variants, self.runs, strict=True):

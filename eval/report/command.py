@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.cli import run_command
-from eval.common.errors import EvalError, check_report_name
+from eval.common.errors import EvalError, check_labels, check_report_name
 from eval.common.files import json_text, only_writer
 from eval.report.compare import compare, compare_tasks, obstacles, paired_lines, verdict
 from eval.report.data import (
@@ -60,9 +60,6 @@ class ReportConfig:
                 result of eval.reliance is of none of their checkpoints.
         """
         paths = [self.run] if isinstance(self.run, str) else self.run
-        if self.title.startswith("{"):
-            # What flags hold is YAML, where "Title: more" is a mapping.
-            raise EvalError(f"--title={self.title} is not text; put quotes inside the quotes: --title='\"A: b\"'.")
         if not paths:
             raise EvalError("--run=[] must name at least one run folder or report.")
         entries = [entry for path in paths for entry in read_runs(Path(path))]
@@ -70,8 +67,7 @@ class ReportConfig:
         if len(labels) != len(entries):
             known = ", ".join(entry.label for entry in entries)
             raise EvalError(f"--labels={labels} must be {len(entries)}, one for each run of --run: {known}.")
-        if len(set(labels)) < len(labels) or any(not label or "|" in label or "\n" in label for label in labels):
-            raise EvalError(f"--labels={labels} must differ from each other and have no line ends and no '|'.")
+        check_labels("labels", labels)
         given = [self.reliance] if isinstance(self.reliance, str) else self.reliance
         entries = with_reliance(entries, [Path(path) for path in given])
         return [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]

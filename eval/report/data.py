@@ -1,6 +1,5 @@
 """The numbers of a report: from finished rollouts to ``report.json``, and back."""
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
-from eval.common.files import json_text, only_writer
+from eval.common.files import Recorded, json_text, only_writer, read_object
 from eval.common.statistics import format_rate, mean_over_seeds, wilson_interval
 from eval.rollout.run_folder import RUN_FILE, Rollout, Run, read_run, with_later_settings
 from lerobot_atlasvla.files.replacing import write_text
@@ -212,22 +211,24 @@ def read_runs(path: Path) -> list[LabeledRun]:
         raise EvalError(f"{file} is a report of kind {content['kind']!r}; only 'rollouts' holds single rollouts.")
     try:
         return [
-            replace(labeled(entry["label"], _run_of(entry)), reliance=entry.get("reliance"))
+            replace(labeled(entry["label"], _run_of(file, entry)), reliance=entry.get("reliance"))
             for entry in content["runs"]
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise EvalError(f"{file} is not what eval.report writes: {error!r}.") from error
 
 
-def _run_of(entry: Mapping[str, Any]) -> Run:
+def _run_of(file: Path, entry: Mapping[str, Any]) -> Run:
     instructions = {(task["suite"], task["task_id"]): task["instruction"] for task in entry["tasks"]}
     rows = [dict(zip(entry["rollout_columns"], row, strict=True)) for row in entry["rollout_rows"]]
     for row in rows:
         if vector := tuple(row.pop(name) for name in _DISPLACEMENT_COLUMNS if name in row):
             row["displacement_cm"] = vector
-    rollouts = tuple(Rollout(instruction=instructions[row["suite"], row["task_id"]], **row) for row in rows)
+    told = ({"instruction": instructions[row["suite"], row["task_id"]]} | row for row in rows)
+    rollouts = tuple(map(Rollout.from_json, told))
     parts = {part: entry[part] for part in _RUN_PARTS}
-    parts["settings"] = with_later_settings(parts["settings"])
+    parts["settings"] = Recorded(file, "eval.report", with_later_settings(parts["settings"]))
+    parts["policy"] = Recorded(file, "eval.report", parts["policy"])
     return Run(**parts, rollouts=rollouts)
 
 
@@ -237,11 +238,10 @@ def read_report(file: Path) -> dict[str, Any]:
     Raises:
         EvalError: If it is none, or of another version.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = content["kind"], content.get("schema_version", SCHEMA_VERSION)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise EvalError(f"{file} is not a report: {error!r}.") from error
+    content = read_object(file, "eval.report")
+    if "kind" not in content:
+        raise EvalError(f"{file} is not a report: it does not say of which kind it is.")
+    kind, version = content["kind"], content.get("schema_version", SCHEMA_VERSION)
     if kind == "rollouts" and version != SCHEMA_VERSION:
         raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
     return content

@@ -1,13 +1,13 @@
 """``reliance.json``: what ``eval.reliance`` measured, written and read."""
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
+from eval.common.files import read_object
 from eval.common.statistics import mean_interval
 from eval.report.data import LabeledRun
 from eval.rollout.policy.checkpoint import find_checkpoint
@@ -85,11 +85,11 @@ def read_reliance(path: Path | str) -> dict[str, Any]:
     file = path / RELIANCE_FILE if path.is_dir() else path
     if not file.is_file():
         raise EvalError(f"{path} has no {RELIANCE_FILE} of eval.reliance.")
+    content = read_object(file, "eval.reliance")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         kind, version, digest = content["kind"], content["schema_version"], content["checkpoint"]["weights_sha256"]
         summary(content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise EvalError(f"{file} is not what eval.reliance writes: {error!r}.") from error
     if (kind, version) != (KIND, SCHEMA_VERSION) or not isinstance(digest, str):
         raise EvalError(f"{file} is of kind {kind!r}, version {version}; this reads {KIND!r}, {SCHEMA_VERSION}.")

@@ -91,7 +91,7 @@ def _reports(reports: Path, page: Path) -> Iterator[tuple[str, Path, Mapping[str
 def _naming(file: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise EvalError(f"{file} lacks something that the table of results shows: {error!r}.") from error
 
 

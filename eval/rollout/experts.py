@@ -154,8 +154,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _rows(config: ExpertsConfig) -> list[dict[str, Any]]:
     if not config.output.exists():
         return []
-    rows = [json.loads(line) for line in config.output.read_text().splitlines()]
-    return [row for row in rows if row["suite"] == config.suite and row["noise"] == config.noise]
+    try:
+        rows = [json.loads(line) for line in config.output.read_text(encoding="utf-8").splitlines()]
+        return [row for row in rows if row["suite"] == config.suite and row["noise"] == config.noise]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EvalError(
+            f"--output={config.output} is not what this command writes ({error!r}); choose a new file."
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         ExpertsConfig,
         measure,
         argv,
-        errors=EvalError,
+        errors=(EvalError, OSError),
         again=AGAIN,
         program="python -m eval.rollout.experts",
     )

@@ -9,13 +9,17 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_type_hints
 
 from eval.common.errors import EvalError
+from eval.common.files import Recorded, read_object
 from lerobot_atlasvla.files.replacing import write_text
+from lerobot_atlasvla.utils.kinds import described, is_of
 
 SCHEMA_VERSION = 1
+WRITER = "eval.run"
 RUN_FILE = "run.json"
 ROLLOUTS_FILE = "rollouts.jsonl"
 VIDEOS_FOLDER = "videos"
@@ -66,13 +70,14 @@ class Rollout:
     judgment: dict[str, Any] | None = None
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Rollout":
+    def from_json(cls, values: dict[str, Any]) -> Self:
         """Invert ``dataclasses.asdict`` through JSON, which has no tuples.
 
         Raises:
-            TypeError: If values are missing, or not known.
+            TypeError: If values are missing, not known, or of another type.
         """
         rollout = cls(**values)
+        _check_types(rollout)
         if rollout.displacement_cm is None:
             return rollout
         x, y = rollout.displacement_cm
@@ -107,10 +112,22 @@ class Run:
     policy: dict[str, Any]
     training: dict[str, Any] | None
     settings: dict[str, Any]
-    versions: dict[str, str]
-    simulator: dict[str, str]
+    versions: dict[str, Any]
+    simulator: dict[str, Any]
     rollouts: tuple[Rollout, ...] = field(default=(), repr=False)
     path: Path = Path()
+
+
+def _check_types(recorded: Rollout | Run) -> None:
+    """Raise ``TypeError`` for the first value that is of another type than its field."""
+    for name, kind in _kinds(type(recorded)).items():
+        if name not in ("rollouts", "path") and not is_of(value := getattr(recorded, name), kind):
+            raise TypeError(f"{name} must be {described(kind)}, got {value!r:.100}")
+
+
+@cache
+def _kinds(recorded: type[Any]) -> dict[str, Any]:
+    return get_type_hints(recorded)
 
 
 def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,15 +150,17 @@ def read_run(path: Path | str) -> Run:
     file = path / RUN_FILE
     if not file.is_file():
         raise EvalError(f"{path} is not a run folder of eval.run: it has no {RUN_FILE}.")
+    content = read_object(file, WRITER)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         version = content.pop("schema_version")
         if version != SCHEMA_VERSION:
             raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
         content["settings"] = with_later_settings(content["settings"])
-        return Run(**content, rollouts=tuple(_read_rollouts(path / ROLLOUTS_FILE)), path=path)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise EvalError(f"{file} is not what eval.run writes: {error!r}.") from error
+        run = Run(**content, rollouts=tuple(_read_rollouts(path / ROLLOUTS_FILE)), path=path)
+        _check_types(run)
+        return replace(run, settings=Recorded(file, WRITER, run.settings), policy=Recorded(file, WRITER, run.policy))
+    except (KeyError, TypeError) as error:
+        raise EvalError(f"{file} is not what {WRITER} writes: {error!r}.") from error
 
 
 def write_run(run: Run) -> None:
@@ -192,5 +211,5 @@ def _read_rollouts(file: Path) -> Iterator[Rollout]:
     for number, line in enumerate(lines, start=1):
         try:
             yield Rollout.from_json(json.loads(line))
-        except (json.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise EvalError(f"{file}, line {number}, is not a rollout: {error}.") from error

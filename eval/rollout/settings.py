@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.common.errors import EvalError, check_at_least
+from eval.common.errors import EvalError, check_at_least, check_at_most
+from lerobot_atlasvla.libero.dataset_settings import LARGEST_IMAGE, MOST_WORKERS
 from lerobot_atlasvla.libero.environment import read_variable
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
@@ -116,6 +117,7 @@ class RunConfig(RolloutSettings, PolicySettings):
             raise EvalError(f"--output_dir={str(self.output_dir)!r} must name a folder.")
         check_at_least(self, episodes=1, n_action_steps=1, settle_steps=0, image_size=1, episode_length=1)
         check_at_least(self, workers=1, threads=1, videos=0, retreat_steps=0)
+        check_at_most(self, image_size=LARGEST_IMAGE, workers=MOST_WORKERS, threads=MOST_WORKERS)
         if self.init_states and self.episodes > FIXED_STATES:
             raise EvalError(
                 f"--episodes={self.episodes} is more than the {FIXED_STATES} initial states LIBERO fixes per task. "

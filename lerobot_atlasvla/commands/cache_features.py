@@ -30,10 +30,11 @@ from tqdm import tqdm
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.inputs import INDEX, prepare_views
 from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.policy.checks.types import ConfigError
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, row_bytes
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import cache_key, sample_pixels
-from lerobot_atlasvla.utils.cli import AGAIN, exit_status
+from lerobot_atlasvla.utils.cli import AGAIN, brief, exit_status
 from lerobot_atlasvla.utils.paths import existing_part, pattern_in, why_not
 
 logger = logging.getLogger(__name__)
@@ -51,25 +52,22 @@ def build(cfg: TrainPipelineConfig) -> Path:
         The folder of the cache.
 
     Raises:
-        FeatureCacheError: If the settings have no use for a cache, the folder holds something else, or the disk is or
-            becomes full.
+        FeatureCacheError: If settings, data and weights don't go together or have no use for a cache, the folder holds
+            something else, or the disk is or becomes full.
     """
     if cfg.dataset.root:
         cfg.dataset.root = str(Path(cfg.dataset.root).expanduser())
     if cfg.dataset.root and (problem := pattern_in(cfg.dataset.root, "--dataset.root")):
         raise FeatureCacheError(problem)
     cfg.output_dir = None  # Nothing is written there; LeRobot would refuse one that exists.
-    cfg.validate()
-    config, folder = _check(cfg)
-    dataset = LeRobotDataset(
-        cfg.dataset.repo_id,
-        root=cfg.dataset.root,
-        episodes=cfg.dataset.episodes,
-        revision=cfg.dataset.revision,
-        video_backend=cfg.dataset.video_backend,
-        tolerance_s=cfg.tolerance_s,
-    )
-    policy = _make_policy(cfg, config, dataset)
+    try:
+        cfg.validate()
+        config, folder = _check(cfg)
+        dataset = _open(cfg)
+        policy = _make_policy(cfg, config, dataset)
+    # What LeRobot, the policy and its weights say of settings and data that don't go together.
+    except (ValueError, ConfigError) as error:
+        raise FeatureCacheError(" ".join(str(error).split())) from error
     device = next(policy.model.backbones()[policy.config.geometry_backbone].parameters()).device
     key = cache_key(policy, dataset.meta)
     _log_size(folder, key, len(dataset))
@@ -127,6 +125,23 @@ def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
             "--policy.random_crop and --policy.color_jitter."
         )
     return config, Path(config.feature_cache).expanduser()
+
+
+def _open(cfg: TrainPipelineConfig) -> LeRobotDataset:
+    try:
+        return LeRobotDataset(
+            cfg.dataset.repo_id,
+            root=cfg.dataset.root,
+            episodes=cfg.dataset.episodes,
+            revision=cfg.dataset.revision,
+            video_backend=cfg.dataset.video_backend,
+            tolerance_s=cfg.tolerance_s,
+        )
+    except Exception as error:  # a damaged one, and the Hub, fail in many ways
+        where = f", --dataset.root={cfg.dataset.root}," if cfg.dataset.root else ""
+        raise FeatureCacheError(
+            f"--dataset.repo_id={cfg.dataset.repo_id}{where} can't be read: {brief(error)}."
+        ) from error
 
 
 def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRobotDataset) -> AtlasVLAPolicy:

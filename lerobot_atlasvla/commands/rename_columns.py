@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.policy.columns import BOOKKEEPING
-from lerobot_atlasvla.utils.cli import run_command
+from lerobot_atlasvla.utils.cli import brief, run_command
 from lerobot_atlasvla.utils.paths import pattern_in
 
 INFO, STATS = Path("meta/info.json"), Path("meta/stats.json")
@@ -146,6 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             rename(config)
         except FileExistsError as error:
             raise RenameError(f"--output_dir={config.output_dir} exists; choose a folder that does not.") from error
+        # Of JSON, parquet or columns that are not as LeRobot writes them.
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RenameError(
+                f"--root={config.root} is damaged ({brief(error)}); copy or download the dataset again."
+            ) from error
         sys.stdout.write(f"renamed copy: {config.output_dir}\n")
 
     return run_command("rename_columns", RenameConfig, body, argv, errors=(RenameError, OSError))

@@ -57,6 +57,10 @@ class ExportedPolicy:
             graph = str(folder / GRAPH_FILE)
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             self.n_action_steps = int(self.about["n_action_steps"])
+            if not 1 <= self.n_action_steps <= self.about["chunk_size"]:
+                raise ValueError(f"n_action_steps is {self.n_action_steps} with chunks of {self.about['chunk_size']}")
+            if lacking := {"cameras", "state", "instructions", "language"} - self.about.keys():
+                raise ValueError(f"{ABOUT_FILE} lacks {', '.join(sorted(lacking))}")
         except Exception as error:  # onnxruntime's errors have no class in common
             raise ValueError(f"{folder} holds no usable export of atlasvla-export: {error}") from error
         self._queue: deque[np.ndarray] = deque()

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub.constants import CONFIG_NAME
-
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+from lerobot_atlasvla.utils.paths import CheckpointNotFoundError, checkpoint_folder
 
 FORMATS = ("onnx",)
 TABLE, INPUT = "table", "input"
+LARGEST_SIDE = 8192
+"""Pixels of a camera's picture; a larger one is a slip, which would fill the memory."""
 
 
 class ExportError(ValueError):
@@ -20,7 +21,8 @@ class ExportError(ValueError):
 class ExportConfig:
     """Write a policy as one graph: raw images, state and an instruction in, the robot's actions out."""
 
-    # Folder of the checkpoint (pretrained_model), with an L1 head.
+    # Folder of the checkpoint: .../pretrained_model, or the checkpoint or training run that has it inside. With an L1
+    # head.
     checkpoint: Path
     # Folder of the export; it must not exist yet, or be empty.
     output_dir: Path
@@ -39,7 +41,7 @@ class ExportConfig:
     int8: bool = False
 
     def validate(self) -> None:
-        """Check what can be judged without the checkpoint.
+        """Check what can be judged without the checkpoint, and find its folder.
 
         Raises:
             ExportError: For a value that can't work; the message names the flag.
@@ -52,15 +54,16 @@ class ExportConfig:
             raise ExportError(f"--instructions is for --language={TABLE}; with {INPUT}, features come from the caller.")
         if self.instructions is not None and len(set(self.instructions)) < max(1, len(self.instructions)):
             raise ExportError(f"--instructions={self.instructions} must name at least one, and none twice.")
-        if wrong := [key for key, size in self.image_sizes.items() if len(size) != 2 or min(size) < 1]:
-            raise ExportError(
-                f"--image_sizes gives {wrong[0]} the size {self.image_sizes[wrong[0]]}; it must be [height, width] in "
-                "pixels."
-            )
-        if not (self.checkpoint / CONFIG_NAME).is_file():
-            raise ExportError(
-                f"--checkpoint={self.checkpoint} has no {CONFIG_NAME}; name the folder pretrained_model of a run."
-            )
+        for key, size in self.image_sizes.items():
+            if len(size) != 2 or not all(1 <= side <= LARGEST_SIDE for side in size):
+                raise ExportError(
+                    f"--image_sizes gives {key} the size {size}; it must be [height, width] in pixels, each from 1 to "
+                    f"{LARGEST_SIDE}."
+                )
+        try:
+            self.checkpoint = checkpoint_folder(self.checkpoint)
+        except CheckpointNotFoundError as error:
+            raise ExportError(str(error)) from error
         if self.output_dir.exists() and (not self.output_dir.is_dir() or any(self.output_dir.iterdir())):
             raise ExportError(f"--output_dir={self.output_dir} exists and is not an empty folder; choose a new one.")
 

@@ -17,7 +17,7 @@ def training_data(checkpoint: Path) -> LeRobotDatasetMetadata | None:
         if not (root / "meta/info.json").is_file():
             return None
         return LeRobotDatasetMetadata(dataset["repo_id"], root=root)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -10,6 +10,11 @@ from typing import Any
 from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_TASKS
 from lerobot_atlasvla.utils.paths import pattern_in
 
+LARGEST_IMAGE = 2048
+"""Height and width that a picture may have, pixels: the largest that a policy takes."""
+MOST_WORKERS = 512
+"""Processes that may simulate; each takes about half a gigabyte."""
+
 type TaskKey = tuple[str, int]
 """Suite and number of a task."""
 
@@ -69,6 +74,9 @@ class DatasetConfig:
             value = getattr(self, name)
             if value is not None and not value >= minimum:
                 raise CollectionError(f"--{name}={value} must be at least {minimum:g}.")
+        for name, maximum in {"image_size": LARGEST_IMAGE, "workers": MOST_WORKERS}.items():
+            if getattr(self, name) > maximum:
+                raise CollectionError(f"--{name}={getattr(self, name)} must be at most {maximum}.")
 
     def _minima(self) -> dict[str, float]:
         """Return the smallest value of each number that has one."""

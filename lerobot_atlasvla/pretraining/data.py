@@ -176,7 +176,7 @@ def _collected(file: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PretrainError(f"{file} is damaged ({brief(error)}): collect the data again.") from error
 
 

@@ -64,7 +64,7 @@ def finished_errors(config: PretrainConfig) -> dict[str, float] | None:
         if content["model_type"] != MODEL_TYPE:
             raise ValueError(f"model_type {content['model_type']!r}")
         settings, digest, errors = content["training"]["settings"], content["data"]["info_digest"], content["held_out"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PretrainError(
             f"{file} is no record of this command ({type(error).__name__}: {error}); choose a new --output_dir."
         ) from error

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from draccus.utils import DraccusException
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
 from lerobot.utils.constants import OBS_STATE
@@ -18,12 +17,14 @@ from safetensors import SafetensorError
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.model.conditioning.scene_cameras import SceneCameras
+from lerobot_atlasvla.utils.paths import checkpoint_folder
+from lerobot_atlasvla.weights.checkpoint import UNREADABLE_CONFIG
 
 from .observation_spec import ObservationSpec
 from .settings import ServingError
 
 # What LeRobot and the policy raise for a checkpoint that is missing, damaged, or does not fit its configuration.
-_LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, DraccusException)
+_LOADING_ERRORS = (OSError, RuntimeError, SafetensorError, *UNREADABLE_CONFIG)
 
 
 @dataclass
@@ -58,8 +59,10 @@ class ServedPolicy:
         Raises:
             ServingError: If it can't be loaded or does not predict.
         """
-        name = str(Path(checkpoint).expanduser()) if checkpoint.startswith("~") else checkpoint
         try:
+            name = checkpoint
+            if checkpoint.startswith("~") or Path(checkpoint).is_dir():  # an id of the Hub otherwise
+                name = str(checkpoint_folder(Path(checkpoint).expanduser()))
             config = PreTrainedConfig.from_pretrained(name, cli_overrides=[f"--device={device}"] if device else [])
             if not isinstance(config, AtlasVLAConfig):
                 raise ServingError(f"--checkpoint={checkpoint} is a policy of type {config.type}, not atlasvla.")

@@ -15,7 +15,8 @@ class ServingError(Exception):
 class ServerConfig:
     """Settings of ``python -m lerobot_atlasvla.policy_server``."""
 
-    # Folder or Hub id of the AtlasVLA checkpoint to serve. Clients can't ask for another one.
+    # Folder of the AtlasVLA checkpoint to serve (.../pretrained_model, or the checkpoint or training run that has it
+    # inside), or its Hub id. Clients can't ask for another one.
     checkpoint: str
     # Where the policy computes, for example cuda or cpu. As the checkpoint says if not given.
     device: str | None = None
@@ -77,7 +78,7 @@ class ServerConfig:
         self._check_who_may_connect()
 
     def _check_who_may_connect(self) -> None:
-        # The command line reads 0123 and 0x1F as numbers: a token without a letter may not be the one that was typed.
+        # A file of settings (--config_path) has 0123 and 0x1F as numbers, which are another token then.
         if self.token is not None and not (
             any(character.isalpha() for character in self.token)
             and all("!" <= character <= "~" for character in self.token)

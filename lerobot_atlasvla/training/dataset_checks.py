@@ -10,7 +10,7 @@ import pyarrow.dataset as arrow_dataset
 from lerobot.utils.constants import ACTION
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.policy.checks.statistics import unscaled_ranges, usable_statistics
+from lerobot_atlasvla.policy.checks.statistics import check_statistics, unscaled_ranges, usable_statistics
 
 from .held_out import note_on_copies
 
@@ -27,16 +27,21 @@ def prepare_metadata(config: AtlasVLAConfig, meta: Any) -> None:
         meta: LeRobot's metadata of the dataset; its statistics are changed.
 
     Raises:
-        ValueError: As :func:`check_numbers`, or if the statistics can't be used.
+        ValueError: As :func:`check_numbers`.
+        ConfigError: If the statistics can't be used, or there are none.
     """
     check_numbers(config, meta)
     if note := note_on_copies(meta):
         logger.info("%s", note)
-    if stats := getattr(meta, "stats", None):
-        if warning := unscaled_ranges(config, stats):
-            logger.warning("%s", warning)
-        # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
-        stats.update(usable_statistics(config, stats))
+    if not (stats := getattr(meta, "stats", None)):
+        # LeRobot would train without normalization. An empty dataset, to record into, has none yet.
+        if hasattr(meta, "stats") and getattr(meta, "total_frames", 0):
+            check_statistics(config, {})
+        return
+    if warning := unscaled_ranges(config, stats):
+        logger.warning("%s", warning)
+    # Also for who fine-tunes: LeRobot then hands these statistics to a checkpoint's pipelines, past our maker.
+    stats.update(usable_statistics(config, stats))
 
 
 def check_numbers(config: AtlasVLAConfig, meta: Any) -> None:

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import draccus
 from draccus.utils import ParsingError
 
-from .cli_help import help_of_fields
+from .flags import parse_flags
 from .paths import expand_home
 
 AGAIN = "Run the same command again to continue."
@@ -62,8 +61,7 @@ def run_command(
     def work() -> int | None:
         try:
             arguments = sys.argv[1:] if argv is None else argv
-            with help_of_fields():
-                settings = expand_home(draccus.parse(config, args=arguments, prog=program or name))
+            settings = expand_home(parse_flags(config, arguments, program or name))
         except (ParsingError, OSError) as error:
             raise UsageError(error) from error
         return body(settings)

@@ -15,6 +15,8 @@ _ADVICE = {
     errno.EPERM: _PERMISSIONS,
     errno.EROFS: "choose a folder on another file system",
 }
+# Where LeRobot's training puts a policy: in a checkpoint, in the folder of a run, in that of its checkpoints.
+_IN_A_RUN = ("pretrained_model", "checkpoints/last/pretrained_model", "last/pretrained_model")
 # LeRobot 0.6.1 hands a dataset's files to Hugging Face's reader, which takes these for patterns and chained URLs.
 _PATTERNS = ("*", "?", "[", "]", "::")
 
@@ -46,6 +48,32 @@ def _expanded(value: Any) -> Any:
         return type(value)(Path(value).expanduser())
     except RuntimeError as error:
         raise FileNotFoundError(f"{value} can't be expanded: {error}") from error
+
+
+class CheckpointNotFoundError(ValueError):
+    """There is no checkpoint where one was named; the message says where it was looked for."""
+
+
+def checkpoint_folder(path: Path, flag: str = "--checkpoint") -> Path:
+    """Return the folder ``pretrained_model`` of a checkpoint, wherever above it a path points.
+
+    Args:
+        path: That folder, the checkpoint that has it inside (``checkpoints/last``), or the training run.
+        flag: The flag that names it.
+
+    Returns:
+        The folder without links: ``last`` is one that training moves on.
+
+    Raises:
+        CheckpointNotFoundError: If there is none.
+    """
+    if not path.is_dir():
+        raise CheckpointNotFoundError(f"{flag}={path} is not a folder.")
+    for candidate in (path, *(path / inside for inside in _IN_A_RUN)):
+        if (candidate / "config.json").is_file():
+            return candidate.resolve()
+    places = " nor its ".join(("it", *_IN_A_RUN))
+    raise CheckpointNotFoundError(f"{flag}={path} is not a LeRobot checkpoint: neither {places} has a config.json.")
 
 
 def existing_part(folder: Path) -> Path:

@@ -89,7 +89,7 @@ def _read_architecture(resolved: ResolvedWeights, flag: str) -> dict[str, Any]:
     file = resolved.folder / "config.json"
     try:
         content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{resolved.name} needs a readable config.json beside its weights, in {resolved.folder}: {error} ({flag})."
         ) from error

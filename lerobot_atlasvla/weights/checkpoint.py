@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What LeRobot raises for a config.json, or a train_config.json, that is damaged or of something else.
+UNREADABLE_CONFIG = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    IsADirectoryError,
+    DraccusException,
+)
 _REFERENCES = "atlasvla_references"
 # A tensor that only checkpoints from before 26 November 2026 have (up to commit b6cd926).
 _GATE = "geometry_gate"
@@ -90,15 +100,7 @@ def read_config(checkpoint: str | Path, **arguments: Any) -> AtlasVLAConfig:
         config = PreTrainedConfig.from_pretrained(checkpoint, **arguments)
     except HFValidationError:  # no folder, and no id either: the message says which ids there are
         raise
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        IsADirectoryError,
-        DraccusException,
-    ) as error:
+    except UNREADABLE_CONFIG as error:
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise WeightsError(f"The config.json of {checkpoint} can't be used: {reason}") from error
     if not isinstance(config, AtlasVLAConfig):

@@ -220,7 +220,7 @@ def _with_shards(weights: Path) -> tuple[Path, ...]:
 def _shard_names(index: Path) -> list[str]:
     try:
         names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _UnavailableError(f"{index} is not an index of shards ({_brief(error)}); download it again") from error
     if not names:
         raise _UnavailableError(f"{index} names no shards; download it again")

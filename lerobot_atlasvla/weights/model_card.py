@@ -268,7 +268,7 @@ def _results(report: Path) -> list[dict[str, str]]:
     try:
         entries = json.loads(report.read_text())["per_task"]
         rows = [(f"{e['task_group']} {e['task_id']}", [bool(s) for s in e["metrics"]["successes"]]) for e in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{report} is no readable eval_info.json of lerobot-eval: {error!r} (report).") from error
     everything = [success for _, successes in rows for success in successes]
     if not everything:

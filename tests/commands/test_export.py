@@ -6,6 +6,7 @@ import pytest
 
 from eval.rollout.policy.checkpoint import read_checkpoint
 from lerobot_atlasvla.commands.export import main
+from lerobot_atlasvla.export.settings import ExportConfig
 from tests.conftest import IMAGE, tiny_config
 from tests.helpers.released import save_checkpoint
 from tests.helpers.small_checkpoints import SMALL_ACT
@@ -31,14 +32,16 @@ def root(tmp_path_factory):
 REFUSED = {
     "format": (["--format=tflite"], "--format=tflite is not known; allowed: onnx."),
     "language": (["--language=audio"], "--language=audio is not known; allowed: table, input."),
-    "no checkpoint": (["--checkpoint=nowhere"], "has no config.json; name the folder pretrained_model of a run."),
+    "no checkpoint": (["--checkpoint=nowhere"], "--checkpoint=nowhere is not a folder."),
+    "another folder": (["--checkpoint=full"], "--checkpoint=full is not a LeRobot checkpoint: neither it nor its"),
     "full folder": (["--output_dir=full"], "--output_dir=full exists and is not an empty folder; choose a new one."),
     "flow head": (["--checkpoint=only_config_flow"], "has the action head flow, which starts from noise"),
     "another policy": (["--checkpoint=act"], "act is a policy of type act, not atlasvla."),
     "no weights": (["--checkpoint=only_config_l1"], "model.safetensors"),
     "camera": (['--image_sizes={"front": [2, 2]}'], "--image_sizes names front, but the policy looks through []."),
-    "size": ([f'--image_sizes={{"{IMAGE}": [2]}}'], "the size [2]; it must be [height, width] in pixels."),
-    "zero": ([f'--image_sizes={{"{IMAGE}": [0, 2]}}'], "the size [0, 2]; it must be [height, width] in pixels."),
+    "size": ([f'--image_sizes={{"{IMAGE}": [2]}}'], "the size [2]; it must be [height, width] in pixels, each"),
+    "zero": ([f'--image_sizes={{"{IMAGE}": [0, 2]}}'], "the size [0, 2]; it must be [height, width] in pixels, each"),
+    "huge": ([f'--image_sizes={{"{IMAGE}": [99999, 99999]}}'], "in pixels, each from 1 to 8192."),
     "no instruction": (["--instructions=[]"], "--instructions=[] must name at least one, and none twice."),
     "twice": (['--instructions=["a", "a"]'], "must name at least one, and none twice."),
     "both": (["--language=input"], "--instructions is for --language=table"),
@@ -57,6 +60,16 @@ def test_what_can_not_be_exported_is_refused_in_one_line(root, monkeypatch, caps
     assert said.startswith("atlasvla-export: ")
     assert message in said
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints", "checkpoints/last", "checkpoints/last/pretrained_model"])
+def test_the_checkpoint_may_be_named_by_any_folder_around_it(root, tmp_path, inside):
+    last = tmp_path / "run/checkpoints/last"
+    last.mkdir(parents=True)
+    (last / "pretrained_model").symlink_to(root / "l1")
+    settings = ExportConfig(tmp_path / "run" / inside, tmp_path / "out")
+    settings.validate()
+    assert settings.checkpoint == root / "l1"
 
 
 def test_a_missing_extra_is_named(root, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """rename_columns: a copy appears whole or not at all, and the dataset itself stays as it is."""
 
 import json
+import shutil
 
 import pytest
 
@@ -33,7 +34,26 @@ def test_what_is_no_dataset_or_in_the_way_is_refused(dataset_root, tmp_path, cap
     (tmp_path / "old/meta/info.json").write_text(json.dumps({"codebase_version": "v2.1", "features": {}}))
     assert main([f"--root={tmp_path / 'old'}", f"--output_dir={tmp_path / 'copy'}"]) == 1
     assert "format v2.1, this command knows v3" in capsys.readouterr().err
-    assert main(["--root=[1, 2]"]) == 2
+    assert main([f"--root={dataset_root}", f"--output_dir={tmp_path / 'copy'}", "--rename_map=[1, 2]"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta/info.json", "{"),
+        ("meta/info.json", "[]"),
+        ("meta/info.json", '{"codebase_version": "v3.0"}'),
+        ("meta/stats.json", "[]"),
+        ("data/chunk-000/file-000.parquet", "PAR1"),
+    ],
+)
+def test_damaged_data_are_named_and_leave_nothing(dataset_root, tmp_path, capsys, name, content):
+    root = shutil.copytree(dataset_root, tmp_path / "damaged")
+    (root / name).write_text(content)
+    names = '--rename_map={"action": "act"}'
+    assert main([f"--root={root}", f"--output_dir={tmp_path / 'copy'}", names]) == 1
+    assert f"rename_columns: --root={root} is damaged (" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
 def test_a_copy_of_a_quicker_process_stays_and_the_error_says_so(dataset_root, tmp_path, monkeypatch, capsys):

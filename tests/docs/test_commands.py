@@ -84,13 +84,13 @@ def test_a_command_is_read(command, monkeypatch):
             module += ".__main__"
     else:
         module = SCRIPTS[program].removesuffix(":main")
-    parse = draccus.parse
+    parse = cli.parse_flags
 
     def read(*arguments, **options):
         parse(*arguments, **options)
         raise ReadError
 
-    monkeypatch.setattr(cli.draccus, "parse", read)
+    monkeypatch.setattr(cli, "parse_flags", read)
     with pytest.raises(ReadError):
         importlib.import_module(module).main(flags)
 

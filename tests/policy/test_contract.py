@@ -183,6 +183,15 @@ def test_a_state_of_another_size_is_refused(scenes, call):
         getattr(policy, call)(scenes[0] | {STATE: torch.zeros(3, 9)})
 
 
+@pytest.mark.parametrize("key", [IMAGE, STATE, "observation.language.tokens"])
+@pytest.mark.parametrize("call", ["forward", "predict_action_chunk", "select_action"])
+def test_entries_of_different_numbers_of_samples_are_refused(scenes, call, key):
+    policy = tiny_policy()
+    batch = scenes[0] | {key: scenes[0][key][:1]}
+    with pytest.raises(ValueError, match=rf"of different numbers of samples: .*'{IMAGE}': \d.* a 'task' for several"):
+        getattr(policy, call)(batch)
+
+
 def test_without_a_state_none_is_asked_for(scenes):
     policy = tiny_policy(use_state=False)
     batch = {key: value for key, value in scenes[0].items() if key != STATE}

@@ -157,8 +157,9 @@ def test_a_folder_with_something_else_is_left_alone(data_root, tmp_path, foreign
     assert [path.name for path in tmp_path.iterdir()] == [foreign]
 
 
-def test_another_models_config_is_no_backbone(data_root, tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "[" * 100_000])
+def test_another_models_config_is_no_backbone(data_root, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
     assert "config.json is no record of this command" in refused(data_root, tmp_path)
 
 

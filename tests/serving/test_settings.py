@@ -80,6 +80,20 @@ def test_a_checkpoint_of_another_policy_is_refused(tmp_path):
         ServedPolicy.load(str(tmp_path), "cpu")
 
 
+@pytest.mark.parametrize("content", ["[]", "7", '{"type": "atlasvla", "views": 3}'])
+def test_a_damaged_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ServingError, match=f"--checkpoint={tmp_path} can't be served"):
+        ServedPolicy.load(str(tmp_path), "cpu")
+
+
+def test_a_training_run_is_served_by_its_last_checkpoint(checkpoint, tmp_path):
+    last = tmp_path / "checkpoints/last"
+    last.mkdir(parents=True)
+    (last / "pretrained_model").symlink_to(checkpoint)
+    assert ServedPolicy.load(str(tmp_path), "cpu").checkpoint == str(tmp_path)
+
+
 def test_a_device_that_is_not_there_is_refused(checkpoint):
     with pytest.raises(ServingError, match="--device=cuda is not available"):
         ServedPolicy.load(str(checkpoint), "cuda")

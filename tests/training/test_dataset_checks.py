@@ -13,7 +13,8 @@ from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
 from lerobot.policies.factory import make_policy
 
-from lerobot_atlasvla.training.dataset_checks import check_numbers
+from lerobot_atlasvla.policy.checks.types import ConfigError
+from lerobot_atlasvla.training.dataset_checks import check_numbers, prepare_metadata
 from tests.conftest import STATE, tiny_config
 from tests.helpers.random_dataset import REPO_ID, write_dataset
 
@@ -93,6 +94,20 @@ def test_a_state_that_is_not_read_may_be_anything(root):
 def test_finite_data_and_data_elsewhere_pass(root, tmp_path):
     check_numbers(tiny_config(), LeRobotDatasetMetadata(REPO_ID, root=root))
     check_numbers(tiny_config(), SimpleNamespace(root=tmp_path / "streamed", repo_id=REPO_ID))
+
+
+@pytest.mark.parametrize("stats", [None, {}])
+def test_data_without_statistics_are_not_trained_on_as_they_are(stats):
+    """LeRobot would pass states and actions through without normalization, and say nothing."""
+    meta = SimpleNamespace(root=None, repo_id=REPO_ID, stats=stats, total_frames=3)
+    with pytest.raises(
+        ConfigError, match=r"observation\.state lack mean, std, .*; they have nothing\. .*recompute_stats"
+    ):
+        prepare_metadata(tiny_config(), meta)
+    identity = dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
+    prepare_metadata(tiny_config(normalization_mapping=identity), meta)
+    meta.total_frames = 0  # to record into
+    prepare_metadata(tiny_config(), meta)
 
 
 @pytest.mark.parametrize("copies", [1, 2])

@@ -11,7 +11,7 @@ from eval.common.cli import run_command
 from lerobot_atlasvla.commands import cache_features, rename_columns, serve
 from lerobot_atlasvla.commands.doctor import read_settings
 from lerobot_atlasvla.libero.demonstrations import collect, convert
-from lerobot_atlasvla.utils.paths import expand_home, pattern_in, why_not
+from lerobot_atlasvla.utils.paths import CheckpointNotFoundError, checkpoint_folder, expand_home, pattern_in, why_not
 
 
 @dataclass
@@ -111,6 +111,25 @@ def test_the_reader_of_lerobot_does_take_them_for_patterns(dataset_root, tmp_pat
     (tmp_path / "run[2]").symlink_to(dataset_root)
     with pytest.raises(ValueError, match="data file"):
         LeRobotDataset("local/test", root=tmp_path / "run[2]")
+
+
+# --- checkpoints ---
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints", "checkpoints/last", "checkpoints/000600/pretrained_model"])
+def test_a_checkpoint_is_found_from_every_folder_around_it(tmp_path, inside):
+    folder = tmp_path / "run/checkpoints/000600/pretrained_model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    (tmp_path / "run/checkpoints/last").symlink_to("000600")
+    assert checkpoint_folder(tmp_path / "run" / inside) == folder
+
+
+def test_what_is_no_checkpoint_is_named_with_its_flag(tmp_path):
+    with pytest.raises(CheckpointNotFoundError, match=r"--policy=.*nowhere is not a folder"):
+        checkpoint_folder(tmp_path / "nowhere", "--policy")
+    with pytest.raises(CheckpointNotFoundError, match=r"neither it nor its pretrained_model nor its checkpoints/last/"):
+        checkpoint_folder(tmp_path)
 
 
 # --- what the operating system says ---

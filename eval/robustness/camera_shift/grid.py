@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from eval.common.errors import EvalError, check_output_dir
+from eval.common.files import read_object
 from eval.rollout.run_folder import Rollout
 from lerobot_atlasvla.files.replacing import write_text
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
@@ -173,11 +173,13 @@ def read_grid(output_dir: Path) -> Grid:
     file = output_dir / GRID_FILE
     if not file.is_file():
         raise EvalError(f"--output_dir={output_dir} is not a folder of eval.camera_shift: it has no {GRID_FILE}.")
+    content = read_object(file, "eval.camera_shift")
+    if (version := content.pop("schema_version", None)) != SCHEMA_VERSION:
+        raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = content.pop("schema_version")
-        if version != SCHEMA_VERSION:
-            raise EvalError(f"{file} has schema version {version}; this is version {SCHEMA_VERSION}.")
-        return Grid(**content)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        grid = Grid(**content)
+        grid.validate()
+    # Of other types than a grid has.
+    except (TypeError, AttributeError) as error:
         raise EvalError(f"{file} is not what eval.camera_shift writes: {error!r}.") from error
+    return grid

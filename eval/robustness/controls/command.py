@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.common.cli import run_command
-from eval.common.errors import EvalError, check_report_name
+from eval.common.errors import EvalError, check_labels, check_report_name
 from eval.report.data import note_text, publish
 from eval.report.plots import plot_success
 from eval.robustness.benchmark_report import PLOT, check_benchmark, check_same_tasks
@@ -90,8 +90,7 @@ def _labels(cfg: ControlsConfig, names: Sequence[str]) -> list[str]:
     labels = cfg.labels or list(names)
     if len(labels) != len(names):
         raise EvalError(f"--labels={labels} must be {len(names)}, one for each of --runs and --controls.")
-    if len(set(labels)) < len(labels) or any(not label or "|" in label or "\n" in label for label in labels):
-        raise EvalError(f"--labels={labels} must differ from each other and have no line ends and no '|'.")
+    check_labels("labels", labels)
     return labels
 
 

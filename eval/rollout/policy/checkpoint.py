@@ -1,7 +1,6 @@
 """A LeRobot checkpoint as far as it can be judged without loading its weights."""
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from eval.common.errors import EvalError, first_line
+from eval.common.files import Recorded, read_object
 from eval.rollout.policy.camera_keys import SCENE, camera_mapping
 from eval.rollout.settings import RunConfig
 from lerobot_atlasvla.utils.extras import MissingExtraError, require
+from lerobot_atlasvla.utils.paths import CheckpointNotFoundError, checkpoint_folder
 
 if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
@@ -102,8 +103,7 @@ class Checkpoint:
         ``atlasvla-collect`` leaves them in the dataset, whose folder is in the checkpoint's ``train_config.json``:
         ``official (verified)`` and the like, or the kind alone in datasets of earlier versions.
         """
-        dataset = read_json(self.folder / TRAIN_CONFIG_FILE).get("dataset") or {}
-        root = dataset.get("root")
+        root = (training_dataset(self.folder) or {}).get("root")
         record = read_json(Path(root) / _COLLECT_RECORD) if root else {}
         return (record.get("simulator") or {}).get("assets") or record.get("assets")
 
@@ -212,10 +212,10 @@ def read_checkpoint(
             ``n_action_steps`` or ``temporal_ensemble_coeff`` does not fit it.
     """
     import lerobot.policies  # noqa: F401 - registers LeRobot's own
-    from draccus.utils import DecodingError
     from lerobot.configs.policies import PreTrainedConfig
 
     from lerobot_atlasvla.policy.pipelines.files import PipelineError, check_pipelines
+    from lerobot_atlasvla.weights.checkpoint import UNREADABLE_CONFIG
 
     folder = find_checkpoint(path)
     weights = [folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()]
@@ -237,7 +237,7 @@ def read_checkpoint(
                 )
             overrides.append(f"--temporal_ensemble_coeff={temporal_ensemble_coeff}")
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=overrides)
-    except (ValueError, TypeError, NotImplementedError, DecodingError) as error:
+    except (*UNREADABLE_CONFIG, NotImplementedError) as error:
         file = "" if isinstance(error, PipelineError) else f" {folder / CONFIG_FILE} cannot be used:"
         raise EvalError(f"--checkpoint={path}:{file} {error}") from error
     config.pretrained_path = folder
@@ -247,20 +247,28 @@ def read_checkpoint(
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object, empty if there is no such file.
+    """Read a JSON object that LeRobot or ``atlasvla-collect`` wrote, empty if there is no such file.
 
     Raises:
         EvalError: If the file holds something else.
     """
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EvalError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise EvalError(f"{file} holds no JSON object.")
-    return content
+    return read_object(file, "LeRobot") if file.is_file() else {}
+
+
+def training_dataset(folder: Path) -> Recorded | None:
+    """Return what a checkpoint says of the data that it was trained on; None if it says nothing.
+
+    Args:
+        folder: The checkpoint's ``pretrained_model``.
+
+    Raises:
+        EvalError: If its ``train_config.json`` is of something else.
+    """
+    file = folder / TRAIN_CONFIG_FILE
+    dataset = read_json(file).get("dataset")
+    if not isinstance(dataset, dict | None):
+        raise EvalError(f"{file} is not what LeRobot writes: its dataset is {dataset!r:.100}.")
+    return None if dataset is None else Recorded(file, "LeRobot", dataset)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -269,16 +277,10 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         EvalError: If there is none.
     """
-    if not path.is_dir():
-        raise EvalError(f"--checkpoint={path} is not a folder.")
-    for candidate in (path, path / "pretrained_model", path / "checkpoints/last/pretrained_model"):
-        if (candidate / CONFIG_FILE).is_file():
-            # "last" is a link that training moves on.
-            return candidate.resolve()
-    raise EvalError(
-        f"--checkpoint={path} is not a LeRobot checkpoint: neither it, its pretrained_model nor its "
-        f"checkpoints/last/pretrained_model has a {CONFIG_FILE}."
-    )
+    try:
+        return checkpoint_folder(path)
+    except CheckpointNotFoundError as error:
+        raise EvalError(str(error)) from error
 
 
 def _chunk_size(config: "PreTrainedConfig") -> int | None:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval.common.files import Recorded
 from eval.common.lerobot_results import read_training_curve
-from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json
+from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json, training_dataset
 from lerobot_atlasvla.training.tensorboard import FOLDER
 
 COMMAND_FILE = "train_command.txt"
@@ -18,6 +19,9 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         folder: The checkpoint's ``pretrained_model``. Its training run is looked for where ``lerobot-train`` puts
             checkpoints: three folders up.
 
+    Raises:
+        EvalError: If a file beside the weights is not what LeRobot writes.
+
     Returns:
         ``training`` of ``run.json``, or None for a checkpoint without ``train_config.json``. ``steps`` are those of
         this checkpoint, ``episodes`` and ``frames`` those of the dataset if its folder is still there, ``command`` the
@@ -25,11 +29,12 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         TensorBoard files of the training run, else from its log (``train.log`` inside, or ``NAME.log`` beside it).
         ``minutes`` lie between its first and last entry (a pause before resuming included), None without TensorBoard.
     """
-    config = read_json(folder / TRAIN_CONFIG_FILE)
-    if not config:
+    dataset = training_dataset(folder)
+    if dataset is None:
         return None
+    file = folder / TRAIN_CONFIG_FILE
+    config = Recorded(file, "LeRobot", read_json(file))
     steps = read_json(folder.parent / "training_state/training_step.json").get("step", config["steps"])
-    dataset = config["dataset"]
     root = dataset.get("root")
     info = read_json(Path(root) / "meta/info.json") if root else {}
     chosen = dataset.get("episodes")

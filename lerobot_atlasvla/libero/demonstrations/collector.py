@@ -215,22 +215,27 @@ def fill_dataset(config: DatasetConfig, features: dict[str, Any], record_name: s
     except (NotOurDatasetError, FolderInUseError) as error:
         raise CollectionError(str(error)) from error
     with closing(store):
-        return _fill(config, features, store, run_job)
+        try:
+            return _fill(config, features, store, run_job)
+        except NotOurDatasetError as error:
+            raise CollectionError(str(error)) from error
 
 
 def _fill(config: DatasetConfig, features: dict[str, Any], store: DatasetWriter, run_job: RunJob) -> Progress:
     """Simulate what the store lacks."""
     record = store.record
     if record is not None:
-        check_same_settings(record, config)
-        check_same_features(features, config)
-        progress = Progress.from_record(record)
+        with store.reading_record():
+            check_same_settings(record, config)
+            check_same_features(features, config)
+            progress = Progress.from_record(record)
         if all(key in progress.tasks and progress.tasks[key].kept >= config.episodes_per_task for key in config.tasks):
             return progress
 
     source = describe_source()
     if record is not None:
-        check_same_source(record, source, config)
+        with store.reading_record():
+            check_same_source(record, source, config)
 
     _limit_threads(config.workers)
     os.environ.setdefault(ENV_CULL, "1")  # the same images, sooner

@@ -274,10 +274,14 @@ def convert(config: ConvertConfig) -> Conversion:
         raise ConversionError(str(error)) from error
     with closing(store):
         image_size = config.image_size or stored_size
-        record = store.record
-        if record is not None:
-            check_same(record, config, {source.name for source in sources} | {name for name, *_ in skipped})
-            outcome.episodes, image_size = record["episodes"], record["image_size"]
+        try:
+            record = store.record
+            if record is not None:
+                with store.reading_record():
+                    check_same(record, config, {source.name for source in sources} | {name for name, *_ in skipped})
+                    outcome.episodes, image_size = record["episodes"], record["image_size"]
+        except NotOurDatasetError as error:
+            raise ConversionError(str(error)) from error
         resized = f"resized from {stored_size} to {image_size} px (Lanczos, antialiased)"
         outcome.images = f"{image_size} px as stored" if image_size == stored_size else resized
         logger.info("images: %s, rotated by 180 degrees", outcome.images)

@@ -13,12 +13,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.files.folder_lock import FolderLock
 from lerobot_atlasvla.files.replacing import sync
+from lerobot_atlasvla.utils.cli import brief
 from lerobot_atlasvla.utils.paths import existing_part, why_not
 
 STAGING = ".staging"
@@ -96,9 +98,31 @@ class DatasetWriter:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """Return the record committed last, or None for a new dataset."""
+        """Return the record committed last, or None for a new dataset.
+
+        Raises:
+            NotOurDatasetError: If it is damaged.
+        """
         path = self.root / self._record
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        with self.reading_record():
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @contextmanager
+    def reading_record(self) -> Iterator[None]:
+        """Say of what goes wrong meanwhile that the record, or LeRobot's own about the dataset, is damaged.
+
+        Raises:
+            NotOurDatasetError: In place of what a file raises that is not as it was written.
+        """
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FileNotFoundError) as error:
+            raise NotOurDatasetError(
+                f"--root={self.root} has a damaged {self._record} or {INFO} ({brief(error)}). Nothing was touched; put "
+                "it back from a copy, or choose a folder that does not exist yet."
+            ) from error
 
     def commit(
         self, episodes: Iterable[Iterable[dict[str, Any]]], record: dict[str, Any], *, image_bytes: int = 0

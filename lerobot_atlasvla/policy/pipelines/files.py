@@ -81,7 +81,7 @@ def _check(file: Path, ours: bool) -> None:
         steps = json.loads(file.read_text(encoding="utf-8"))["steps"]
         entries = [(step.get("registry_name"), step.get("class"), step.get("state_file")) for step in steps]
         settings = [dict(step.get("config") or {}) for step in steps]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{file} is not a pipeline of LeRobot: {type(error).__name__}: {error}.") from error
     known = {
         name

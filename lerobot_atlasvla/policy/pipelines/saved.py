@@ -210,7 +210,7 @@ def _read_config(file: Path | None) -> _Saved:
         shapes = {key: list(feature["shape"]) for key, feature in features.items() if _is_vector(key)}
         language = (config.get("backbone_architectures") or {}).get("language", {})
         return _Saved(shapes, dict(config.get("normalization_mapping") or {}), language.get("vocab_size"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error}). {_REMEDY}") from error
 
 

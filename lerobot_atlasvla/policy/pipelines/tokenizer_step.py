@@ -102,7 +102,7 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
         try:
             blob = json.loads(state[_STATE_KEY].cpu().numpy().tobytes())
             given, tokenizer = dict(blob["special_tokens"]), str(blob["tokenizer"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"The checkpoint's tokenizer can't be read: {type(error).__name__}: {error}.") from error
         named = {f"{name}_token" for name in _SPECIAL_TOKENS}
         tokens = {name: token for name, token in given.items() if name in named and isinstance(token, str)}

@@ -71,7 +71,7 @@ def read_key(folder: Path) -> CacheKey:
             f"{folder} holds no feature cache ({KEY} is missing). Build it: atlasvla-cache with the flags of this "
             f"lerobot-train command; or {WITHOUT}."
         ) from error
-    except (OSError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, FeatureCacheError):
             raise
         raise FeatureCacheError(

@@ -65,3 +65,12 @@ def test_json_has_a_line_for_each_value_object_and_rollout():
 def test_results_in_the_repository_are_as_the_writer_writes_them(file):
     text = file.read_text(encoding="utf-8")
     assert json_text(json.loads(text)) == text
+
+
+def test_a_folder_that_can_not_be_made_is_named_with_its_flag(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for place in (tmp_path / "file", tmp_path / "file/inside", tmp_path / "link"):
+        with pytest.raises(EvalError, match=rf"^--name={place} can't be written: "), only_writer(place, "--name"):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]

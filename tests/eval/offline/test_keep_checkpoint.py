@@ -59,6 +59,27 @@ def test_what_can_not_be_kept_leaves_nothing_behind(checkpoint, tmp_path, capsys
     assert f"--output_dir={copy} exists" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: cut(folder / "model.safetensors", 200), "model.safetensors is damaged or incomplete"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text('{"type": "act"}'), "is a policy of type act; only"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json is not what LeRobot writes"),
+        (lambda folder: (folder / "train_config.json").write_text("[]"), "train_config.json can't be used"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_leaves_nothing_behind(checkpoint, tmp_path, capsys, damage, message):
+    damage(checkpoint)
+    assert main([f"--checkpoint={checkpoint}", f"--output_dir={tmp_path / 'kept'}"]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trained"]
+
+
+def cut(file: Path, size: int) -> None:
+    file.write_bytes(file.read_bytes()[:size])
+
+
 def test_two_at_once_give_one_whole_copy(checkpoint, tmp_path, capfd):
     """The second, which found no folder when it began, does not touch the first one's."""
     arguments = [f"--checkpoint={checkpoint}", f"--output_dir={tmp_path / 'kept'}"]

@@ -1,8 +1,10 @@
 """``python -m eval.reliance`` on tiny checkpoints: its figures, its files, its place in a report, what it refuses."""
 
 import json
+import math
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +17,7 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from eval.common.errors import EvalError
 from eval.offline import reliance
 from eval.offline.held_out import choose_episodes
-from eval.offline.policy_data import load_policy, load_processors, read_dataset, read_metadata
+from eval.offline.policy_data import action_statistic, load_policy, load_processors, read_dataset, read_metadata
 from eval.report import command as report
 from eval.report.reliance_results import image_reliance, interval_text, last_line, read_reliance
 from eval.rollout.policy.checkpoint import read_checkpoint
@@ -315,6 +317,24 @@ def test_a_report_shows_what_was_measured(tmp_path, dataset_root, act_checkpoint
     assert f"--reliance={tmp_path / 'of_act'} is of a checkpoint with weights_sha256" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "stats",
+    [
+        None,
+        {},
+        {"action": {"mean": [0.0]}},
+        {"action": {"std": [1.0]}},
+        {"action": {"std": [1.0] * 6 + [math.nan]}},
+    ],
+)
+def test_data_whose_statistics_lack_the_actions_spread_are_refused(stats):
+    meta = SimpleNamespace(stats=stats, features={"action": {"shape": [7]}})
+    with pytest.raises(EvalError, match=r"--dataset_root=data has no std of every dimension .*recompute_stats"):
+        action_statistic(meta, Path("data"), "std")
+    stats = {"action": {"std": [1.0] * 7}}
+    assert action_statistic(SimpleNamespace(stats=stats, features=meta.features), Path("data"), "std").shape == (7,)
+
+
 def test_what_is_no_result_is_refused(tmp_path, dataset_root, act_checkpoint):
     with pytest.raises(EvalError, match=r"has no reliance\.json"):
         read_reliance(tmp_path)
@@ -323,6 +343,7 @@ def test_what_is_no_result_is_refused(tmp_path, dataset_root, act_checkpoint):
         "{": "is not what eval.reliance writes",
         '{"kind": "reliance"}': "is not what eval.reliance writes: KeyError",
         "[]": "is not what eval.reliance writes: TypeError",
+        '{"checkpoint": []}': "is not what eval.reliance writes: KeyError",
     }.items():
         file.write_text(text)
         with pytest.raises(EvalError, match=message):

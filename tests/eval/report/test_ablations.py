@@ -112,6 +112,15 @@ def test_runs_and_variants_must_match(tmp_path, capsys):
     assert "--variants must be 4, one for each of --runs, got 1" in capsys.readouterr().err
 
 
+def test_a_variant_that_no_table_can_hold_is_refused(tmp_path, capsys):
+    runs = two_seeds(tmp_path, full=(16, 14), other=(4, 6))
+    given = flags(tmp_path, runs)
+    given[1] = "--variants=['a|b', c, c, c]"
+    assert ablations.main(given) == 1
+    assert "--variants=['a|b', 'c'] must differ from each other" in capsys.readouterr().err
+    assert not (tmp_path / "reports").exists()
+
+
 def test_a_report_of_another_kind_is_not_replaced(tmp_path, capsys):
     folder = tmp_path / "reports/ablations"
     folder.mkdir(parents=True)

@@ -103,7 +103,7 @@ def test_reports_are_compared_like_their_runs(tmp_path, capsys):
     (tmp_path / "x.json").write_text('{"kind": "camera_shift"}')
     assert "kind 'camera_shift'" in said(capsys, tmp_path / "x.json", b, status=1)
     (tmp_path / "x.json").write_text("{")
-    assert "is not a report" in said(capsys, tmp_path / "x.json", b, status=1)
+    assert "is not what eval.report writes" in said(capsys, tmp_path / "x.json", b, status=1)
 
 
 def test_zero_at_the_edge_of_the_interval_is_noise():

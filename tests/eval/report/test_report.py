@@ -258,7 +258,6 @@ def test_files_of_an_earlier_report_do_not_stay(tmp_path):
     [
         (["--labels=[one, two]"], "must be 1, one for each run of --run: mine."),
         (["--labels=['a|b']"], "no '|'"),
-        (["--title=Fast render: the same"], "put quotes inside the quotes"),
         (["--name=a/b"], "--name='a/b' must be the name of a folder"),
         (["--name=.."], "--name='..' must be the name of a folder"),
         (["--note=nowhere.md"], "nowhere.md"),

@@ -104,7 +104,9 @@ def test_incomplete_grid_is_marked(root):
         ("README.md", "no marks", "must have"),
         ("README.md", f"{END}\n{BEGIN}", "must have"),
         ("eval/results/x/report.json", '{"kind": "rollouts", "schema_version": 1}', "lacks something"),
-        ("eval/results/x/report.json", "{", "is not a report"),
+        ("eval/results/x/report.json", '{"kind": "rollouts", "runs": [7]}', "lacks something"),
+        ("eval/results/x/report.json", "{", "is not what eval.report writes"),
+        ("eval/results/x/report.json", "{}", "is not a report"),
         ("eval/results/experts.md", "## libero_object", "has no table with the column 'success' for libero_object"),
     ],
 )

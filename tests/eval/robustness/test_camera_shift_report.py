@@ -310,8 +310,13 @@ def test_no_finished_point_and_no_grid(tmp_path, capsys):
 def test_a_grid_survives_its_file_and_a_damaged_one_is_refused(tmp_path):
     write_grid(make_grid(), tmp_path)
     assert read_grid(tmp_path) == make_grid()
+    written = (tmp_path / "grid.json").read_text()
     (tmp_path / "grid.json").write_text('{"schema_version": 1, "command": ""}')
     with pytest.raises(EvalError, match=r"not what eval\.camera_shift writes"):
+        read_grid(tmp_path)
+    content = json.loads(written) | {"labels": ["../../elsewhere"]}
+    (tmp_path / "grid.json").write_text(json.dumps(content))
+    with pytest.raises(EvalError, match="cannot name a folder"):
         read_grid(tmp_path)
     (tmp_path / "grid.json").write_text('{"schema_version": 2}')
     with pytest.raises(EvalError, match="schema version 2"):

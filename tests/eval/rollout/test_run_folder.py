@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from dataclasses import asdict, replace
 
 import pytest
@@ -21,6 +22,8 @@ ROLLOUT = Rollout(
     video="videos/one.mp4",
     displacement_cm=(-3.25, 8.0),
 )
+WHOLE = {"schema_version": 1, "name": "one", "command": "", "policy": {}, "training": None, "settings": {}}
+WHOLE |= {"versions": {}, "simulator": {}}
 FAILURE = replace(ROLLOUT, init_state=8, success=False, video=None)
 
 
@@ -96,6 +99,35 @@ def test_a_damaged_line_in_between_is_named(folder):
         read_run(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"success": "no"}, "success must be true or false, got 'no'"),
+        ({"success": 1}, "success must be true or false, got 1"),
+        ({"steps": True}, "steps must be a whole number, got True"),
+        ({"wall_s": "2"}, "wall_s must be a number, got '2'"),
+        ({"suite": None}, "suite must be text, got None"),
+        ({"displacement_cm": [1.0]}, "displacement_cm must be"),
+        ({"displacement_cm": 3}, "displacement_cm must be"),
+        ({"judgment": [1]}, "judgment must be"),
+        ({"hint": 3}, "hint"),
+    ],
+)
+def test_a_line_of_other_types_is_named(folder, changes, message):
+    (folder / "rollouts.jsonl").write_text(json.dumps(asdict(ROLLOUT) | changes) + "\n")
+    with pytest.raises(EvalError, match=rf"rollouts\.jsonl, line 1, is not a rollout: .*{message}"):
+        read_run(folder)
+
+
+def test_what_a_run_does_not_say_is_named_where_it_is_asked_for(folder):
+    run = read_run(folder)
+    assert run.settings.get("task_ids") is None
+    for part, name in ((run.settings, "task_ids"), (run.policy, "weights_sha256")):
+        with pytest.raises(EvalError, match=rf"run\.json is not what eval\.run writes: it does not say '{name}'"):
+            part[name]
+    assert pickle.loads(pickle.dumps(run)) == run
+
+
 def test_run_json_is_replaced_whole_or_not_at_all(folder, monkeypatch):
     before = (folder / "run.json").read_bytes()
 
@@ -116,10 +148,15 @@ def test_run_json_is_replaced_whole_or_not_at_all(folder, monkeypatch):
         ('{"schema_version": 2}', "schema version 2; this is version 1"),
         ('{"schema_version": 1, "name": "x"}', r"run\.json is not what eval\.run writes"),
         ("[]", r"run\.json is not what eval\.run writes"),
+        ("[" * 100_000, r"run\.json is not what eval\.run writes: RecursionError"),
+        (b"\xff\xfe\x00", r"run\.json is not what eval\.run writes: UnicodeDecodeError"),
+        (json.dumps(WHOLE | {"settings": []}), r"run\.json is not what eval\.run writes: TypeError"),
+        (json.dumps(WHOLE | {"policy": "act"}), r"policy must be a mapping .*, got 'act'"),
+        (json.dumps(WHOLE | {"name": None}), r"name must be text, got None"),
     ],
 )
 def test_other_folders_are_refused(tmp_path, content, message):
     if content is not None:
-        (tmp_path / "run.json").write_text(content)
+        (tmp_path / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(EvalError, match=message):
         read_run(tmp_path)

@@ -24,6 +24,8 @@ def test_more_episodes_than_fixed_states_from_random_placements():
         ({"settle_steps": -1}, "--settle_steps=-1 must be at least 0"),
         ({"n_action_steps": 0}, "--n_action_steps=0 must be at least 1"),
         ({"workers": 0}, "--workers=0 must be at least 1"),
+        ({"workers": 10**6}, "--workers=1000000 must be at most 512"),
+        ({"image_size": 10**5}, "--image_size=100000 must be at most 2048"),
         ({"videos": -1}, "--videos=-1 must be at least 0"),
         ({"seeds": []}, r"--seeds=\[\] must name at least one"),
         ({"seeds": [1, 1]}, r"--seeds=\[1, 1\] .* none twice"),

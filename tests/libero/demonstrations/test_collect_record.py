@@ -90,6 +90,21 @@ def test_other_settings_cannot_continue_a_dataset(tmp_path, fake_simulator, over
         collect(config(tmp_path / "ds", **override))
 
 
+@pytest.mark.parametrize("name", [RECORD_NAME, "info.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"7", None])
+def test_a_damaged_record_is_named_and_nothing_is_touched(tmp_path, fake_simulator, capsys, name, content):
+    root = tmp_path / "ds"
+    asked = config(root, task_ids=[2], episodes_per_task=1)
+    collect(asked)
+    file = root / "meta" / name
+    file.unlink() if content is None else file.write_bytes(content)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with pytest.raises(CollectionError, match=rf"--root={root} (has a damaged|exists and holds)") as refused:
+        collect(replace(asked, episodes_per_task=2))
+    assert "Nothing was touched" in str(refused.value)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
 def test_a_dataset_from_before_there_were_recoveries_has_none(tmp_path, fake_simulator):
     root = tmp_path / "ds"
     collect(config(root, task_ids=[2], episodes_per_task=1, recovery_share=0.0))

@@ -253,6 +253,14 @@ def test_other_settings_cannot_continue_a_dataset(tmp_path, source, overrides, m
         convert(config(tmp_path / "ds", source, **overrides))
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_record_is_named_and_nothing_is_touched(tmp_path, source, content):
+    convert(config(tmp_path / "ds", source, max_demos_per_file=1))
+    (tmp_path / "ds/meta" / RECORD_NAME).write_text(content)
+    with pytest.raises(ConversionError, match=rf"has a damaged meta/{RECORD_NAME} or .* Nothing was touched"):
+        convert(config(tmp_path / "ds", source))
+
+
 def test_other_files_cannot_continue_a_dataset(tmp_path, source):
     convert(config(tmp_path / "ds", source))
     write_file(tmp_path / "other/c_demo.hdf5", [make_demo()])

@@ -137,6 +137,8 @@ def test_the_states_per_second_are_told(tmp_path, capsys):
     ("override", "message"),
     [
         ({"suite": "libero"}, r"--suite=libero must name suites of LIBERO, .* allowed: libero_spatial, "),
+        ({"image_size": 10**5}, "--image_size=100000 must be at most 2048"),
+        ({"workers": 10**6}, "--workers=1000000 must be at most 512"),
         ({"random_cameras": 0}, "--random_cameras=0 must be at least 1"),
         ({"random_cameras": None}, "--random_cameras=None must be at least 1"),
         ({"pan": [5.0, -5.0]}, "--pan=.* is reversed"),

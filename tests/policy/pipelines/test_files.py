@@ -86,6 +86,13 @@ def test_what_is_no_pipeline_is_named(checkpoint, change):
         AtlasVLAPolicy.from_pretrained(checkpoint)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
+def test_what_is_no_json_is_named(checkpoint, content):
+    (checkpoint / FILES[0]).write_text(content)
+    with pytest.raises(PipelineError, match=r"policy_preprocessor\.json is not a pipeline of LeRobot"):
+        check_pipelines(checkpoint)
+
+
 @pytest.mark.parametrize("state", ["../secret.safetensors", "/etc/secret", 3, ""])
 def test_the_state_lies_beside_the_pipeline(checkpoint, state):
     rewrite(checkpoint, FILES[0], lambda content: content["steps"][2].update(state_file=state))

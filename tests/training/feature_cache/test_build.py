@@ -1,6 +1,7 @@
 """Writing a feature cache: whole or to be continued, and nothing of other people's files."""
 
 import copy
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -150,3 +151,27 @@ def test_the_stem_of_the_tiny_preset_has_a_cache_too(data, tmp_path):
     set_seed(cfg.seed)
     policy = lerobots(config, ds_meta=LeRobotDataset(REPO_ID, root=data).meta)
     assert policy.feature_cache is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--policy.views=[observation.images.third]"], "views names"),
+        (["--dataset.root=nowhere"], "--dataset.repo_id=.*, --dataset.root=nowhere, can't be read"),
+        (["--policy.feature_cache=null"], "Name the folder of the cache"),
+    ],
+)
+def test_what_can_not_be_cached_is_one_line(data, tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    usual = ["--policy.type=atlasvla", "--policy.push_to_hub=false", f"--dataset.repo_id={REPO_ID}"]
+    usual += [f"--dataset.root={data}", "--policy.feature_cache=cache", "--policy.device=cpu"]
+    for part in ("vggt", "language"):
+        usual.append(f"--policy.{part}_init=random")
+    given = dict(flag.split("=", 1) for flag in (*usual, "--policy.freeze_vggt=true", *flags))
+    monkeypatch.setattr("sys.argv", ["atlasvla-cache", *(f"{flag}={value}" for flag, value in given.items())])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(build_module, "init_logging", lambda: None)
+    assert build_module.main() == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.match(rf"atlasvla-cache: .*({words})", said)
+    assert not (tmp_path / "cache").exists()

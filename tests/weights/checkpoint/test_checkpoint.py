@@ -341,7 +341,7 @@ def resized(checkpoint, size, meta):
 def test_another_action_size_starts_the_head_at_random_and_nothing_else(tmp_path, caplog, head):
     before = AtlasVLAPolicy(tiny_config(head=head))
     before.save_pretrained(tmp_path)
-    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=1, root=tmp_path)
+    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=0, root=tmp_path)
     after = resized(tmp_path, 3, meta)
     assert after.config.action_dim == after.model.head.proj.out_features == 3
     old, new = before.state_dict(), after.state_dict()
@@ -362,6 +362,6 @@ def test_without_a_dataset_another_action_size_is_an_error(tmp_path):
 def test_a_damaged_head_is_no_other_action_size(tmp_path):
     AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
     change_file(tmp_path / WEIGHTS, lambda tensors: tensors.update({"model.head.proj.bias": torch.zeros(4)}))
-    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=1, root=tmp_path)
+    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=0, root=tmp_path)
     with pytest.raises(WeightsError, match=r"of another shape: model\.head\.proj.bias"):
         resized(tmp_path, 7, meta)

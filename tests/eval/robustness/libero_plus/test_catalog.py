@@ -1,5 +1,6 @@
 """LIBERO-Plus's tasks out of its wheel: names, categories, prompts, states, and wheels that won't do."""
 
+import io
 import json
 import pickle
 import zipfile
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from eval.common.errors import EvalError
+from eval.robustness import package_data
 from eval.robustness.libero_plus.catalog import PLUS, read_catalog
 from eval.robustness.libero_plus.prompts import prompt_of
 from eval.robustness.libero_plus.tasks import SUITES, CameraView, parse_task, spoken
@@ -234,8 +236,6 @@ class _Bomb:
 
 
 def test_states_run_no_code(tmp_path):
-    import io
-
     import torch
 
     buffer = io.BytesIO()
@@ -245,6 +245,29 @@ def test_states_run_no_code(tmp_path):
     task = next(task for task in catalog.tasks if task.category == "layout")
     with pytest.raises(EvalError, match="holds no plain array"):
         catalog.layout_states(task)
+
+
+def test_a_file_that_claims_to_be_huge_is_not_unpacked(tmp_path, monkeypatch):
+    wheel = plus_wheel(tmp_path)
+    monkeypatch.setattr(package_data, "LARGEST_FILE", 50)
+    with pytest.raises(EvalError, match=r"is no package to read: .*METADATA is said to have \d+ bytes, far more"):
+        PLUS.open(wheel)
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tmp_path / "unpacked")
+    with pytest.raises(EvalError, match=r"is no package to read: .*METADATA is said to have"):
+        PLUS.open(tmp_path / "unpacked")
+
+
+def test_states_that_claim_to_be_huge_are_refused(tmp_path):
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**9)}
+    buffer, packed = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, header)
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("states.npy", buffer.getvalue())
+    name = "libero/libero/init_files/states.npz"
+    data = PLUS.open(plus_wheel(tmp_path, **{name: packed.getvalue()}))
+    with pytest.raises(EvalError, match=r"states.npz holds no initial states"):
+        data.states_of(name)
 
 
 def test_a_missing_description_is_named(tmp_path):

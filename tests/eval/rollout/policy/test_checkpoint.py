@@ -139,6 +139,10 @@ def test_action_steps_of_a_policy_without_them_are_refused(tmp_path, monkeypatch
         (lambda folder: (folder / "model.safetensors").unlink(), r"has no weights: .* lacks model\.safetensors"),
         (lambda folder: (folder / "config.json").write_text("{}"), r"config\.json cannot be used: Missing 'type'"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json cannot be used"),
+        (lambda folder: (folder / "config.json").write_text("[]"), r"config\.json cannot be used"),
+        (lambda folder: (folder / "config.json").write_text("7"), r"config\.json cannot be used"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), r"config\.json cannot be used"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), r"config\.json cannot be used"),
         (lambda folder: (folder / "config.json").write_text('{"type": "unheard"}'), "'unheard'"),
         (lambda folder: (folder / "config.json").write_text('{"type": "act", "x": 1}'), r"config\.json cannot be used"),
     ],
@@ -207,6 +211,22 @@ def test_part_of_a_dataset_and_no_dataset(trained, tmp_path):
     assert record["minutes"] is None
     file.unlink()
     assert training_record(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "is not what LeRobot writes: TypeError: a list instead of an object"),
+        ('{"dataset": 7}', "is not what LeRobot writes: its dataset is 7"),
+        ('{"dataset": {}}', "is not what LeRobot writes: it does not say 'steps'"),
+        ('{"dataset": {}, "steps": 9, "log_freq": 1}', "it does not say 'batch_size'"),
+    ],
+)
+def test_a_foreign_record_of_training_is_named(trained, content, message):
+    folder = trained / "checkpoints/000600/pretrained_model"
+    (folder / "train_config.json").write_text(content)
+    with pytest.raises(EvalError, match=message):
+        training_record(folder)
 
 
 def test_an_overlay_needs_a_decoder_that_looks_at_images(tmp_path):
