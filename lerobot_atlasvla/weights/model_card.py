@@ -23,6 +23,7 @@ from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.utils.extras import require
 
 from . import backbones
+from .download import is_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,6 @@ _GEOMETRY = {
     ),
     "da3": "DA3 encoder, {da3[depth]} blocks, width {da3[embed_dim]}",
 }
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _LOCAL_CHECKPOINT = "a local checkpoint"
 
 
@@ -158,7 +158,7 @@ def make(
         tags=sorted({*(tags or ()), "robotics", "lerobot", config.type}),
         model_name=config.type,
         datasets=dataset,
-        base_model=[*filter(_HUB_ID.fullmatch, [started_from]), *(p.source for p in parts if p.revision)] or None,
+        base_model=[*filter(is_hub_id, [started_from]), *(p.source for p in parts if p.revision)] or None,
     )
     suite = re.search(r"libero_(?:spatial|object|goal|10|90)(?!\d)", str(dataset))
     card = ModelCard.from_template(
@@ -260,7 +260,7 @@ def _started_from(config: AtlasVLAConfig, training: Any) -> str:
     path = str(config.pretrained_path or "")
     if not path or getattr(training, "resume", False):
         return ""
-    return path if _HUB_ID.fullmatch(path) and not Path(path).exists() else _LOCAL_CHECKPOINT
+    return path if is_hub_id(path) else _LOCAL_CHECKPOINT
 
 
 def _results(report: Path) -> list[dict[str, str]]:
