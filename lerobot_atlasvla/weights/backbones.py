@@ -284,6 +284,10 @@ def freeze_parts(config: AtlasVLAConfig, model: AtlasVLA) -> None:
             freeze(block)
 
 
+_AGGREGATOR = {AGGREGATOR_PREFIX.rstrip("."), "frame_blocks", "global_blocks"}
+"""First components of its names, in a file with heads and in one without."""
+
+
 def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: ResolvedWeights) -> tuple[str, str]:
     """Fill a part that was built without memory from its resolved weights.
 
@@ -292,7 +296,7 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
 
     Raises:
         WeightsError: For a tensor that is missing, has another shape, is of another kind (integers where floating-point
-            numbers belong) or is not finite, by its name in the file.
+            numbers belong) or is not finite, by its name in the file; for VGGT's heads on a shortened aggregator.
     """
     part = PARTS[name]
     if part.check:
@@ -308,6 +312,12 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
     except WeightsError as error:
         heads = f"{part.flag}; its heads are read for --policy.query_conditioning={config.query_conditioning}"
         raise WeightsError(f"{error} ({heads if any(map(is_of_heads, expected)) else part.flag})") from error
+    if any(name.startswith(OWN_HEADS) for name in expected) and report.ignored.keys() & _AGGREGATOR:
+        raise WeightsError(
+            f"The heads of {resolved.name} were trained on its last blocks, and --policy.vggt_depth="
+            f"{config.vggt_depth} leaves those out; leave out the flag, or --policy.query_conditioning="
+            f"{config.query_conditioning}."
+        )
     logger.info("%s", report)
     dtype = part_dtype(config, name)
     as_stored = all(tensor.dtype == tensor_dtype(key, dtype) for key, tensor in tensors.items())

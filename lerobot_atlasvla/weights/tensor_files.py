@@ -89,8 +89,9 @@ def read_tensors(
         for path in weights:
             checkpoint = _open(path, stack)
             place.update(dict.fromkeys(checkpoint.shapes, checkpoint))
-        prefix = max(prefixes, key=lambda candidate: sum(candidate + name in place for name in expected))
-        full = {name: name if bare and name.startswith(bare) else prefix + name for name in expected}
+        prefixed = [name for name in expected if not name.startswith(bare)]
+        prefix = max(prefixes, key=lambda candidate: sum(candidate + name in place for name in prefixed))
+        full = {name: prefix + name for name in prefixed} | {name: name for name in expected if name.startswith(bare)}
         _check(place, expected, full, prefix, source, weights)
         tensors = {name: place[full[name]].read(full[name]) for name in expected}
     if bad := not_finite(tensors):

@@ -207,6 +207,12 @@ def test_weights_without_heads_are_refused_by_the_setting(tmp_path):
         released_policy(root, **SETTINGS)
 
 
+def test_heads_of_a_shortened_aggregator_are_refused(tmp_path):
+    root = write_with_heads(tmp_path)
+    with pytest.raises(WeightsError, match=r"trained on its last blocks, and --policy\.vggt_depth=3 leaves those out"):
+        released_policy(root, vggt_depth=3, **SETTINGS)
+
+
 def test_heads_are_read_only_for_landmarks(tmp_path):
     root = write_with_heads(tmp_path)
     assert not [n for n, _ in released_policy(root, vggt_depth=4).named_parameters() if "own_heads" in n]
