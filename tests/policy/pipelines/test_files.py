@@ -88,6 +88,7 @@ def test_what_is_no_pipeline_is_named(checkpoint, change):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
 def test_what_is_no_json_is_named(checkpoint, content):
+    (checkpoint / FILES[0]).unlink()  # a link to what the other tests read
     (checkpoint / FILES[0]).write_text(content)
     with pytest.raises(PipelineError, match=r"policy_preprocessor\.json is not a pipeline of LeRobot"):
         check_pipelines(checkpoint)
