@@ -79,7 +79,7 @@ def _of_type(name: str, value: Any, kind: Any, shown: Any) -> Any:
         if isinstance(value, str):
             value = _structure(value, kind)
         return _converted(value, kind)
-    except (ValueError, OverflowError, yaml.YAMLError) as error:
+    except (ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         because = f" ({_line(error)})" if isinstance(error, yaml.YAMLError) else ""
         raise ParsingError(f"--{name}={str(shown)[:200]} must be {described(kind)}{because}") from error
 

@@ -284,10 +284,6 @@ def freeze_parts(config: AtlasVLAConfig, model: AtlasVLA) -> None:
             freeze(block)
 
 
-_AGGREGATOR = {AGGREGATOR_PREFIX.rstrip("."), "frame_blocks", "global_blocks"}
-"""First components of its names, in a file with heads and in one without."""
-
-
 def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: ResolvedWeights) -> tuple[str, str]:
     """Fill a part that was built without memory from its resolved weights.
 
@@ -312,7 +308,8 @@ def read(config: AtlasVLAConfig, name: str, module: nn.Module, resolved: Resolve
     except WeightsError as error:
         heads = f"{part.flag}; its heads are read for --policy.query_conditioning={config.query_conditioning}"
         raise WeightsError(f"{error} ({heads if any(map(is_of_heads, expected)) else part.flag})") from error
-    if any(name.startswith(OWN_HEADS) for name in expected) and report.ignored.keys() & _AGGREGATOR:
+    # Blocks of the file that nobody asked for.
+    if any(name.startswith(OWN_HEADS) for name in expected) and AGGREGATOR_PREFIX.rstrip(".") in report.ignored:
         raise WeightsError(
             f"The heads of {resolved.name} were trained on its last blocks, and --policy.vggt_depth="
             f"{config.vggt_depth} leaves those out; leave out the flag, or --policy.query_conditioning="

@@ -98,6 +98,7 @@ def test_a_flag_means_what_was_typed(flag, name, value):
         ("--labels=a", r"a list such as '\[a, b\]', each entry text"),
         ("--labels=[a: b]", r"a list such as '\[a, b\]', each entry text"),
         ("--labels=[a", r"a list such as '\[a, b\]', each entry text \(while parsing"),
+        ("--labels=" + "[" * 5000, r"a list such as '\[a, b\]', each entry text"),
         ("--sizes=[1]", "a mapping such as"),
     ],
 )
