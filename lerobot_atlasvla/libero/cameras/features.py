@@ -21,6 +21,7 @@ CONVENTION = {
         "the picture is mirrored, so the focal length along x is negative"
     ),
     "extrinsics": "from the camera (OpenCV axes: x right, y down, z forward) to the robot's base, m",
+    "parts": "x, y, z of each cell in the frame of the body that it shows, m, and a number made of the body's name",
 }
 """For records of datasets."""
 
@@ -29,6 +30,11 @@ def geometry_keys(view: str) -> tuple[str, str, str]:
     """Return the keys of a view's depth, intrinsics and extrinsics."""
     cameras = f"observation.cameras.{view}"
     return f"observation.depth.{view}", f"{cameras}.intrinsics", f"{cameras}.extrinsics"
+
+
+def parts_key(view: str) -> str:
+    """Return the key of what a view's cells show."""
+    return f"observation.parts.{view}"
 
 
 def geometry_features(view: str, image_size: int, depth_cell_px: int) -> dict[str, dict[str, Any]]:

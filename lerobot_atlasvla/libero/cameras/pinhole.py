@@ -46,7 +46,7 @@ def extrinsics_of(
     return matrix.astype(np.float32)
 
 
-def cell_medians(depth_HW: np.ndarray, cell: int) -> np.ndarray:
+def cell_medians(depth_HW: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
     """Reduce depth to the median of square cells, the lower one of two, so that it is the depth of something.
 
     Args:
@@ -54,11 +54,16 @@ def cell_medians(depth_HW: np.ndarray, cell: int) -> np.ndarray:
         cell: Side of a cell, pixels; it divides both sides of the picture.
 
     Returns:
-        (H / cell, W / cell), m.
+        (H / cell, W / cell), m; and the pixels that have these depths, as indices into the flat picture.
     """
     height, width = (side // cell for side in depth_HW.shape)
-    cells = depth_HW.reshape(height, cell, width, cell).swapaxes(1, 2).reshape(height, width, cell * cell)
-    return np.sort(cells, axis=-1)[..., (cell * cell - 1) // 2]
+
+    def by_cell(pixels_HW: np.ndarray) -> np.ndarray:
+        return pixels_HW.reshape(height, cell, width, cell).swapaxes(1, 2).reshape(height, width, cell * cell)
+
+    depth, pixels = by_cell(depth_HW), by_cell(np.arange(depth_HW.size).reshape(depth_HW.shape))
+    middle = np.argsort(depth, axis=-1, kind="stable")[..., [(cell * cell - 1) // 2]]
+    return np.take_along_axis(depth, middle, axis=-1)[..., 0], np.take_along_axis(pixels, middle, axis=-1)[..., 0]
 
 
 def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray, extrinsics_44: np.ndarray, size: int) -> np.ndarray:

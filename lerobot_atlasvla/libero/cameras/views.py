@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lerobot_atlasvla.libero.cameras.pinhole import cell_medians, extrinsics_of, intrinsics_of
+from lerobot_atlasvla.libero.cameras.pinhole import cell_medians, extrinsics_of, intrinsics_of, unproject
 from lerobot_atlasvla.libero.cameras.ranges import CameraPose
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA, WRIST_CAMERA
 
@@ -46,12 +47,16 @@ class View:
         depth: (h, w) float32, m along the optical axis: the median of each cell.
         intrinsics: (3, 3) float32, in pixels of the image (:mod:`~lerobot_atlasvla.libero.cameras.pinhole`).
         extrinsics: (4, 4) float32, from the camera's frame (OpenCV's axes) to the robot base's.
+        parts: (h, w, 4) float32: where each cell is in the frame of the body that it shows (x, y, z, m), and a number
+            of 24 bits made of the body's name. The same for a thing wherever it is, and whatever looks at it. None if
+            not asked for.
     """
 
     image: np.ndarray
     depth: np.ndarray
     intrinsics: np.ndarray
     extrinsics: np.ndarray
+    parts: np.ndarray | None = None
 
 
 class Viewer:
@@ -74,6 +79,8 @@ class Viewer:
         )
         from mujoco import mjtJoint  # pyrefly: ignore[missing-module-attribute]
 
+        names = (self._model.body(index).name for index in range(self._model.nbody))
+        self._body_numbers = np.array([zlib.crc32(name.encode()) % 2**24 for name in names])
         self._loose = self._model.jnt_bodyid[self._model.jnt_type == mjtJoint.mjJNT_FREE]
         groups = env.sim._render_context_offscreen.vopt.geomgroup
         self._drawn_groups = np.array([group != 0 for group in groups], dtype=np.uint8)
@@ -110,23 +117,31 @@ class Viewer:
         at = self._data.cam(camera)
         return CameraPose(at.xpos.copy(), Rotation.from_matrix(at.xmat.reshape(3, 3)))
 
-    def look(self, camera: str, pose: CameraPose | None = None) -> View:
-        """Render a picture and its depth, in one pass.
+    def look(self, camera: str, pose: CameraPose | None = None, *, parts: bool = False) -> View:
+        """Render a picture and its depth, in one pass, and what it shows, in another.
 
         Args:
             camera: One of the simulator's cameras.
             pose: Where it is to be for this picture; None leaves it alone.
+            parts: Whether to tell what each cell shows.
         """
         with self._camera_at(camera, pose):
             image, buffer = self._sim.render(camera_name=camera, width=self._size, height=self._size, depth=True)
             at = self._data.cam(camera)
             extrinsics = extrinsics_of(at.xpos, at.xmat.reshape(3, 3), *self._base)
-        depth = self._meters(buffer)[::-1, ::-1]
+            bodies = self._bodies(camera)[::-1, ::-1] if parts else None
+        depth, pixels = cell_medians(self._meters(buffer)[::-1, ::-1], self._cell)
+        intrinsics = intrinsics_of(self._model.cam_fovy[at.id], self._size)
+        shown = None
+        if bodies is not None:
+            points = unproject(depth, intrinsics, extrinsics, self._size)
+            shown = self._parts(points, bodies.ravel()[pixels])
         return View(
             image=np.ascontiguousarray(image[::-1, ::-1]),
-            depth=np.ascontiguousarray(cell_medians(depth, self._cell)),
-            intrinsics=intrinsics_of(self._model.cam_fovy[at.id], self._size),
+            depth=np.ascontiguousarray(depth),
+            intrinsics=intrinsics,
             extrinsics=extrinsics,
+            parts=shown,
         )
 
     def suits(self, pose: CameraPose) -> bool:
@@ -150,6 +165,33 @@ class Viewer:
         """Turn OpenGL's depth in [0, 1] into m along the optical axis."""
         near, far = (plane * self._model.stat.extent for plane in (self._model.vis.map.znear, self._model.vis.map.zfar))
         return (near / (1 - buffer.astype(np.float64) * (1 - near / far))).astype(np.float32)
+
+    def _bodies(self, camera: str) -> np.ndarray:
+        """(H, W) numbers of the bodies that a camera shows; 0, the world, where there is none."""
+        from mujoco import mjtObj, mjtRndFlag  # pyrefly: ignore[missing-module-attribute]
+
+        scene = self._sim._render_context_offscreen.scn
+        # Not robosuite 1.4's own segmentation, which overflows from 256 geoms on.
+        flags = [int(mjtRndFlag.mjRND_SEGMENT), int(mjtRndFlag.mjRND_IDCOLOR)]
+        scene.flags[flags] = 1
+        try:
+            colors = self._sim.render(camera_name=camera, width=self._size, height=self._size).astype(np.int64)
+        finally:
+            scene.flags[flags] = 0
+        body_of = np.zeros(scene.ngeom + 1, dtype=np.int64)
+        for geom in scene.geoms[: scene.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mjtObj.mjOBJ_GEOM:
+                body_of[geom.segid + 1] = self._model.geom_bodyid[geom.objid]
+        drawn = colors @ [1, 2**8, 2**16]
+        return body_of[np.where(drawn <= scene.ngeom, drawn, 0)]
+
+    def _parts(self, points: np.ndarray, bodies: np.ndarray) -> np.ndarray:
+        """Return :attr:`View.parts` of points in the robot base's frame, (h, w, 3), of bodies, (h, w)."""
+        position, turn = self._base
+        world = points @ turn.T + position
+        turns = self._data.xmat.reshape(-1, 3, 3)[bodies]
+        local = np.einsum("hwji,hwj->hwi", turns, world - self._data.xpos[bodies])
+        return np.concatenate((local, self._body_numbers[bodies][..., None]), axis=-1).astype(np.float32)
 
     def _clear_of_robot(self, pose: CameraPose) -> bool:
         geoms = self._robot_geoms

@@ -56,9 +56,10 @@ class Arm:
                 return
         self._set_arm(before)
 
-    def scatter(self, limit_m: float, rng: np.random.Generator) -> None:
-        """Displace every loose object along x and y, each on its own."""
-        self._data.qpos[self._objects[:, None] + [0, 1]] += rng.uniform(-limit_m, limit_m, (len(self._objects), 2))
+    def scatter(self, own_m: float, together_m: float, rng: np.random.Generator) -> None:
+        """Displace the loose objects along x and y, each on its own and all together, by up to so much along each."""
+        offsets = rng.uniform(-own_m, own_m, (len(self._objects), 2)) + rng.uniform(-together_m, together_m, 2)
+        self._data.qpos[self._objects[:, None] + [0, 1]] += offsets
         self._update()
 
     def reach(self, rng: np.random.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Defines what ``atlasvla-collect-geometry`` writes: every view's picture, depth and place, and the state."""
+"""Defines what ``atlasvla-collect-geometry`` writes: every view's picture, depth, place and things, and the state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lerobot_atlasvla.libero.cameras.features import geometry_arrays, geometry_features
+from lerobot_atlasvla.libero.cameras.features import geometry_arrays, geometry_features, parts_key
 from lerobot_atlasvla.libero.cameras.views import View
 from lerobot_atlasvla.libero.demonstrations.schema import STATE_FEATURE, STATE_KEY, image_feature, libero_state
 from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig
@@ -25,6 +25,9 @@ def geometry_dataset_features(config: GeometryConfig) -> dict[str, dict[str, Any
     for view in config.views:
         features[view_image_key(view)] = image_feature(config.image_size)
         features |= geometry_features(view, config.image_size, config.depth_cell_px)
+        cells = config.image_size // config.depth_cell_px
+        names = ["row", "column", "part"]
+        features[parts_key(view)] = {"dtype": "float32", "shape": (cells, cells, 4), "names": names}
     return features
 
 
@@ -58,6 +61,7 @@ class GeometryEpisode:
         arrays = {
             key: values for view, seen in self.views.items() for key, values in geometry_arrays(view, seen).items()
         }
+        arrays |= {parts_key(view): np.stack([one.parts for one in seen]) for view, seen in self.views.items()}
         for t in range(len(self)):
             yield {
                 STATE_KEY: states[t],

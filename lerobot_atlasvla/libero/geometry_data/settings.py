@@ -48,10 +48,13 @@ class GeometryConfig(RandomCameraConfig):
     posture_share: float = 0.6
     # Standard deviations of that noise, rad, one of them at random.
     posture_noise: list[float] = field(default_factory=lambda: [0.03, 0.1])
-    # Share of all states, 0 to 1, in which every loose object is displaced along x and y.
+    # Share of all states, 0 to 1, in which the loose objects are displaced along x and y.
     object_share: float = 0.5
-    # By up to this much along each, cm.
+    # Each on its own by up to this much along each, cm.
     object_offset_cm: float = 6.0
+    # And all together by up to this much along each, cm. Without it, a backbone takes a displaced layout for a moved
+    # camera.
+    layout_offset_cm: float = 10.0
 
     def validate(self) -> None:
         """Raise :class:`CollectionError` for the first setting that cannot work; starts nothing."""
@@ -69,17 +72,17 @@ class GeometryConfig(RandomCameraConfig):
                 raise CollectionError(f"--{name}={getattr(self, name)} must be from 0 to 1.")
         if not self.posture_noise or not all(0 <= std < math.inf for std in self.posture_noise):
             raise CollectionError(f"--posture_noise={self.posture_noise} must be numbers of at least 0, in rad.")
-        if math.inf in (self.noise, self.object_offset_cm):
-            name = "noise" if self.noise == math.inf else "object_offset_cm"
-            raise CollectionError(f"--{name}=inf must be a finite number.")
+        for name in ("noise", "object_offset_cm", "layout_offset_cm"):
+            if getattr(self, name) == math.inf:
+                raise CollectionError(f"--{name}=inf must be a finite number.")
         if self.random_cameras is None:
             raise CollectionError("--random_cameras=None must be at least 1.")
         self.check_cells()
 
     def _minima(self) -> dict[str, float]:
         # LeRobot 0.6.1 can't add up the statistics of matrices when an episode has a single frame.
-        own = {"states_per_episode": 2.0, "every_steps": 1.0, "max_steps": 1.0, "noise": 0.0, "object_offset_cm": 0.0}
-        return super()._minima() | own
+        own = {"states_per_episode": 2.0, "every_steps": 1.0, "max_steps": 1.0, "noise": 0.0}
+        return super()._minima() | own | {"object_offset_cm": 0.0, "layout_offset_cm": 0.0}
 
     def sources_of(self, suite: str) -> list[str]:
         """Return where states of a suite come from."""
@@ -97,7 +100,8 @@ class GeometryConfig(RandomCameraConfig):
     def fixed_settings(self, suites: Sequence[str]) -> dict[str, Any]:
         """Return the settings that every episode of one dataset shares; see :meth:`DatasetConfig.fixed_settings`."""
         names = ("states_per_episode", "every_steps", "max_steps", "noise", "reach_share", "posture_share")
-        names += ("posture_noise", "object_share", "object_offset_cm", "depth_cell_px", "random_cameras")
+        names += ("posture_noise", "object_share", "object_offset_cm", "layout_offset_cm", "depth_cell_px")
+        names += ("random_cameras",)
         # None in the record stands for each suite's own sources.
         settings = super().fixed_settings(suites) | {"sources": shared(map(self.sources_of, suites))}
         return settings | {name: getattr(self, name) for name in names} | self.range_settings()

@@ -57,12 +57,13 @@ class StateScene(TaskScene):
             if rng.random() < config.posture_share:
                 arm.disturb(rng.choice(config.posture_noise), rng)
             if rng.random() < config.object_share:
-                arm.scatter(config.object_offset_cm / 100, rng)
+                arm.scatter(config.object_offset_cm / 100, config.layout_offset_cm / 100, rng)
             observations.append(self.env.env._get_observations(force_update=True))
             wrist, *scenes = config.views
-            views[wrist].append(viewer.look(WRIST_CAMERA))
+            views[wrist].append(viewer.look(WRIST_CAMERA, parts=True))
             for name in scenes:
-                views[name].append(viewer.look(SCENE_CAMERA, config.draw(viewer.nominal, rng, viewer.suits)))
+                pose = config.draw(viewer.nominal, rng, viewer.suits)
+                views[name].append(viewer.look(SCENE_CAMERA, pose, parts=True))
         parts = ("eef_pos", "eef_quat", "gripper_qpos")
         pos, quat, fingers = (np.stack([seen[f"robot0_{part}"] for seen in observations]) for part in parts)
         return Attempt(
