@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as images_functional
 from tqdm import tqdm
 
-from lerobot_atlasvla.libero.cameras.features import geometry_keys
+from lerobot_atlasvla.libero.cameras.features import geometry_keys, parts_key
 from lerobot_atlasvla.model.geometry.point_heads import cell_rays
 from lerobot_atlasvla.model.geometry.record import HeadSizes
 from lerobot_atlasvla.model.sizes.memory import available_memory
@@ -33,6 +33,8 @@ from .settings import CELLS_PER_SIDE, PretrainConfig, PretrainError
 INFO = Path("meta/info.json")
 _RECORD = Path("meta/atlasvla_geometry.json")
 _ROWS_AT_ONCE = 64
+APART_M = 10.0
+"""Distance between the places of different bodies."""
 
 
 @dataclass
@@ -45,6 +47,8 @@ class GeometryData:
         intrinsics_NA33: Camera matrices in image widths and heights.
         extrinsics_NA44: From each camera (OpenCV axes) to the robot's base, m.
         alternatives: Per role, the views that can play it.
+        parts_NAhw4: What each cell shows: x, y, z in the frame of its body, m, and a number of the body times
+            :data:`APART_M`; None if the data don't tell.
         episodes_N: Episode of each state; the first one of those that show the same demonstration.
         digest: SHA-256 of the dataset's ``meta/info.json``.
         collected: Settings with which ``atlasvla-collect-geometry`` made it, such as ranges of cameras; else empty.
@@ -55,6 +59,7 @@ class GeometryData:
     intrinsics_NA33: Tensor
     extrinsics_NA44: Tensor
     alternatives: tuple[tuple[int, ...], ...]
+    parts_NAhw4: Tensor | None
     episodes_N: Tensor
     digest: str
     collected: dict[str, Any]
@@ -64,6 +69,20 @@ class GeometryData:
         """Return (H, W)."""
         _, _, height, width, _ = self.images_NAHW3.shape
         return height, width
+
+    def others(self, states_N: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return another state of the same episode for each, at random or, without a generator, half an episode on."""
+        order = self.episodes_N.argsort(stable=True)
+        _, episode_N, counts = self.episodes_N[order].unique(return_inverse=True, return_counts=True)
+        rank_N = torch.empty_like(order)
+        rank_N[order] = torch.arange(len(order))
+        rank = rank_N[states_N]
+        episode = episode_N[rank]
+        count, start = counts[episode], (counts.cumsum(0) - counts)[episode]
+        ahead = count // 2
+        if generator is not None:
+            ahead = 1 + (torch.rand(len(states_N), generator=generator) * (count - 1)).long()
+        return order[start + (rank - start + ahead) % count]
 
     def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
         """Return the states to train on, and those of the episodes that are held out."""
@@ -99,14 +118,15 @@ def read_data(config: PretrainConfig) -> GeometryData:
     used = [name for found in by_role for name in found]
     _check_features(config, features, used)
     size, cells = _sizes(config, features, used)
-    needed = len(dataset) * len(used) * (prod(size) * 3 + prod(cells) * 4)
+    told = all(parts_key(name) in features for name in used)
+    needed = len(dataset) * len(used) * (prod(size) * 3 + prod(cells) * (20 if told else 4))
     if needed > available_memory():
         raise PretrainError(
             f"--dataset_root={config.dataset_root} needs {needed / 1e9:.1f} GB of memory, and "
             f"{available_memory() / 1e9:.1f} GB are available: choose a smaller --image_size, or fewer --views."
         )
     try:
-        images, depth, intrinsics, extrinsics, episodes = _read_rows(config, dataset, used, size, cells)
+        images, depth, parts, intrinsics, extrinsics, episodes = _read_rows(config, dataset, used, size, cells, told)
     # LeRobot's and Hugging Face's readers raise whatever the files make them stumble over.
     except Exception as error:
         raise PretrainError(f"--dataset_root={config.dataset_root} can't be read: {brief(error)}.") from error
@@ -119,6 +139,7 @@ def read_data(config: PretrainConfig) -> GeometryData:
         depth_NAhw=depth,
         intrinsics_NA33=intrinsics,
         extrinsics_NA44=extrinsics,
+        parts_NAhw4=_set_apart(parts) if told else None,
         alternatives=tuple(tuple(range(start, end)) for start, end in pairwise(starts)),
         episodes_N=episodes,
         digest=f"sha256:{hashlib.sha256((config.dataset_root / INFO).read_bytes()).hexdigest()}",
@@ -133,14 +154,19 @@ def read_data(config: PretrainConfig) -> GeometryData:
 
 
 def _read_rows(
-    config: PretrainConfig, dataset: Any, used: list[str], size: tuple[int, int], cells: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return images, depth, intrinsics in the stored images' pixels, extrinsics and episodes: :class:`GeometryData`."""
+    config: PretrainConfig, dataset: Any, used: list[str], size: tuple[int, int], cells: tuple[int, int], told: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return images, depth, parts, intrinsics (in the stored images' pixels), extrinsics, episodes: see GeometryData.
+
+    Parts are as stored, and empty if the data don't tell.
+    """
     count = len(dataset)
     images = torch.empty(count, len(used), *size, 3, dtype=torch.uint8)
     depth = torch.empty(count, len(used), *cells)
+    parts = torch.empty(count, len(used), *cells, 4) if told else torch.empty(0)
     intrinsics, extrinsics = (torch.empty(count, len(used), side, side) for side in (3, 4))
     keys = [key for name in used for key in (f"{OBS_IMAGES}.{name}", *geometry_keys(name))]
+    keys += [parts_key(name) for name in used if told]
     rows = dataset.hf_dataset.select_columns([*keys, "episode_index"]).with_format("numpy")
     shows = demonstrations(config.dataset_root)
     episodes = torch.tensor([shows.get(episode, episode) for episode in np.array(rows["episode_index"]).tolist()])
@@ -150,10 +176,14 @@ def _read_rows(
         for view, name in enumerate(used):
             depth_key, intrinsics_key, extrinsics_key = geometry_keys(name)
             images[place, view] = _resized(np.stack(batch[f"{OBS_IMAGES}.{name}"]), size)
-            depth[place, view] = _pooled(np.stack(batch[depth_key]), cells)
+            median, middle = _pooled(np.stack(batch[depth_key]), cells)
+            depth[place, view] = median[..., 0]
+            if told:
+                shown = _by_cell(torch.as_tensor(np.stack(batch[parts_key(name)])), cells)
+                parts[place, view] = shown.take_along_dim(middle[..., None], dim=3)[:, :, :, 0]
             intrinsics[place, view] = torch.as_tensor(np.stack(batch[intrinsics_key]))
             extrinsics[place, view] = torch.as_tensor(np.stack(batch[extrinsics_key]))
-    return images, depth, intrinsics, extrinsics, episodes
+    return images, depth, parts, intrinsics, extrinsics, episodes
 
 
 def _open(config: PretrainConfig) -> Any:
@@ -195,6 +225,12 @@ def _check_features(config: PretrainConfig, features: dict[str, Any], used: list
                 f"{where} must have {intrinsics} of shape (3, 3), {extrinsics} of (4, 4) and {depth} of (h, w), got "
                 f"{[*shapes.values(), tuple(features[depth]['shape'])]}."
             )
+        shown = features.get(parts_key(name))
+        if shown is not None and tuple(shown["shape"]) != (*features[depth]["shape"], 4):
+            raise PretrainError(
+                f"{where} must have {parts_key(name)} of shape {(*features[depth]['shape'], 4)}, as its depth, got "
+                f"{tuple(shown['shape'])}."
+            )
         image = features[f"{OBS_IMAGES}.{name}"]
         if image["dtype"] != "image" or len(image["shape"]) != 3 or image["shape"][2] != 3:
             raise PretrainError(
@@ -233,11 +269,21 @@ def _resized(images_NHW3: np.ndarray, size: tuple[int, int]) -> Tensor:
     return images_functional.resize(images.permute(0, 3, 1, 2), list(size), antialias=True).permute(0, 2, 3, 1)
 
 
-def _pooled(depth_Nhw: np.ndarray, cells: tuple[int, int]) -> Tensor:
-    """Median depth of larger cells: at an edge, no mean of near and far."""
+def _by_cell(values_Nhw: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Return what falls into each of fewer cells, ``(N, rows, columns, values, ...)``."""
     rows, columns = cells
-    parts = torch.as_tensor(depth_Nhw).unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
-    return parts.transpose(2, 3).flatten(3).median(dim=-1).values
+    return values_Nhw.unflatten(1, (rows, -1)).unflatten(3, (columns, -1)).transpose(2, 3).flatten(3, 4)
+
+
+def _pooled(depth_Nhw: np.ndarray, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Median depth of larger cells (at an edge, no mean of near and far), and which of a cell's values it is."""
+    return _by_cell(torch.as_tensor(depth_Nhw), cells).median(dim=-1, keepdim=True)
+
+
+def _set_apart(parts_NAhw4: Tensor) -> Tensor:
+    """Number bodies one after the other, so that distances between places of different ones are large but exact."""
+    _, number_NAhw = parts_NAhw4[..., 3].unique(return_inverse=True)
+    return torch.cat((parts_NAhw4[..., :3], APART_M * number_NAhw[..., None].float()), dim=-1)
 
 
 def _check_numbers(config: PretrainConfig, data: GeometryData, used: list[str]) -> None:
@@ -248,6 +294,7 @@ def _check_numbers(config: PretrainConfig, data: GeometryData, used: list[str]) 
         "depth": (data.depth_NAhw > 0) & data.depth_NAhw.isfinite(),
         "camera matrix": data.intrinsics_NA33.isfinite() & (focal != 0)[..., None],
         "camera pose": data.extrinsics_NA44.isfinite(),
+        "part": torch.ones(0, 0, 1) if data.parts_NAhw4 is None else data.parts_NAhw4.isfinite(),
         "rotation of the camera": (
             ((turned @ turned.transpose(-1, -2) - identity).abs() < 1e-2)
             & (torch.linalg.det(turned.nan_to_num()) > 0)[..., None, None]

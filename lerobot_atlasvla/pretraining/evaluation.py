@@ -20,11 +20,13 @@ from lerobot_atlasvla.model.geometry.point_heads import ScenePoints
 
 from .batches import Batch, make_batch
 from .data import GeometryData
-from .losses import FAR_M, MATCH_M, view_pairs
+from .losses import FAR_M, MATCH_M, distances, view_pairs
 from .network import PretrainingNetwork
 
 MOST_STATES = 256
 """Held-out states that are measured."""
+SMALL = 1.5
+"""Weight of cells from which on they show something small: about a fiftieth of the view."""
 _STATES_AT_ONCE = 32
 _PIXELS = 192
 _SHOWN_STATES, _SHOWN_MATCHES = 4, 12
@@ -44,11 +46,12 @@ def held_out_errors(
         frame: Of points and poses.
 
     Returns:
-        Per role: ``ROLE_depth_cm``, ``ROLE_points_cm`` (unprojected), ``ROLE_direct_points_cm``, and
-        ``ROLE_sure_points_cm`` of the surer half of its cells; where poses are estimated, ``ROLE_camera_cm`` and
-        ``ROLE_camera_deg``. For cells that another view shows as well, ``match_ROLE_cm``: how far from it the cell with
-        the most similar descriptor is, in another view of the same role or, ``match_ROLE_FIRST_cm``, in the first.
-        Cells beyond :data:`~.losses.FAR_M` are left out.
+        Per role: ``ROLE_depth_cm``, ``ROLE_points_cm`` (unprojected), ``ROLE_direct_points_cm``,
+        ``ROLE_sure_points_cm`` of the surer half of its cells and ``ROLE_small_points_cm`` of small things; where poses
+        are estimated, ``ROLE_camera_cm`` and ``ROLE_camera_deg``. For cells that another view shows as well,
+        ``match_ROLE_cm``: how far from it the cell with the most similar descriptor is, in another view of the same
+        role or, ``match_ROLE_FIRST_cm``, in the first; ``match_small_...``, of small things. Cells beyond
+        :data:`~.losses.FAR_M` are left out.
     """
     places = torch.linspace(0, len(states_N) - 1, min(len(states_N), MOST_STATES)).round().long()
     found: dict[str, list[Tensor]] = defaultdict(list)
@@ -59,8 +62,10 @@ def held_out_errors(
         for view, role in enumerate(roles):
             _add_view_errors(found, seen, batch, view, role, posed=frame == "base" or view > 0)
         for (view, samples), (other, others) in view_pairs(batch):
-            name = f"match_{roles[view]}_cm" if other == view else f"match_{roles[view]}_{roles[other]}_cm"
-            found[name].append(100 * _match_errors(seen, batch, (view, samples), (other, others)))
+            name = f"{roles[view]}_cm" if other == view else f"{roles[view]}_{roles[other]}_cm"
+            off, small = _match_errors(seen, batch, (view, samples), (other, others))
+            found[f"match_{name}"].append(100 * off)
+            found[f"match_small_{name}"].append(100 * off[small])
     network.train()
     medians = {name: torch.cat(values).median().item() for name, values in found.items() if sum(map(len, values))}
     return {name: round(value, 3) for name, value in medians.items()}
@@ -74,11 +79,13 @@ def _add_view_errors(
     direct = (seen.direct_BVQ3[:, view] - batch.points_BVQ3[:, view]).norm(dim=-1)[near]
     depth = (seen.log_depth_BVQ[:, view].exp() - batch.depth_BVQ[:, view]).abs()[near]
     sure = seen.confidence_BVQ[:, view][near]
+    small = batch.weight_BVQ[:, view][near] > SMALL
     found[f"{role}_depth_cm"].append(100 * depth)
     found[f"{role}_points_cm"].append(100 * off)
     found[f"{role}_direct_points_cm"].append(100 * direct)
     if len(sure):
         found[f"{role}_sure_points_cm"].append(100 * off[sure >= sure.median()])
+    found[f"{role}_small_points_cm"].append(100 * off[small])
     if posed:
         moved = (seen.translation_BV3[:, view] - batch.translation_BV3[:, view]).norm(dim=-1)
         turned_B33 = seen.rotation_BV33[:, view].transpose(1, 2) @ batch.rotation_BV33[:, view]
@@ -87,12 +94,18 @@ def _add_view_errors(
         found[f"{role}_camera_deg"].append(cosine.clamp(-1, 1).acos().rad2deg())
 
 
-def _match_errors(seen: ScenePoints, batch: Batch, one: tuple[int, slice], other: tuple[int, slice]) -> Tensor:
-    """Distance (m) between what a cell shows and what its best match in another view shows, of cells in both views."""
+def _match_errors(
+    seen: ScenePoints, batch: Batch, one: tuple[int, slice], other: tuple[int, slice]
+) -> tuple[Tensor, Tensor]:
+    """Return the distances (m) between what cells show and what their best matches in another view show.
+
+    Of cells that both views show; and whether they show something small.
+    """
     view, samples = one
     best_BQ, distance_BQQ = _best_matches(seen, batch, one, other)
     shared_BQ = (distance_BQQ.min(dim=-1).values <= MATCH_M) & (batch.depth_BVQ[samples, view] <= FAR_M)
-    return distance_BQQ.gather(2, best_BQ[..., None])[..., 0][shared_BQ]
+    off_BQ = distance_BQQ.gather(2, best_BQ[..., None])[..., 0]
+    return off_BQ[shared_BQ], batch.weight_BVQ[samples, view][shared_BQ] > SMALL
 
 
 def _best_matches(
@@ -101,7 +114,7 @@ def _best_matches(
     """Return the cell of the other view with the most similar descriptor, and the true distances of all pairs (m)."""
     (view, samples), (second, others) = one, other
     alike_BQQ = seen.descriptors_BVQE[samples, view] @ seen.descriptors_BVQE[others, second].transpose(1, 2)
-    return alike_BQQ.argmax(dim=-1), torch.cdist(batch.base_BVQ3[samples, view], batch.base_BVQ3[others, second])
+    return alike_BQQ.argmax(dim=-1), distances(batch.places_BVQ4[samples, view], batch.places_BVQ4[others, second])
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def loss_terms(
         batch: The truth.
         generator: Chooses the cells that are looked for in other views.
     """
-    weight_BVQ = torch.where(batch.depth_BVQ > FAR_M, _FAR_WEIGHT, 1.0)
+    weight_BVQ = torch.where(batch.depth_BVQ > FAR_M, _FAR_WEIGHT, 1.0) * batch.weight_BVQ
 
     def mean(value_BVQ: Tensor) -> Tensor:
         return (value_BVQ * weight_BVQ).sum() / weight_BVQ.sum()
@@ -87,17 +87,27 @@ def match_loss(descriptors_BVQE: Tensor, batch: Batch, generator: torch.Generato
     """
     losses, weights = [], []
     for (view, samples), (other, others) in view_pairs(batch):
-        cells = batch.depth_BVQ.shape[2]
-        chosen_q = torch.randperm(cells, generator=generator)[:_QUERIES].to(batch.depth_BVQ.device)
-        query_BqE, key_BQE = descriptors_BVQE[samples, view][:, chosen_q], descriptors_BVQE[others, other]
-        distance_BqQ = torch.cdist(batch.base_BVQ3[samples, view][:, chosen_q], batch.base_BVQ3[others, other])
+        # Drawn where the generator lives, so that a run is the same on any device.
+        weight_BQ = batch.weight_BVQ[samples, view].cpu()
+        chosen_Bq = torch.multinomial(weight_BQ, min(_QUERIES, weight_BQ.shape[1]), generator=generator)
+        chosen_Bq1 = chosen_Bq.to(batch.depth_BVQ.device)[..., None]
+        query_BqE = descriptors_BVQE[samples, view].take_along_dim(chosen_Bq1, dim=1)
+        distance_BqQ = distances(
+            batch.places_BVQ4[samples, view].take_along_dim(chosen_Bq1, dim=1), batch.places_BVQ4[others, other]
+        )
         target_BqQ = (-((distance_BqQ / MATCH_M) ** 2) / 2).exp()
         mass_Bq = target_BqQ.sum(dim=-1)
-        log_share_BqQ = (query_BqE @ key_BQE.transpose(1, 2) / _TEMPERATURE).log_softmax(dim=-1)
-        far_Bq = batch.depth_BVQ[samples, view][:, chosen_q] > FAR_M
+        log_share_BqQ = (query_BqE @ descriptors_BVQE[others, other].mT / _TEMPERATURE).log_softmax(dim=-1)
+        far_Bq = batch.depth_BVQ[samples, view].take_along_dim(chosen_Bq1[..., 0], dim=1) > FAR_M
         weights.append((mass_Bq > _LEAST_MASS) * torch.where(far_Bq, _FAR_WEIGHT, 1.0))
         losses.append(-(target_BqQ * log_share_BqQ).sum(dim=-1) / mass_Bq.clamp_min(_LEAST_MASS))
     if not losses:
         return descriptors_BVQE.sum() * 0
     loss, weight = (torch.cat([part.flatten() for part in parts]) for parts in (losses, weights))
     return (loss * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def distances(places_BqX: Tensor, others_BQX: Tensor) -> Tensor:
+    """Return the distances between all places of two views, ``(B, q, Q)``, m."""
+    # By way of a matrix product, bodies that are far apart would cost the last centimeter.
+    return torch.cdist(places_BqX, others_BQX, compute_mode="donot_use_mm_for_euclid_dist")

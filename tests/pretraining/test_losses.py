@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lerobot_atlasvla.model.geometry.point_heads import ScenePoints
-from lerobot_atlasvla.pretraining.batches import Batch, draw_views, make_batch
-from lerobot_atlasvla.pretraining.data import read_data
+from lerobot_atlasvla.pretraining.batches import Batch, balance, draw_views, make_batch
+from lerobot_atlasvla.pretraining.data import APART_M, read_data
 from lerobot_atlasvla.pretraining.evaluation import _add_view_errors, _match_errors
-from lerobot_atlasvla.pretraining.losses import loss_terms, match_loss, view_pairs
+from lerobot_atlasvla.pretraining.losses import distances, loss_terms, match_loss, view_pairs
 from lerobot_atlasvla.pretraining.settings import PretrainConfig
 from tests.helpers.geometry.dataset import write_geometry_dataset
 
@@ -18,14 +18,22 @@ def data(tmp_path_factory):
     return read_data(PretrainConfig(dataset_root=root, output_dir=root))
 
 
-@pytest.fixture(params=["first_view", "base"])
-def batch(data, request) -> Batch:
-    return make_batch(data, torch.arange(4), torch.Generator().manual_seed(0), request.param)
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Data that tell what is where: half of the floor slides from state to state."""
+    root = write_geometry_dataset(tmp_path_factory.mktemp("data") / "geometry", episodes=3, frames=4, parts=True)
+    return read_data(PretrainConfig(dataset_root=root, output_dir=root))
+
+
+@pytest.fixture(params=["first_view", "base", "first_view, told"])
+def batch(data, told, request) -> Batch:
+    frame, *more = request.param.split(", ")
+    return make_batch(told if more else data, torch.arange(4), torch.Generator().manual_seed(0), frame)
 
 
 def truth(batch: Batch) -> ScenePoints:
     """Descriptors that tell every place from every other."""
-    waves = torch.cat([batch.base_BVQ3 * factor for factor in (20.0, 41.0, 67.0)], dim=-1)
+    waves = torch.cat([batch.places_BVQ4 * factor for factor in (20.0, 41.0, 67.0)], dim=-1)
     described = torch.nn.functional.normalize(torch.cat((waves.sin(), waves.cos()), dim=-1), dim=-1)
     return ScenePoints(
         log_depth_BVQ=batch.depth_BVQ.log(),
@@ -40,7 +48,7 @@ def truth(batch: Batch) -> ScenePoints:
 
 def test_points_lie_where_the_camera_saw_them(batch):
     # The scene is a floor.
-    assert batch.base_BVQ3[..., 2].abs().max() < 1e-5
+    assert batch.places_BVQ4[..., 2].abs().max() < 1e-5
     back = batch.points_BVQ3 @ batch.rotation_BV33[:, :1].transpose(-1, -2)
     assert back.isfinite().all()
     # Points of the frame and depth of the camera: the first view's z is its depth, where it is the frame.
@@ -81,22 +89,68 @@ def test_descriptors_of_places_match_better_than_those_of_cells(batch):
 
 
 def test_the_truth_has_no_error(batch):
-    kinds = ("depth_cm", "points_cm", "direct_points_cm", "sure_points_cm", "camera_cm", "camera_deg")
+    kinds = (
+        "depth_cm",
+        "points_cm",
+        "direct_points_cm",
+        "sure_points_cm",
+        "small_points_cm",
+        "camera_cm",
+        "camera_deg",
+    )
     errors: dict = {f"{role}_{kind}": [] for role in "ab" for kind in kinds}
     for view, role in enumerate("ab"):
         _add_view_errors(errors, truth(batch), batch, view, role, posed=True)
     for name, values in errors.items():
-        assert torch.cat(values).max() < (0.1 if name.endswith("deg") else 1e-3), name
+        assert torch.cat((*values, torch.zeros(1))).max() < (0.1 if name.endswith("deg") else 1e-3), name
     off = truth(batch)._replace(points_BVQ3=batch.points_BVQ3 + torch.tensor([0.03, 0.04, 0.0]))
     shifted = {name: [] for name in errors}
     _add_view_errors(shifted, off, batch, 1, "b", posed=True)
     torch.testing.assert_close(torch.cat(shifted["b_points_cm"]).median(), torch.tensor(5.0), atol=1e-3, rtol=0)
     for one, other in view_pairs(batch):
-        assert _match_errors(truth(batch), batch, one, other).median() <= 0.025
+        errors_of_matches, _ = _match_errors(truth(batch), batch, one, other)
+        assert errors_of_matches.median() <= 0.025
+
+
+def test_a_place_is_the_same_wherever_its_body_has_slid(told):
+    """The floor's pattern slides with it: what a cell looks like says where on its body it is, and not in space."""
+    batch = make_batch(told, torch.arange(12), torch.Generator().manual_seed(0), "base")
+    places, colors = batch.places_BVQ4[:, 1:], batch.colors_BVQ3[:, 1:]
+    sliding = places[..., 3] == APART_M
+    assert 0.1 < sliding.float().mean() < 0.9
+    assert set(places[..., 3].unique().tolist()) == {0.0, APART_M}
+    pattern = 127 + 100 * torch.cos(7 * places[..., 1])
+    assert ((colors[..., 1] * 255 - pattern).abs() < 20).float().mean() > 0.95, "all but cells at the edge"
+    moved = (batch.points_BVQ3[:, 1:, :, 1] - places[..., 1]).abs()
+    assert moved[sliding].max() > 0.1
+    assert moved[~sliding].max() < 1e-5
+
+
+def test_the_second_samples_are_other_states_of_the_same_episodes(told):
+    states = torch.arange(12)
+    for generator in (None, torch.Generator().manual_seed(0)):
+        others = told.others(states, generator)
+        assert (others != states).all()
+        assert torch.equal(told.episodes_N[others], told.episodes_N[states])
+    drawn = torch.stack([told.others(states, torch.Generator().manual_seed(seed)) for seed in range(40)])
+    assert all(len(drawn[:, state].unique()) == 3 for state in states)
+
+
+def test_distances_within_a_body_do_not_suffer_from_those_between_bodies():
+    places = torch.tensor([[[0.01, 0.02, 0.03, 500 * APART_M], [0.01, 0.02, 0.035, 500 * APART_M]]])
+    others = torch.tensor([[[0.01, 0.02, 0.03, 500 * APART_M]] * 40])
+    torch.testing.assert_close(distances(places, others)[0, :, 0], torch.tensor([0.0, 0.005]))
+
+
+def test_cells_of_small_bodies_count_more():
+    bodies = torch.tensor([[[0.0] * 9 + [10.0] * 4 + [20.0]]])
+    weight = balance(bodies)[0, 0]
+    torch.testing.assert_close(weight / weight[0], torch.tensor([1.0] * 9 + [1.5] * 4 + [3.0]))
+    assert weight.mean() == pytest.approx(1)
 
 
 def test_both_samples_of_a_state_see_it_through_different_cameras(data):
-    views = draw_views(data, 50, torch.Generator().manual_seed(0))
+    views = draw_views(data, 50, 2, torch.Generator().manual_seed(0))
     assert views.shape == (100, 2)
     assert (views[:, 0] == 0).all()
     assert (views[:50, 1] != views[50:, 1]).all()
@@ -106,7 +160,7 @@ def test_both_samples_of_a_state_see_it_through_different_cameras(data):
 def test_brightness_changes_pictures_and_not_the_truth(data):
     plain = make_batch(data, torch.arange(2), None, "base")
     drawn = make_batch(data, torch.arange(2), torch.Generator().manual_seed(3), "base")
-    same = draw_views(data, 2, torch.Generator().manual_seed(3))[:, 0] == 0
+    same = draw_views(data, 2, 2, torch.Generator().manual_seed(3))[:, 0] == 0
     assert same.all()
     ratio = drawn.images_BV3HW[:, 0] / plain.images_BV3HW[:, 0].clamp_min(1e-3)
     assert not torch.allclose(ratio, torch.ones_like(ratio), atol=0.01)

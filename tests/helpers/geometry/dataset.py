@@ -11,6 +11,7 @@ PIXELS = 32
 CELLS = 8
 VIEWS = ("wrist", "scene_0", "scene_1")
 # Mirrored pictures, as LIBERO's are: a negative focal length.
+SLIDES_FROM = 0.5
 FOCAL = {"wrist": 20.0, "scene_0": 40.0, "scene_1": 40.0}
 
 
@@ -30,21 +31,35 @@ def intrinsics(view: str) -> np.ndarray:
     return np.array([[-focal, 0, PIXELS / 2], [0, focal, PIXELS / 2], [0, 0, 1]])
 
 
-def see_floor(view: str, pose: np.ndarray, side: int, color: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and color (side, side) of the floor z = 0 at the middle of each pixel or cell."""
+def see_floor(view: str, pose: np.ndarray, side: int, slide: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth, parts (side, side, 4) and color of the floor z = 0 at the middle of each pixel or cell."""
     at = (np.indices((side, side)) + 0.5) * PIXELS / side
     rays = np.stack([at[1], at[0], np.ones((side, side))], axis=-1) @ np.linalg.inv(intrinsics(view)).T
     turned = rays @ pose[:3, :3].T
     depth = -pose[2, 3] / np.minimum(turned[..., 2], -1e-3)
     points = pose[:3, 3] + turned * depth[..., None]
+    slides = points[..., 0] > SLIDES_FROM
+    points[..., 1] -= slide * slides
     checks = np.stack([np.sin(9 * points[..., 0]), np.cos(7 * points[..., 1]), np.sin(5 * points[..., :2].sum(-1))], -1)
-    return depth, np.clip(127 + 100 * checks + color, 0, 255)
+    parts = np.concatenate([points, np.where(slides, 9.0, 4.0)[..., None]], axis=-1)
+    return depth, parts, np.clip(127 + 100 * checks, 0, 255)
 
 
 def write_geometry_dataset(
-    root: Path, *, episodes: int = 6, frames: int = 4, seed: int = 0, views: Sequence[str] = VIEWS, drop: str = ""
+    root: Path,
+    *,
+    episodes: int = 6,
+    frames: int = 4,
+    seed: int = 0,
+    views: Sequence[str] = VIEWS,
+    drop: str = "",
+    parts: bool = False,
 ) -> Path:
-    """Random cameras above a floor; ``drop`` leaves a feature out."""
+    """Random cameras above a floor; ``drop`` leaves a feature out.
+
+    With ``parts``, the data tell what is where: the floor's right half (x > 0.5 m) is a body of its own, which slides
+    along y from frame to frame, and its pattern with it.
+    """
     features = {
         "observation.state": {"dtype": "float32", "shape": (8,), "names": [f"state_{i}" for i in range(8)]},
         "action": {"dtype": "float32", "shape": (7,), "names": [f"action_{i}" for i in range(7)]},
@@ -60,11 +75,15 @@ def write_geometry_dataset(
             f"observation.cameras.{view}.intrinsics": {"dtype": "float32", "shape": (3, 3), "names": ["row", "column"]},
             f"observation.cameras.{view}.extrinsics": {"dtype": "float32", "shape": (4, 4), "names": ["row", "column"]},
         }
+        if parts:
+            shape = (CELLS, CELLS, 4)
+            features[f"observation.parts.{view}"] = {"dtype": "float32", "shape": shape, "names": list("rcp")}
     features.pop(drop, None)
     dataset = LeRobotDataset.create(REPO_ID, fps=20, features=features, root=root, use_videos=False)
     random = np.random.default_rng(seed)
     for _ in range(episodes):
         for _ in range(frames):
+            slide = random.uniform(-0.2, 0.2) if parts else 0.0
             target = np.array([0.5, 0.0, 0.0]) + random.normal(0, 0.05, 3) * [1, 1, 0]
             frame = {
                 "observation.state": random.normal(size=8).astype(np.float32),
@@ -75,11 +94,12 @@ def write_geometry_dataset(
                 spread = 0.03 if view == "wrist" else 0.2
                 start = [0.45, 0.02, 0.25] if view == "wrist" else [1.2, 0.0, 0.8]
                 pose = look_at(np.array(start) + random.uniform(-spread, spread, 3), target)
-                depth, _ = see_floor(view, pose, CELLS, np.zeros(3))
-                _, color = see_floor(view, pose, PIXELS, np.zeros(3))
+                depth, shown, _ = see_floor(view, pose, CELLS, slide)
+                _, _, color = see_floor(view, pose, PIXELS, slide)
                 frame |= {
                     f"observation.images.{view}": color.astype(np.uint8),
                     f"observation.depth.{view}": depth.astype(np.float32),
+                    f"observation.parts.{view}": shown.astype(np.float32),
                     f"observation.cameras.{view}.intrinsics": intrinsics(view).astype(np.float32),
                     f"observation.cameras.{view}.extrinsics": pose.astype(np.float32),
                 }

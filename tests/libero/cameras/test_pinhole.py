@@ -32,6 +32,8 @@ def test_the_mirror_is_in_the_intrinsics():
 
 def test_cells_keep_a_depth_that_something_has():
     depth = np.array([[1, 1, 5, 5], [2, 2, 5, 5]], dtype=np.float32)
-    np.testing.assert_array_equal(cell_medians(depth, 2), [[1, 5]])
-    np.testing.assert_array_equal(cell_medians(depth, 1), depth)
-    assert cell_medians(depth, 2).dtype == np.float32
+    medians, pixels = cell_medians(depth, 2)
+    np.testing.assert_array_equal(medians, [[1, 5]])
+    np.testing.assert_array_equal(depth.ravel()[pixels], medians)
+    np.testing.assert_array_equal(cell_medians(depth, 1)[0], depth)
+    assert medians.dtype == np.float32

@@ -1,5 +1,6 @@
 """Views of a small scene: depth and cameras lead every pixel to where it is, and nothing is left moved."""
 
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,10 +91,35 @@ def test_both_cameras_see_the_same_points(viewer):
         assert np.isclose(table, 0, atol=0.002).mean() > 0.3, "the table is where it is to 2 mm"
 
 
+def test_a_thing_shows_the_same_parts_wherever_it_is_and_from_anywhere(env, viewer):
+    data = env.sim.data._data
+    number = zlib.crc32(b"ball") % 2**24
+    for motion, displaced, camera in (({}, 0.0, "agentview"), ({"azimuth": 40}, 0.1, "agentview")):
+        data.qpos[1] = BALL[0] - displaced
+        data.qpos[4:8] = Rotation.from_euler("x", 900 * displaced, degrees=True).as_quat(scalar_first=True)
+        env.sim.forward()
+        view = viewer.look(camera, moved(viewer.nominal, **motion), parts=True)
+        red = (view.image[..., 0] > 60) & (view.image[..., 1:].max(axis=-1) < 30)
+        assert red.sum() > 4
+        ball = view.parts[..., 3] == number
+        assert (ball == red).mean() > 0.998
+        np.testing.assert_allclose(np.linalg.norm(view.parts[ball][:, :3], axis=-1), 0.03, atol=0.004)
+        # The side that faces up is z for a ball that lies as it was made, and y for one that was turned by 90 degrees.
+        assert view.parts[ball][:, 1 if displaced else 2].max() > 0.02
+        table = (view.parts[..., 3] == zlib.crc32(b"world") % 2**24) & (view.depth < 5)
+        assert np.isclose(view.parts[table][:, 2], 0, atol=0.004).mean() > 0.9
+    assert viewer.look("agentview").parts is None
+
+
 def test_cells_are_medians_of_the_pixels(env, viewer):
-    full, cells = viewer.look("agentview"), Viewer(env, PIXELS, depth_cell_px=4).look("agentview")
+    full = viewer.look("agentview", parts=True)
+    cells = Viewer(env, PIXELS, depth_cell_px=4).look("agentview", parts=True)
     assert cells.depth.shape == (16, 16)
     assert cells.depth[3, 5] == np.sort(full.depth[12:16, 20:24], axis=None)[7]
+    for row, column in np.ndindex(16, 16):
+        inside = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
+        same_depth = full.depth[inside] == cells.depth[row, column]
+        assert cells.parts[row, column, 3] in full.parts[inside][same_depth][:, 3], "what has the cell's depth"
 
 
 def test_an_earlier_moment_is_seen_again_to_the_byte(env, viewer):

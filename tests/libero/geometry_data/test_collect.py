@@ -33,6 +33,7 @@ def fake_episode(job: GeometryJob) -> Attempt:
             rng.random((cells, cells), dtype=np.float32),
             rng.random((3, 3), dtype=np.float32),
             rng.random((4, 4), dtype=np.float32),
+            rng.random((cells, cells, 4), dtype=np.float32),
         )
 
     views = {name: [view() for _ in range(states)] for name in config.views}
@@ -78,6 +79,7 @@ def test_every_view_is_stored_exactly(tmp_path):
             else:
                 np.testing.assert_array_equal(row[key], value)
     assert stored[0]["observation.depth.scene_1"].shape == (2, 2)
+    assert stored[0]["observation.parts.scene_1"].shape == (2, 2, 4)
     record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
     assert record["settings"]["azimuth"] == [-75, 75]
     assert record["settings"]["sources"] == ["expert", "random"]
@@ -159,6 +161,7 @@ def test_the_states_per_second_are_told(tmp_path, capsys):
         ({"posture_noise": [0.1, -0.1]}, r"--posture_noise=.* must be numbers of at least 0"),
         ({"object_offset_cm": -1.0}, "--object_offset_cm=-1.0 must be at least 0"),
         ({"object_offset_cm": float("inf")}, "--object_offset_cm=inf must be a finite number"),
+        ({"layout_offset_cm": -1.0}, "--layout_offset_cm=-1.0 must be at least 0"),
         ({"noise": float("nan")}, "--noise=nan must be at least 0"),
     ],
 )
