@@ -122,6 +122,11 @@ def _counted(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
 
 def _of(rollout: Rollout, key: str) -> Any:
     assert rollout.judgment is not None
+    if key not in rollout.judgment:
+        raise EvalError(
+            f"A rollout of task {rollout.task_id} from state {rollout.init_state} is not what eval.reading writes: its "
+            f"judgment does not say {key!r}."
+        )
     return rollout.judgment[key]
 
 

@@ -199,6 +199,8 @@ class Trainer:
             self.network.load_state_dict(load_file(last / _WEIGHTS_FILE))
             self.step, _, _ = load_training_state(last, self.optimizer, self.scheduler)
             self.history = run["history"]
+            # What later entries add up from.
+            _ = self.history[-1]["wall_s"] + self.history[-1]["cpu_s"] + 0.0
         # Of files cut short, changed, or of other shapes.
         except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
             raise PretrainError(

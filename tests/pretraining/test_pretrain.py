@@ -145,6 +145,12 @@ def test_a_run_goes_on_with_its_own_settings_and_data_only(data_root, tmp_path, 
     assert "--steps=6 differs from 5" in message
     other = write_geometry_dataset(tmp_path / "other", episodes=4, frames=2)
     assert "meta/info.json differs" in refused(other, folder)
+    (run,) = folder.glob("checkpoints/*/run.json")
+    intact = run.read_text()
+    for history in ([], [{"wall_s": 1.0}], [{"wall_s": "1", "cpu_s": "1"}], {}):
+        run.write_text(json.dumps(json.loads(intact) | {"history": history}))
+        assert "is damaged" in refused(data_root, folder)
+    run.write_text(intact)
     (weights,) = folder.glob("checkpoints/*/network.safetensors")
     weights.write_bytes(b"x" * 100)
     assert "is damaged" in refused(data_root, folder)

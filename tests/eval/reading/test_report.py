@@ -124,6 +124,14 @@ def test_only_rollouts_that_are_left_out(tmp_path):
     assert "| told | the goal of the task that the policy was told | - |" in page.read_text()
 
 
+@pytest.mark.parametrize("lacking", ["state_task", "outcome", "judged"])
+def test_a_judgment_that_lacks_something_is_named(tmp_path, lacking):
+    made = rollouts()
+    del made[3].judgment[lacking]
+    with pytest.raises(EvalError, match=f"its judgment does not say '{lacking}'"):
+        write_report(read_run(make_run(tmp_path / "run", made, READING)), tmp_path / "report", None, "")
+
+
 @pytest.mark.parametrize(
     ("changes", "policy", "message"),
     [
