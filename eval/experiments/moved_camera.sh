@@ -7,14 +7,16 @@
 #   landmarks         the frozen pretrained backbone's 3-D landmarks, demonstrations from LIBERO's camera
 #   landmarks_random  the same, demonstrations from random cameras as well
 #   untrained         landmarks of a frozen backbone that has learned nothing
-# GEOMETRY episodes of states a task, EPISODES demonstrations, STEPS training steps, ROLLOUTS per camera pose.
+# GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps, ROLLOUTS per
+# camera pose.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
-GEOMETRY=${GEOMETRY:-24}
+GEOMETRY=${GEOMETRY:-16}
+PRETRAIN=${PRETRAIN:-5000}
 TASK=${TASK:-0}
-EPISODES=${EPISODES:-50}
+EPISODES=${EPISODES:-100}
 CAMERAS=${CAMERAS:-3}
-STEPS=${STEPS:-800}
+STEPS=${STEPS:-3000}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
 POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
@@ -22,12 +24,19 @@ export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 # Without these, glibc hands memory back between steps and takes it again.
 export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=268435456
 
-"$BIN/atlasvla-collect-geometry" --root="$OUT/data" --episodes_per_task="$GEOMETRY" --random_cameras=2
-"$BIN/atlasvla-pretrain" --dataset_root="$OUT/data" --output_dir="$OUT/backbone_scene" --views='[scene]' --frame=base
+# What the camera is tested with lies within, as does half of LIBERO-Plus's.
+RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30,30] --up=[-20,20] --forward=[-25,25]
+  --pan=[-12,12] --tilt=[-8,8] --roll=[-6,6]"
+# shellcheck disable=SC2086 (several flags in one string)
+"$BIN/atlasvla-collect-geometry" --root="$OUT/data" --episodes_per_task="$GEOMETRY" --random_cameras=2 --image_size=96 $RANGES
+"$BIN/atlasvla-pretrain" --dataset_root="$OUT/data" --output_dir="$OUT/backbone_scene" --views='[scene]' --frame=base \
+  --steps="$PRETRAIN" --eval_every=500
 "$BIN/atlasvla-pretrain" --dataset_root="$OUT/data" --output_dir="$OUT/backbone_untrained" --views='[scene]' \
   --frame=base --steps=0
+# shellcheck disable=SC2086
 "$BIN/atlasvla-collect" --root="$OUT/demos" --repo_id=local/spatial_cameras --task_ids="[$TASK]" \
-  --episodes_per_task="$EPISODES" --seed=1000 --image_size=64 --random_cameras="$CAMERAS" --displace_cm=8 --recovery_share=0.1
+  --episodes_per_task="$EPISODES" --seed=1000 --image_size=96 --random_cameras="$CAMERAS" --displace_cm=8 \
+  --recovery_share=0.1 $RANGES
 
 # Of every CAMERAS + 1 episodes, the first is LIBERO's own camera. The last tenth of the demonstrations is held out.
 chosen() { # chosen EVERY: episode numbers of the training demonstrations, every copy or the first of each

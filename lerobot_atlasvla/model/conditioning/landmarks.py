@@ -23,7 +23,11 @@ HALF_TRUST = 0.1
 ONE_PLACE_M = 0.05
 # Numbers of a landmark: position and visibility.
 NUMBERS = 4
+# Positions are given in this unit, from where a landmark was on average in the first batch: in meters, a network
+# that begins with numbers of about 1 would learn late that they matter.
+UNIT_M = 0.1
 _LEAST_CONFIDENCE = 1e-3
+_LEAST_SEEN = 1e-3
 
 
 class Landmarks(nn.Module):
@@ -53,6 +57,7 @@ class Landmarks(nn.Module):
 
     box_23: Tensor
     started: Tensor
+    centers_VK3: Tensor
 
     def __init__(
         self,
@@ -75,12 +80,16 @@ class Landmarks(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(START_TEMPERATURE).log())
         bounds = torch.tensor(box).view(2, 3) if box else torch.tensor((-torch.inf, torch.inf))[:, None].expand(2, 3)
         self.register_buffer("box_23", bounds.clone(), persistent=False)
+        self.register_buffer("centers_VK3", torch.zeros(views, landmarks, 3))
         # Whether the prototypes have started; saved, for a resumed run must not start them again.
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self._has_started = False
 
     def forward(self, points: PointMap, placement: Placement | None = None) -> Tensor:
         """Map the points of all views to ``(B, output_dim)``, view by view and landmark by landmark.
+
+        A landmark's four numbers are its offset from where it was in the first batch, in units of :data:`UNIT_M`, times
+        its visibility, and the visibility.
 
         Args:
             points: What the geometry backbone sees.
@@ -92,13 +101,15 @@ class Landmarks(nn.Module):
             descriptors_BVQE = points.descriptors_BVQE.float()
             confidence_BVQ = points.confidence_BVQ.float()
             if self.training and not self._has_started:
-                self._start(descriptors_BVQE, inside_BVQ)
+                self._start(descriptors_BVQE, confidence_BVQ, inside_BVQ, positions_BVQ3)
             weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ, positions_BVQ3)
             landmarks_BVK3 = weights_BVKQ @ positions_BVQ3
             if self.training:
                 landmarks_BVK3 = landmarks_BVK3 + self._shift(landmarks_BVK3)
                 seen_BVK = seen_BVK * (torch.rand_like(seen_BVK) >= DROPOUT)
-            return torch.cat((landmarks_BVK3 * seen_BVK[..., None], seen_BVK[..., None]), dim=-1).flatten(1)
+            seen_BVK1 = seen_BVK[..., None]
+            offsets_BVK3 = (landmarks_BVK3 - self.centers_VK3) / UNIT_M
+            return torch.cat((offsets_BVK3 * seen_BVK1, seen_BVK1), dim=-1).flatten(1)
 
     def match(
         self, descriptors_BVQE: Tensor, confidence_BVQ: Tensor, inside_BVQ: Tensor, positions_BVQ3: Tensor
@@ -157,7 +168,9 @@ class Landmarks(nn.Module):
         return torch.cat((torch.zeros_like(shift_BV13[:, :1]), shift_BV13[:, 1:]), dim=1)
 
     @torch.no_grad()
-    def _start(self, descriptors_BVQE: Tensor, inside_BVQ: Tensor) -> None:
+    def _start(
+        self, descriptors_BVQE: Tensor, confidence_BVQ: Tensor, inside_BVQ: Tensor, positions_BVQ3: Tensor
+    ) -> None:
         """Let the prototypes start among the cells of this batch, unless they have learned already."""
         if not self.started:
             for prototypes_KE, cells_BQE, inside_BQ in zip(
@@ -166,9 +179,13 @@ class Landmarks(nn.Module):
                 cells_NE = cells_BQE[inside_BQ]
                 cells_NE = cells_NE if len(cells_NE) else cells_BQE.flatten(0, 1)
                 prototypes_KE.copy_(farthest_points(cells_NE, len(prototypes_KE)))
+            weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ, positions_BVQ3)
+            sum_VK3 = (weights_BVKQ @ positions_BVQ3 * seen_BVK[..., None]).sum(dim=0)
+            self.centers_VK3.copy_(sum_VK3 / seen_BVK.sum(dim=0).clamp(min=_LEAST_SEEN)[..., None])
             if torch.distributed.is_initialized():
                 # Every process sees other cells.
                 torch.distributed.broadcast(self.prototypes_VKE, 0)
+                torch.distributed.broadcast(self.centers_VK3, 0)
             self.started.fill_(True)
         self._has_started = True
 
@@ -182,10 +199,12 @@ def unity(weights_BVKQ: Tensor, positions_BVQ3: Tensor) -> Tensor:
         weights_BVKQ: Weights of the cells, which sum to 1.
         positions_BVQ3: Where the cells are, m.
     """
-    mean_BVK3 = weights_BVKQ @ positions_BVQ3
-    # Not the mean square less the squared mean, which cancels where the origin is far.
-    squares_BVKQ = (positions_BVQ3[:, :, None] - mean_BVK3[..., None, :]).square().sum(dim=-1)
-    return torch.exp(-(weights_BVKQ * squares_BVKQ).sum(dim=-1) / (2 * ONE_PLACE_M**2))
+    # From the middle of the view, or the difference of squares would cancel where the origin is far.
+    centered_BVQ3 = positions_BVQ3 - positions_BVQ3.mean(dim=-2, keepdim=True)
+    squares_BVQ1 = centered_BVQ3.square().sum(dim=-1, keepdim=True)
+    moments_BVK4 = weights_BVKQ @ torch.cat((centered_BVQ3, squares_BVQ1), dim=-1)
+    variance_BVK = moments_BVK4[..., 3] - moments_BVK4[..., :3].square().sum(dim=-1)
+    return torch.exp(-variance_BVK.clamp(min=0) / (2 * ONE_PLACE_M**2))
 
 
 def farthest_points(cells_NE: Tensor, count: int) -> Tensor:

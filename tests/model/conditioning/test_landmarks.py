@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from lerobot_atlasvla.model.conditioning.landmarks import DROPOUT, Landmarks, farthest_points
+from lerobot_atlasvla.model.conditioning.landmarks import DROPOUT, UNIT_M, Landmarks, farthest_points
 from lerobot_atlasvla.model.conditioning.scene_cameras import Placement, SceneCameras
 from lerobot_atlasvla.model.geometry import poses
 from lerobot_atlasvla.model.geometry.points import PointMap
@@ -47,7 +47,7 @@ def landmarks(points: PointMap, cells: list[int], **settings) -> Landmarks:
 def read(module: Landmarks, points: PointMap, placement: Placement | None = None):
     """Positions (B, V, K, 3), visibility taken out, and visibilities (B, V, K)."""
     found = module(points, placement).unflatten(1, (VIEWS, -1, 4))
-    return found[..., :3] / found[..., 3:], found[..., 3]
+    return found[..., :3] / found[..., 3:] * UNIT_M + module.centers_VK3, found[..., 3]
 
 
 def test_a_landmark_is_where_its_look_is_and_not_the_middle_of_the_view():
@@ -103,7 +103,8 @@ def test_what_lies_outside_the_box_does_not_count():
     module = landmarks(points, [8, 2], box=(-0.01, -0.01, -0.01, 0.55, 0.55, 0.55))
     found = module(points).unflatten(1, (VIEWS, -1, 4))
     assert found[:, :, 0, 3].max() < 1e-3
-    torch.testing.assert_close(found[0, 0, 1, :3] / found[0, 0, 1, 3], torch.full((3,), 0.2), rtol=0, atol=1e-3)
+    place = found[0, 0, 1, :3] / found[0, 0, 1, 3] * UNIT_M
+    torch.testing.assert_close(place, torch.full((3,), 0.2), rtol=0, atol=1e-3)
     nothing = landmarks(points, [8, 2], box=(5.0, 5.0, 5.0, 6.0, 6.0, 6.0))(points)
     assert nothing.isfinite().all()
     assert nothing.abs().max() < 1e-6
@@ -119,7 +120,7 @@ def test_training_leaves_landmarks_out_and_shifts_what_stands_still():
     kept = found[..., 3] > 0
     assert abs(1 - kept.float().mean() - DROPOUT) < 0.03
     assert found[~kept].abs().max() == 0
-    shifts = torch.where(kept[..., None], found[..., :3] / found[..., 3:] - plain, torch.nan)
+    shifts = torch.where(kept[..., None], found[..., :3] / found[..., 3:] * UNIT_M - plain, torch.nan)
     torch.testing.assert_close(shifts[:, 0].nan_to_num(), torch.zeros(400, 3, 3), rtol=0, atol=1e-5)
     assert 0.027 < shifts[:, 1].nanmean(dim=1).nan_to_num().std() < 0.033
     # The view as a whole.
@@ -131,7 +132,7 @@ def test_training_leaves_landmarks_out_and_shifts_what_stands_still():
 def test_a_first_camera_that_stands_still_is_shifted_too():
     points = scene(batch=50)
     module = landmarks(points, [4], noise_m=0.03, first_moves=False).train()
-    assert module(points).unflatten(1, (VIEWS, -1, 4))[:, 0, 0, :3].std(dim=0).min() > 0.01
+    assert module(points).unflatten(1, (VIEWS, -1, 4))[:, 0, 0, :3].std(dim=0).min() > 0.01 / UNIT_M
 
 
 def test_prototypes_start_among_the_first_batchs_cells_and_only_once():
@@ -142,11 +143,19 @@ def test_prototypes_start_among_the_first_batchs_cells_and_only_once():
     assert (likeness.amax(dim=-1) > 0.999).all()
     assert all(len(set(row.tolist())) == KEPT for row in likeness.argmax(dim=-1))
     start = module.prototypes_VKE.detach().clone()
+    # All samples show the same looks, at places of their own.
+    mean = torch.stack([points.points_BVQ3[:, v, likeness[v].argmax(dim=-1)].mean(dim=0) for v in range(VIEWS)])
+    torch.testing.assert_close(module.centers_VK3, mean, rtol=0, atol=1e-3)
+    offsets = module.eval()(points).unflatten(1, (VIEWS, KEPT, 4))[..., :3]
+    assert offsets.mean(dim=0).abs().max() < 0.1
+    assert offsets.std() > 1
+    module.train()
     resumed = Landmarks(VIEWS, KEPT, WIDTH).train()
     resumed.load_state_dict(module.state_dict())
     for one in (module, resumed):
         one(scene(batch=4, seed=1))
         assert torch.equal(one.prototypes_VKE, start)
+        torch.testing.assert_close(one.centers_VK3, mean, rtol=0, atol=1e-3)
 
 
 def test_farthest_points_are_all_different_and_repeat_only_for_lack_of_others():
