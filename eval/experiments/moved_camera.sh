@@ -42,15 +42,16 @@ RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30
 chosen() { # chosen EVERY: episode numbers of the training demonstrations, every copy or the first of each
   "$BIN/python" -c "print(list(range(0, $EPISODES * 9 // 10 * ($CAMERAS + 1), $1)))"
 }
-ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml; }
-mini() { printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1"; }
+ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml --policy.image_size=[64,64]; }
+# What a frozen backbone makes of the demonstrations is computed once (atlasvla-cache, below).
+mini() { printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1" --policy.feature_cache="$2"; }
 SCENE=--policy.views=[observation.images.image]
 declare -A FLAGS=(
   [fixed]="$(ours) $SCENE"
   [random]="$(ours) $SCENE"
-  [landmarks]="$(mini "$OUT/backbone_scene") $SCENE"
-  [landmarks_random]="$(mini "$OUT/backbone_scene") $SCENE"
-  [untrained]="$(mini "$OUT/backbone_untrained") $SCENE"
+  [landmarks]="$(mini "$OUT/backbone_scene" "$OUT/features") $SCENE"
+  [landmarks_random]="$(mini "$OUT/backbone_scene" "$OUT/features_random") $SCENE"
+  [untrained]="$(mini "$OUT/backbone_untrained" "$OUT/features_untrained") $SCENE"
 )
 checkpoints=() labels=()
 for seed in $SEEDS; do
@@ -58,10 +59,13 @@ for seed in $SEEDS; do
     name=${policy}_$seed
     every=$((CAMERAS + 1))
     [[ $policy != *random ]] || every=1
+    data=(--dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $every)")
     # shellcheck disable=SC2086 (several flags in one string)
-    train "$OUT/$name" ${FLAGS[$policy]} --dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" \
-      "--dataset.episodes=$(chosen $every)" --job_name="$name" --steps="$STEPS" --seed="$seed" --num_workers=1 \
-      --save_freq="$STEPS"
+    {
+      [[ ${FLAGS[$policy]} != *feature_cache* ]] || "$BIN/atlasvla-cache" ${FLAGS[$policy]} "${data[@]}"
+      train "$OUT/$name" ${FLAGS[$policy]} "${data[@]}" --job_name="$name" --steps="$STEPS" --seed="$seed" --num_workers=1 \
+        --save_freq="$STEPS"
+    }
     checkpoints+=("$OUT/$name/checkpoints/last") labels+=("${policy//_/ } $seed")
   done
 done
