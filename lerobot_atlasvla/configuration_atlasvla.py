@@ -200,6 +200,8 @@ class AtlasVLAConfig(PreTrainedConfig):
     # Landmarks, training only: shift the points of every camera that stands still at random, this standard deviation
     # per axis (m).
     landmark_noise: Number = 0.03
+    # Standard deviation of their random turn about their middle in training, degrees about each axis.
+    landmark_turn: Number = 0.0
 
     # Action head: l1 (the whole chunk at once) or flow (flow matching).
     head: str = "l1"

@@ -281,6 +281,7 @@ def _landmarks(config: AtlasVLAConfig, backbone: GeometryBackbone | None) -> Lan
         scale=config.landmark_scale,
         box=config.landmark_box,
         noise_m=config.landmark_noise,
+        turn_deg=config.landmark_turn,
     )
 
 

@@ -4,6 +4,8 @@ A camera that moves changes where in the picture a thing is, but not where it is
 V view, Q cells of a view, K landmarks, E descriptor width.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor, nn
@@ -36,8 +38,9 @@ class Landmarks(nn.Module):
     A landmark is a prototype in descriptor space. Its position is the mean of the view's points, weighted by a peaked
     softmax over how alike cell and prototype are; a diffuse one would be the centroid of whatever is in view, and move
     with the camera. Its visibility (how alike the best cell is, times how sure the backbone is, times how much it is in
-    one place) is multiplied in and given as the fourth number. In training, landmarks are left out at random, and the
-    points of every camera that stands still get a random shift, so that no single one is relied on to the millimeter.
+    one place) is multiplied in and given as the fourth number. In training, landmarks are left out at random, and those
+    of every camera that stands still are shifted and turned at random, so that it matters how they lie to each other,
+    the hand among them, and not to the millimeter where.
 
     The prototypes start, in the first training batch, at cells of that batch that are as different as possible
     (farthest-point sampling): from random ones nothing would be seen, and nothing learned.
@@ -53,6 +56,7 @@ class Landmarks(nn.Module):
         box: Lowest x, y, z, then highest x, y, z of what counts, in meters in the frame of the landmarks; empty for
             everything.
         noise_m: Standard deviation of the random shift in training, meters per axis.
+        turn_deg: Standard deviation of the random turn in training, degrees about each axis.
     """
 
     box_23: Tensor
@@ -71,10 +75,11 @@ class Landmarks(nn.Module):
         scale: float = 1.0,
         box: tuple[float, ...] = (),
         noise_m: float = 0.0,
+        turn_deg: float = 0.0,
     ):
         super().__init__()
         self.point_frame, self.frame, self.first_moves = point_frame, frame, first_moves
-        self.scale, self.noise_m = scale, noise_m
+        self.scale, self.noise_m, self.turn_rad = scale, noise_m, math.radians(turn_deg)
         self.output_dim = views * landmarks * NUMBERS
         self.prototypes_VKE = nn.Parameter(torch.randn(views, landmarks, descriptor_dim))
         self.log_temperature = nn.Parameter(torch.tensor(START_TEMPERATURE).log())
@@ -105,7 +110,7 @@ class Landmarks(nn.Module):
             weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ, positions_BVQ3)
             landmarks_BVK3 = weights_BVKQ @ positions_BVQ3
             if self.training:
-                landmarks_BVK3 = landmarks_BVK3 + self._shift(landmarks_BVK3)
+                landmarks_BVK3 = self._displaced(landmarks_BVK3, seen_BVK)
                 seen_BVK = seen_BVK * (torch.rand_like(seen_BVK) >= DROPOUT)
             seen_BVK1 = seen_BVK[..., None]
             offsets_BVK3 = (landmarks_BVK3 - self.centers_VK3) / UNIT_M
@@ -160,12 +165,17 @@ class Landmarks(nn.Module):
         placed_BVQ3 = poses.transform(to_base_BV34, local_BVQ3)
         return placed_BVQ3 if self.frame == "base" else poses.transform(poses.inverse(to_base_BV34[:, :1]), placed_BVQ3)
 
-    def _shift(self, landmarks_BVK3: Tensor) -> Tensor:
-        """One random shift for each camera that stands still."""
-        shift_BV13 = self.noise_m * torch.randn_like(landmarks_BVK3[:, :, :1])
-        if not self.first_moves:
-            return shift_BV13
-        return torch.cat((torch.zeros_like(shift_BV13[:, :1]), shift_BV13[:, 1:]), dim=1)
+    def _displaced(self, landmarks_BVK3: Tensor, seen_BVK: Tensor) -> Tensor:
+        """Shift what each camera that stands still shows, and turn it about its middle, as if seen by another."""
+        still_BVK3 = landmarks_BVK3[:, int(self.first_moves) :]
+        weights_BVK1 = seen_BVK[:, int(self.first_moves) :, :, None]
+        middle_BV13 = (still_BVK3 * weights_BVK1).sum(2, keepdim=True) / weights_BVK1.sum(2, keepdim=True).clamp(
+            min=_LEAST_SEEN
+        )
+        shift_BV13 = self.noise_m * torch.randn_like(middle_BV13)
+        turn_BV33 = poses.rotation_of_vector(self.turn_rad * torch.randn_like(middle_BV13[:, :, 0]))
+        turned_BVK3 = (still_BVK3 - middle_BV13) @ turn_BV33.mT + middle_BV13 + shift_BV13
+        return torch.cat((landmarks_BVK3[:, : int(self.first_moves)], turned_BVK3), dim=1)
 
     @torch.no_grad()
     def _start(

@@ -92,6 +92,7 @@ NUMBERS = {
     "vggt_layer_scale_init": Interval(0, 10, open_low=True),
     "landmark_scale": Interval(0, 1000, open_low=True),
     "landmark_noise": Interval(0, 1),
+    "landmark_turn": Interval(0, 90),
     "optimizer_lr": Interval(0, 1, open_low=True, open_high=True),
     "optimizer_backbone_lr": Interval(0, 1, open_high=True),
     "optimizer_weight_decay": Interval(0, 10),

@@ -129,6 +129,28 @@ def test_training_leaves_landmarks_out_and_shifts_what_stands_still():
     torch.testing.assert_close(read(module.eval(), points)[0], plain)
 
 
+def test_training_turns_what_stands_still_about_its_middle():
+    points = scene(batch=300)
+    points = PointMap(*(part[:1].expand_as(part) for part in points))
+    module = landmarks(points, [4, 0, 7], turn_deg=10.0)
+    plain, seen = read(module, points)
+    torch.manual_seed(0)
+    found = module.train()(points).unflatten(1, (VIEWS, -1, 4))
+    kept = (found[..., 3] > 0).all(dim=-1)
+    turned = (found[..., :3] / found[..., 3:])[kept[:, 1], 1] * UNIT_M + module.centers_VK3[1]
+    before = plain[0, 1]
+    # All stay as far from each other, and where they are on average.
+    torch.testing.assert_close(torch.cdist(turned, turned), torch.cdist(before, before).expand(len(turned), -1, -1))
+    middle = (before * seen[0, 1, :, None]).sum(dim=0) / seen[0, 1].sum()
+    weighted = (turned * seen[0, 1, :, None]).sum(dim=1) / seen[0, 1].sum()
+    torch.testing.assert_close(weighted, middle.expand(len(turned), 3), atol=1e-4, rtol=0)
+    moved = (turned - before).norm(dim=-1).mean(dim=0)
+    arm = (before - middle).norm(dim=-1)
+    # Two of three axes move a point: the mean of a Rayleigh distribution.
+    torch.testing.assert_close(moved / arm, torch.full((3,), 0.1745 * 1.2533), atol=0.03, rtol=0)
+    torch.testing.assert_close(found[kept[:, 0], 0, :, :3].std(dim=0).max(), torch.tensor(0.0), atol=1e-5, rtol=0)
+
+
 def test_a_first_camera_that_stands_still_is_shifted_too():
     points = scene(batch=50)
     module = landmarks(points, [4], noise_m=0.03, first_moves=False).train()

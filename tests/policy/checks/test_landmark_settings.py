@@ -34,6 +34,7 @@ LANDMARKS = {"query_conditioning": "landmarks"}
         (LANDMARKS | {"landmark_box": (0.0,) * 5}, ["landmark_box", "six numbers", "--policy.landmark_box"]),
         (LANDMARKS | {"landmark_box": (0, 0, 0, 1, 0, 1)}, ["landmark_box", "lowest", "--policy.landmark_box"]),
         (LANDMARKS | {"landmark_scale": 0.0}, ["landmark_scale", "(0, 1000]", "--policy.landmark_scale"]),
+        (LANDMARKS | {"landmark_turn": 91}, ["landmark_turn", "[0, 90]", "--policy.landmark_turn"]),
         (LANDMARKS | {"landmark_noise": -0.1}, ["landmark_noise", "[0, 1]", "--policy.landmark_noise"]),
         ({"landmark_frame": "base"}, ["landmark_frame='base'", "'keypoints'", "--policy.query_conditioning"]),
         ({"hand_eye": HAND_EYE}, ["hand_eye", "'keypoints'", "--policy.query_conditioning"]),
@@ -78,7 +79,7 @@ def test_what_old_checkpoints_say_of_the_queries_is_read(tmp_path, former, now):
     content = json.loads(file.read_text())
     assert content["condition_queries"] is None
     del content["query_conditioning"]
-    for name in ("landmark_frame", "hand_eye", "landmark_scale", "landmark_box", "landmark_noise"):
+    for name in ("landmark_frame", "hand_eye", "landmark_scale", "landmark_box", "landmark_noise", "landmark_turn"):
         del content[name]
     file.write_text(json.dumps(content | {"condition_queries": former}))
     config = PreTrainedConfig.from_pretrained(tmp_path)
