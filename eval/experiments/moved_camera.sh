@@ -16,7 +16,7 @@ PRETRAIN=${PRETRAIN:-5000}
 TASK=${TASK:-0}
 EPISODES=${EPISODES:-100}
 CAMERAS=${CAMERAS:-3}
-STEPS=${STEPS:-3000}
+STEPS=${STEPS:-2000}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
 POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
@@ -42,7 +42,7 @@ RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30
 chosen() { # chosen EVERY: episode numbers of the training demonstrations, every copy or the first of each
   "$BIN/python" -c "print(list(range(0, $EPISODES * 9 // 10 * ($CAMERAS + 1), $1)))"
 }
-ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml --policy.image_size=[64,64]; }
+ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml; }
 # What a frozen backbone makes of the demonstrations is computed once (atlasvla-cache, below).
 mini() { printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1" --policy.feature_cache="$2"; }
 SCENE=--policy.views=[observation.images.image]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.commands import doctor_preset
 from lerobot_atlasvla.commands.doctor import read_settings
+from lerobot_atlasvla.model.geometry.record import read_record
 from lerobot_atlasvla.model.types import Views
 from lerobot_atlasvla.pretraining.settings import PretrainConfig
 from lerobot_atlasvla.pretraining.trainer import pretrain
@@ -71,7 +72,10 @@ def test_the_kept_backbone_sees_where_liberos_camera_stands(flags):
     trial = read_settings([flag for flag in flags if not flag.startswith("--policy.vggt_model")])
     doctor_preset.check_dataset(trial)
     doctor_preset.check_policy(trial)
-    picture_HW3 = np.asarray(Image.open(PICTURE).convert("RGB")) / np.float32(255)
+    record = read_record(KEPT)
+    assert record is not None
+    height, width = record.image_size
+    picture_HW3 = np.asarray(Image.open(PICTURE).convert("RGB").resize((width, height))) / np.float32(255)
     cameras = (torch.from_numpy(picture_HW3).permute(2, 0, 1)[None],)
     views = Views(cameras, present=(0,), transform=lambda cameras: torch.stack(tuple(cameras), dim=1))
     with torch.no_grad():

@@ -61,7 +61,8 @@ class GeometryEpisode:
         arrays = {
             key: values for view, seen in self.views.items() for key, values in geometry_arrays(view, seen).items()
         }
-        arrays |= {parts_key(view): np.stack([one.parts for one in seen]) for view, seen in self.views.items()}
+        for view, seen in self.views.items():
+            arrays[parts_key(view)] = np.stack([one.parts for one in seen if one.parts is not None])
         for t in range(len(self)):
             yield {
                 STATE_KEY: states[t],
