@@ -46,6 +46,8 @@ UNREADABLE_CONFIG = (
 _REFERENCES = "atlasvla_references"
 # A tensor that only checkpoints from before 26 November 2026 have (up to commit b6cd926).
 _GATE = "geometry_gate"
+# Only checkpoints from before 27 November 2026 have the first without the second (up to commit 849e219).
+_PROTOTYPES, _CENTERS = "landmarks.prototypes_VKE", "landmarks.centers_VK3"
 
 
 def prefixes(policy: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -152,6 +154,11 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise WeightsError(
             f"{file} was trained when images could reach the actions past VGGT's blocks, which is no longer built; use "
             "it with AtlasVLA at commit b6cd926, or train again."
+        )
+    if any(name.endswith(_PROTOTYPES) for name in tensors) and not any(name.endswith(_CENTERS) for name in tensors):
+        raise WeightsError(
+            f"{file} was trained on landmarks in meters, which are now in units of 10 cm; use it with AtlasVLA at "
+            "commit 849e219, or train again."
         )
     return tensors, left_out
 

@@ -193,6 +193,20 @@ def test_checkpoints_leave_out_frozen_heads_and_act_alike(tmp_path, kind):
     assert loaded.model.landmarks.started
 
 
+def test_a_checkpoint_with_landmarks_in_meters_is_refused_with_its_commit(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    root = write_with_heads(tmp_path / "released")
+    policy = started(released_policy(root, vggt_depth=4, **SETTINGS))
+    policy.save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved/model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.landmarks.centers_VK3"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="849e219"):
+        AtlasVLAPolicy.from_pretrained(tmp_path / "saved")
+
+
 def test_heads_stay_float32_beside_a_bfloat16_backbone(tmp_path):
     root = write_with_heads(tmp_path / "released")
     policy = started(released_policy(root, vggt_depth=4, backbone_dtype="bfloat16", **SETTINGS))
