@@ -25,6 +25,8 @@ from .network import PretrainingNetwork
 
 MOST_STATES = 256
 """Held-out states that are measured."""
+FARTHEST_MATCH_M = 1.0
+"""What a match with another thing counts as: between bodies, there are no distances."""
 SMALL = 1.5
 """Weight of cells from which on they show something small: about a fiftieth of the view."""
 _STATES_AT_ONCE = 32
@@ -50,8 +52,8 @@ def held_out_errors(
         ``ROLE_sure_points_cm`` of the surer half of its cells and ``ROLE_small_points_cm`` of small things; where poses
         are estimated, ``ROLE_camera_cm`` and ``ROLE_camera_deg``. For cells that another view shows as well,
         ``match_ROLE_cm``: how far from it the cell with the most similar descriptor is, in another view of the same
-        role or, ``match_ROLE_FIRST_cm``, in the first; ``match_small_...``, of small things. Cells beyond
-        :data:`~.losses.FAR_M` are left out.
+        role or, ``match_ROLE_FIRST_cm``, in the first; ``match_small_...``, of small things; 100 at most, and for
+        another thing. Cells beyond :data:`~.losses.FAR_M` are left out.
     """
     places = torch.linspace(0, len(states_N) - 1, min(len(states_N), MOST_STATES)).round().long()
     found: dict[str, list[Tensor]] = defaultdict(list)
@@ -99,12 +101,12 @@ def _match_errors(
 ) -> tuple[Tensor, Tensor]:
     """Return the distances (m) between what cells show and what their best matches in another view show.
 
-    Of cells that both views show; and whether they show something small.
+    Of cells that both views show, :data:`FARTHEST_MATCH_M` at most; and whether they show something small.
     """
     view, samples = one
     best_BQ, distance_BQQ = _best_matches(seen, batch, one, other)
     shared_BQ = (distance_BQQ.min(dim=-1).values <= MATCH_M) & (batch.depth_BVQ[samples, view] <= FAR_M)
-    off_BQ = distance_BQQ.gather(2, best_BQ[..., None])[..., 0]
+    off_BQ = distance_BQQ.gather(2, best_BQ[..., None])[..., 0].clamp(max=FARTHEST_MATCH_M)
     return off_BQ[shared_BQ], batch.weight_BVQ[samples, view][shared_BQ] > SMALL
 
 

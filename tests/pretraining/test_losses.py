@@ -6,7 +6,7 @@ import torch
 from lerobot_atlasvla.model.geometry.point_heads import ScenePoints
 from lerobot_atlasvla.pretraining.batches import Batch, balance, draw_views, make_batch
 from lerobot_atlasvla.pretraining.data import APART_M, read_data
-from lerobot_atlasvla.pretraining.evaluation import _add_view_errors, _match_errors
+from lerobot_atlasvla.pretraining.evaluation import FARTHEST_MATCH_M, _add_view_errors, _match_errors
 from lerobot_atlasvla.pretraining.losses import distances, loss_terms, match_loss, view_pairs
 from lerobot_atlasvla.pretraining.settings import PretrainConfig
 from tests.helpers.geometry.dataset import write_geometry_dataset
@@ -109,6 +109,7 @@ def test_the_truth_has_no_error(batch):
     torch.testing.assert_close(torch.cat(shifted["b_points_cm"]).median(), torch.tensor(5.0), atol=1e-3, rtol=0)
     for one, other in view_pairs(batch):
         errors_of_matches, _ = _match_errors(truth(batch), batch, one, other)
+        assert errors_of_matches.max() <= FARTHEST_MATCH_M
         assert errors_of_matches.median() <= 0.025
 
 
@@ -134,6 +135,14 @@ def test_the_second_samples_are_other_states_of_the_same_episodes(told):
         assert torch.equal(told.episodes_N[others], told.episodes_N[states])
     drawn = torch.stack([told.others(states, torch.Generator().manual_seed(seed)) for seed in range(40)])
     assert all(len(drawn[:, state].unique()) == 3 for state in states)
+
+
+def test_a_match_with_another_thing_counts_as_a_meter(told):
+    batch = make_batch(told, torch.arange(4), None, "base")
+    # All cells look alike, and the first one is the best match of all.
+    alike = truth(batch)._replace(descriptors_BVQE=torch.ones_like(truth(batch).descriptors_BVQE))
+    off, _ = _match_errors(alike, batch, *next(view_pairs(batch)))
+    assert off.max() == FARTHEST_MATCH_M
 
 
 def test_distances_within_a_body_do_not_suffer_from_those_between_bodies():
