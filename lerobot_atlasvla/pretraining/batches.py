@@ -121,6 +121,9 @@ def make_batch(data: GeometryData, states_N: Tensor, generator: torch.Generator 
 
 def balance(bodies_BVQ: Tensor) -> Tensor:
     """Weigh cells by one over the square root of how many show the same body; 1 on average over a view."""
-    counts_BVQ = (bodies_BVQ[..., None] == bodies_BVQ[..., None, :]).sum(dim=-1)
-    weight_BVQ = counts_BVQ.float().rsqrt()
+    _, number_BVQ = bodies_BVQ.unique(return_inverse=True)
+    view_BV1 = torch.arange(bodies_BVQ.shape[0] * bodies_BVQ.shape[1]).view(*bodies_BVQ.shape[:2], 1)
+    # Of its view and body.
+    key_BVQ = view_BV1 * (number_BVQ.max() + 1) + number_BVQ
+    weight_BVQ = key_BVQ.flatten().bincount()[key_BVQ].float().rsqrt()
     return weight_BVQ / weight_BVQ.mean(dim=-1, keepdim=True)

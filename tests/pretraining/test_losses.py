@@ -152,8 +152,12 @@ def test_distances_within_a_body_do_not_suffer_from_those_between_bodies():
 
 
 def test_cells_of_small_bodies_count_more():
-    bodies = torch.tensor([[[0.0] * 9 + [10.0] * 4 + [20.0]]])
-    weight = balance(bodies)[0, 0]
+    # In other views, there is as much of something as there is.
+    bodies = torch.tensor([[[0.0] * 9 + [10.0] * 4 + [20.0], [20.0] * 14], [[10.0] * 14, [0.0] * 13 + [30.0]]])
+    weights = balance(bodies)
+    assert torch.equal(weights[0, 1], torch.ones(14))
+    assert torch.equal(weights[1, 0], torch.ones(14))
+    weight = weights[0, 0]
     torch.testing.assert_close(weight / weight[0], torch.tensor([1.0] * 9 + [1.5] * 4 + [3.0]))
     assert weight.mean() == pytest.approx(1)
 
