@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
 
-from .data import GeometryData, points_of
+from .data import APART_M, GeometryData, points_of
 
 BRIGHTNESS = 0.15
 """Largest change of the brightness of each picture in training, as a factor."""
@@ -20,8 +20,8 @@ BRIGHTNESS = 0.15
 class Batch(NamedTuple):
     """Samples of views. The second half shows the same scenes again.
 
-    Where the data tell what is where, these are other states of the same episodes, so that what a cell looks like does
-    not depend on where its thing is. Else they are the same states, seen by other cameras, if roles have several.
+    Where the data have object coordinates, these are other states of the same episodes, so that what a cell looks like
+    does not depend on where its thing is. Else they are the same states, seen by other cameras, if roles have several.
 
     Attributes:
         images_BV3HW: RGB in [0, 1].
@@ -82,11 +82,11 @@ def make_batch(data: GeometryData, states_N: Tensor, generator: torch.Generator 
         generator: Source of randomness, of views, other states and brightness; None takes the first views as they are.
         frame: Of points and poses, ``first_view`` or ``base``.
     """
-    told = data.parts_NAhw4 is not None
-    samples = 2 if told or any(len(views) > 1 for views in data.alternatives) else 1
+    has_objects = data.object_coordinates_NAhw4 is not None
+    samples = 2 if has_objects or any(len(views) > 1 for views in data.alternatives) else 1
     views_BV = draw_views(data, len(states_N), samples, generator)
     places_B = states_N.repeat(samples)
-    if told:
+    if has_objects:
         places_B = torch.cat((states_N, data.others(states_N, generator)))
     places_BV = places_B[:, None].expand_as(views_BV)
     images_BV3HW = data.images_NAHW3[places_BV, views_BV].permute(0, 1, 4, 2, 3).float() / 255
@@ -99,8 +99,8 @@ def make_batch(data: GeometryData, states_N: Tensor, generator: torch.Generator 
     to_base_BV44 = data.extrinsics_NA44[places_BV, views_BV]
     base_BVQ3 = points_of(depth_BVQ, data.intrinsics_NA33[places_BV, views_BV], to_base_BV44, cells)
     places_BVQ4 = F.pad(base_BVQ3, (0, 1))
-    if data.parts_NAhw4 is not None:
-        places_BVQ4 = data.parts_NAhw4[places_BV, views_BV].flatten(2, 3)
+    if data.object_coordinates_NAhw4 is not None:
+        places_BVQ4 = data.object_coordinates_NAhw4[places_BV, views_BV].flatten(2, 3)
     from_base_B44 = torch.eye(4).expand(len(views_BV), 4, 4)
     if frame == "first_view":
         from_base_B44 = torch.linalg.inv(to_base_BV44[:, 0])
@@ -115,13 +115,17 @@ def make_batch(data: GeometryData, states_N: Tensor, generator: torch.Generator 
         rotation_BV33=poses_BV44[..., :3, :3],
         translation_BV3=poses_BV44[..., :3, 3],
         states=len(states_N),
-        several=tuple(role for role, views in enumerate(data.alternatives) if told or len(views) > 1),
+        several=tuple(role for role, views in enumerate(data.alternatives) if has_objects or len(views) > 1),
     )
 
 
 def balance(bodies_BVQ: Tensor) -> Tensor:
-    """Weigh cells by one over the square root of how many show the same body; 1 on average over a view."""
-    _, number_BVQ = bodies_BVQ.unique(return_inverse=True)
+    """Weigh cells by one over the square root of how many show the same body; 1 on average over a view.
+
+    Args:
+        bodies_BVQ: Numbers of bodies times :data:`~.data.APART_M`.
+    """
+    number_BVQ = (bodies_BVQ / APART_M).round().long()
     view_BV1 = torch.arange(bodies_BVQ.shape[0] * bodies_BVQ.shape[1]).view(*bodies_BVQ.shape[:2], 1)
     # Of its view and body.
     key_BVQ = view_BV1 * (number_BVQ.max() + 1) + number_BVQ

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as images_functional
 from tqdm import tqdm
 
-from lerobot_atlasvla.libero.cameras.features import geometry_keys, parts_key
+from lerobot_atlasvla.libero.cameras.features import geometry_keys, object_coordinates_key
 from lerobot_atlasvla.model.geometry.point_heads import cell_rays
 from lerobot_atlasvla.model.geometry.record import HeadSizes
 from lerobot_atlasvla.model.sizes.memory import available_memory
@@ -47,8 +48,8 @@ class GeometryData:
         intrinsics_NA33: Camera matrices in image widths and heights.
         extrinsics_NA44: From each camera (OpenCV axes) to the robot's base, m.
         alternatives: Per role, the views that can play it.
-        parts_NAhw4: What each cell shows: x, y, z in the frame of its body, m, and a number of the body times
-            :data:`APART_M`; None if the data don't tell.
+        object_coordinates_NAhw4: Where on which body each cell is: x, y, z in the body's frame, m, and the body's
+            number times :data:`APART_M`. None if the data have none.
         episodes_N: Episode of each state; the first one of those that show the same demonstration.
         digest: SHA-256 of the dataset's ``meta/info.json``.
         collected: Settings with which ``atlasvla-collect-geometry`` made it, such as ranges of cameras; else empty.
@@ -59,7 +60,7 @@ class GeometryData:
     intrinsics_NA33: Tensor
     extrinsics_NA44: Tensor
     alternatives: tuple[tuple[int, ...], ...]
-    parts_NAhw4: Tensor | None
+    object_coordinates_NAhw4: Tensor | None
     episodes_N: Tensor
     digest: str
     collected: dict[str, Any]
@@ -72,17 +73,19 @@ class GeometryData:
 
     def others(self, states_N: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return another state of the same episode for each, at random or, without a generator, half an episode on."""
-        order = self.episodes_N.argsort(stable=True)
-        _, episode_N, counts = self.episodes_N[order].unique(return_inverse=True, return_counts=True)
-        rank_N = torch.empty_like(order)
-        rank_N[order] = torch.arange(len(order))
-        rank = rank_N[states_N]
-        episode = episode_N[rank]
-        count, start = counts[episode], (counts.cumsum(0) - counts)[episode]
+        order_N, rank_N, start_N, count_N = self._by_episode
+        rank, start, count = rank_N[states_N], start_N[states_N], count_N[states_N]
         ahead = count // 2
         if generator is not None:
             ahead = 1 + (torch.rand(len(states_N), generator=generator) * (count - 1)).long()
-        return order[start + (rank - start + ahead) % count]
+        return order_N[start + (rank - start + ahead) % count]
+
+    @cached_property
+    def _by_episode(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """States by episode; of each state, its rank in them, its episode's first rank and its episode's length."""
+        order_N = self.episodes_N.argsort(stable=True)
+        _, episode_N, counts = self.episodes_N.unique(return_inverse=True, return_counts=True)
+        return order_N, order_N.argsort(), (counts.cumsum(0) - counts)[episode_N], counts[episode_N]
 
     def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
         """Return the states to train on, and those of the episodes that are held out."""
@@ -118,15 +121,17 @@ def read_data(config: PretrainConfig) -> GeometryData:
     used = [name for found in by_role for name in found]
     _check_features(config, features, used)
     size, cells = _sizes(config, features, used)
-    told = all(parts_key(name) in features for name in used)
-    needed = len(dataset) * len(used) * (prod(size) * 3 + prod(cells) * (20 if told else 4))
+    has_objects = all(object_coordinates_key(name) in features for name in used)
+    needed = len(dataset) * len(used) * (prod(size) * 3 + prod(cells) * (20 if has_objects else 4))
     if needed > available_memory():
         raise PretrainError(
             f"--dataset_root={config.dataset_root} needs {needed / 1e9:.1f} GB of memory, and "
             f"{available_memory() / 1e9:.1f} GB are available: choose a smaller --image_size, or fewer --views."
         )
     try:
-        images, depth, parts, intrinsics, extrinsics, episodes = _read_rows(config, dataset, used, size, cells, told)
+        images, depth, objects, intrinsics, extrinsics, episodes = _read_rows(
+            config, dataset, used, size, cells, has_objects=has_objects
+        )
     # LeRobot's and Hugging Face's readers raise whatever the files make them stumble over.
     except Exception as error:
         raise PretrainError(f"--dataset_root={config.dataset_root} can't be read: {brief(error)}.") from error
@@ -139,7 +144,7 @@ def read_data(config: PretrainConfig) -> GeometryData:
         depth_NAhw=depth,
         intrinsics_NA33=intrinsics,
         extrinsics_NA44=extrinsics,
-        parts_NAhw4=_set_apart(parts) if told else None,
+        object_coordinates_NAhw4=_set_apart(objects) if has_objects else None,
         alternatives=tuple(tuple(range(start, end)) for start, end in pairwise(starts)),
         episodes_N=episodes,
         digest=f"sha256:{hashlib.sha256((config.dataset_root / INFO).read_bytes()).hexdigest()}",
@@ -154,19 +159,25 @@ def read_data(config: PretrainConfig) -> GeometryData:
 
 
 def _read_rows(
-    config: PretrainConfig, dataset: Any, used: list[str], size: tuple[int, int], cells: tuple[int, int], told: bool
+    config: PretrainConfig,
+    dataset: Any,
+    used: list[str],
+    size: tuple[int, int],
+    cells: tuple[int, int],
+    *,
+    has_objects: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return images, depth, parts, intrinsics (in the stored images' pixels), extrinsics, episodes: see GeometryData.
+    """Return images, depth, object coordinates, intrinsics, extrinsics and episodes: :class:`GeometryData`.
 
-    Parts are as stored, and empty if the data don't tell.
+    Intrinsics are in the stored images' pixels. Object coordinates are as stored, and empty if the data have none.
     """
     count = len(dataset)
     images = torch.empty(count, len(used), *size, 3, dtype=torch.uint8)
     depth = torch.empty(count, len(used), *cells)
-    parts = torch.empty(count, len(used), *cells, 4) if told else torch.empty(0)
+    objects = torch.empty(count, len(used), *cells, 4) if has_objects else torch.empty(0)
     intrinsics, extrinsics = (torch.empty(count, len(used), side, side) for side in (3, 4))
     keys = [key for name in used for key in (f"{OBS_IMAGES}.{name}", *geometry_keys(name))]
-    keys += [parts_key(name) for name in used if told]
+    keys += [object_coordinates_key(name) for name in used if has_objects]
     rows = dataset.hf_dataset.select_columns([*keys, "episode_index"]).with_format("numpy")
     shows = demonstrations(config.dataset_root)
     episodes = torch.tensor([shows.get(episode, episode) for episode in np.array(rows["episode_index"]).tolist()])
@@ -178,12 +189,12 @@ def _read_rows(
             images[place, view] = _resized(np.stack(batch[f"{OBS_IMAGES}.{name}"]), size)
             median, middle = _pooled(np.stack(batch[depth_key]), cells)
             depth[place, view] = median[..., 0]
-            if told:
-                shown = _by_cell(torch.as_tensor(np.stack(batch[parts_key(name)])), cells)
-                parts[place, view] = shown.take_along_dim(middle[..., None], dim=3)[:, :, :, 0]
+            if has_objects:
+                shown = _by_cell(torch.as_tensor(np.stack(batch[object_coordinates_key(name)])), cells)
+                objects[place, view] = shown.take_along_dim(middle[..., None], dim=3)[:, :, :, 0]
             intrinsics[place, view] = torch.as_tensor(np.stack(batch[intrinsics_key]))
             extrinsics[place, view] = torch.as_tensor(np.stack(batch[extrinsics_key]))
-    return images, depth, parts, intrinsics, extrinsics, episodes
+    return images, depth, objects, intrinsics, extrinsics, episodes
 
 
 def _open(config: PretrainConfig) -> Any:
@@ -225,11 +236,11 @@ def _check_features(config: PretrainConfig, features: dict[str, Any], used: list
                 f"{where} must have {intrinsics} of shape (3, 3), {extrinsics} of (4, 4) and {depth} of (h, w), got "
                 f"{[*shapes.values(), tuple(features[depth]['shape'])]}."
             )
-        shown = features.get(parts_key(name))
+        shown = features.get(object_coordinates_key(name))
         if shown is not None and tuple(shown["shape"]) != (*features[depth]["shape"], 4):
             raise PretrainError(
-                f"{where} must have {parts_key(name)} of shape {(*features[depth]['shape'], 4)}, as its depth, got "
-                f"{tuple(shown['shape'])}."
+                f"{where} must have {object_coordinates_key(name)} of shape {(*features[depth]['shape'], 4)}, as its "
+                f"depth, got {tuple(shown['shape'])}."
             )
         image = features[f"{OBS_IMAGES}.{name}"]
         if image["dtype"] != "image" or len(image["shape"]) != 3 or image["shape"][2] != 3:
@@ -280,10 +291,10 @@ def _pooled(depth_Nhw: np.ndarray, cells: tuple[int, int]) -> tuple[Tensor, Tens
     return _by_cell(torch.as_tensor(depth_Nhw), cells).median(dim=-1, keepdim=True)
 
 
-def _set_apart(parts_NAhw4: Tensor) -> Tensor:
+def _set_apart(object_coordinates_NAhw4: Tensor) -> Tensor:
     """Number bodies one after the other, so that distances between places of different ones are large but exact."""
-    _, number_NAhw = parts_NAhw4[..., 3].unique(return_inverse=True)
-    return torch.cat((parts_NAhw4[..., :3], APART_M * number_NAhw[..., None].float()), dim=-1)
+    _, number_NAhw = object_coordinates_NAhw4[..., 3].unique(return_inverse=True)
+    return torch.cat((object_coordinates_NAhw4[..., :3], APART_M * number_NAhw[..., None].float()), dim=-1)
 
 
 def _check_numbers(config: PretrainConfig, data: GeometryData, used: list[str]) -> None:
@@ -294,12 +305,13 @@ def _check_numbers(config: PretrainConfig, data: GeometryData, used: list[str]) 
         "depth": (data.depth_NAhw > 0) & data.depth_NAhw.isfinite(),
         "camera matrix": data.intrinsics_NA33.isfinite() & (focal != 0)[..., None],
         "camera pose": data.extrinsics_NA44.isfinite(),
-        "part": torch.ones(0, 0, 1) if data.parts_NAhw4 is None else data.parts_NAhw4.isfinite(),
         "rotation of the camera": (
             ((turned @ turned.transpose(-1, -2) - identity).abs() < 1e-2)
             & (torch.linalg.det(turned.nan_to_num()) > 0)[..., None, None]
         ),
     }
+    if data.object_coordinates_NAhw4 is not None:
+        checks["object coordinate"] = data.object_coordinates_NAhw4.isfinite()
     for what, good in checks.items():
         bad = (~good.flatten(2).all(dim=-1)).nonzero()
         if len(bad):

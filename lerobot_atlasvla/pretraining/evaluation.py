@@ -28,7 +28,7 @@ MOST_STATES = 256
 FARTHEST_MATCH_M = 1.0
 """What a match with another thing counts as: between bodies, there are no distances."""
 SMALL = 1.5
-"""Weight of cells from which on they show something small: about a fiftieth of the view."""
+"""Weight (1 on average over a view) from which on cells count as showing something small."""
 _STATES_AT_ONCE = 32
 _PIXELS = 192
 _SHOWN_STATES, _SHOWN_MATCHES = 4, 12

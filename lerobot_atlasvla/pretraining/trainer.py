@@ -199,8 +199,9 @@ class Trainer:
             self.network.load_state_dict(load_file(last / _WEIGHTS_FILE))
             self.step, _, _ = load_training_state(last, self.optimizer, self.scheduler)
             self.history = run["history"]
-            # What later entries add up from.
-            _ = self.history[-1]["wall_s"] + self.history[-1]["cpu_s"] + 0.0
+            # Later entries add to them.
+            if not all(isinstance(self.history[-1][name], float) for name in ("wall_s", "cpu_s")):
+                raise TypeError("times that are no numbers")
         # Of files cut short, changed, or of other shapes.
         except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
             raise PretrainError(

@@ -19,16 +19,16 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def objects(tmp_path_factory):
     """Data that tell what is where: half of the floor slides from state to state."""
-    root = write_geometry_dataset(tmp_path_factory.mktemp("data") / "geometry", episodes=3, frames=4, parts=True)
+    root = write_geometry_dataset(tmp_path_factory.mktemp("data") / "geometry", episodes=3, frames=4, objects=True)
     return read_data(PretrainConfig(dataset_root=root, output_dir=root))
 
 
-@pytest.fixture(params=["first_view", "base", "first_view, told"])
-def batch(data, told, request) -> Batch:
+@pytest.fixture(params=["first_view", "base", "first_view, objects"])
+def batch(data, objects, request) -> Batch:
     frame, *more = request.param.split(", ")
-    return make_batch(told if more else data, torch.arange(4), torch.Generator().manual_seed(0), frame)
+    return make_batch(objects if more else data, torch.arange(4), torch.Generator().manual_seed(0), frame)
 
 
 def truth(batch: Batch) -> ScenePoints:
@@ -113,32 +113,35 @@ def test_the_truth_has_no_error(batch):
         assert errors_of_matches.median() <= 0.025
 
 
-def test_a_place_is_the_same_wherever_its_body_has_slid(told):
+def test_a_place_is_the_same_wherever_its_body_has_slid(objects):
     """The floor's pattern slides with it: what a cell looks like says where on its body it is, and not in space."""
-    batch = make_batch(told, torch.arange(12), torch.Generator().manual_seed(0), "base")
+    batch = make_batch(objects, torch.arange(12), torch.Generator().manual_seed(0), "base")
     places, colors = batch.places_BVQ4[:, 1:], batch.colors_BVQ3[:, 1:]
     sliding = places[..., 3] == APART_M
     assert 0.1 < sliding.float().mean() < 0.9
     assert set(places[..., 3].unique().tolist()) == {0.0, APART_M}
     pattern = 127 + 100 * torch.cos(7 * places[..., 1])
     assert ((colors[..., 1] * 255 - pattern).abs() < 20).float().mean() > 0.95, "all but cells at the edge"
+    slid = [batch.points_BVQ3[one, 1, :, 1] - places[one, 0, :, 1] for one in range(24)]
+    slid = torch.stack([offset[sliding[one, 0]].mean() for one, offset in enumerate(slid)])
+    assert ((slid[:12] - slid[12:]).abs() > 1e-3).all(), "the second samples are other states"
     moved = (batch.points_BVQ3[:, 1:, :, 1] - places[..., 1]).abs()
     assert moved[sliding].max() > 0.1
     assert moved[~sliding].max() < 1e-5
 
 
-def test_the_second_samples_are_other_states_of_the_same_episodes(told):
+def test_the_second_samples_are_other_states_of_the_same_episodes(objects):
     states = torch.arange(12)
     for generator in (None, torch.Generator().manual_seed(0)):
-        others = told.others(states, generator)
+        others = objects.others(states, generator)
         assert (others != states).all()
-        assert torch.equal(told.episodes_N[others], told.episodes_N[states])
-    drawn = torch.stack([told.others(states, torch.Generator().manual_seed(seed)) for seed in range(40)])
+        assert torch.equal(objects.episodes_N[others], objects.episodes_N[states])
+    drawn = torch.stack([objects.others(states, torch.Generator().manual_seed(seed)) for seed in range(40)])
     assert all(len(drawn[:, state].unique()) == 3 for state in states)
 
 
-def test_a_match_with_another_thing_counts_as_a_meter(told):
-    batch = make_batch(told, torch.arange(4), None, "base")
+def test_a_match_with_another_thing_counts_as_a_meter(objects):
+    batch = make_batch(objects, torch.arange(4), None, "base")
     # All cells look alike, and the first one is the best match of all.
     alike = truth(batch)._replace(descriptors_BVQE=torch.ones_like(truth(batch).descriptors_BVQE))
     off, _ = _match_errors(alike, batch, *next(view_pairs(batch)))

@@ -214,14 +214,14 @@ def test_data_without_depth_or_cameras_are_refused_by_name(tmp_path, lacking):
 
 
 def test_data_that_tell_what_is_where_give_a_backbone_too(tmp_path):
-    root = write_geometry_dataset(tmp_path / "data", episodes=2, frames=3, parts=True)
+    root = write_geometry_dataset(tmp_path / "data", episodes=2, frames=3, objects=True)
     errors = pretrain(settings(root, tmp_path / "backbone", steps=1))
     assert {"match_scene_cm", "match_wrist_cm", "match_scene_wrist_cm"} <= errors.keys()
     for view in ("scene_0", "wrist"):
         data = json.loads((root / "meta/info.json").read_text())
-        data["features"][f"observation.parts.{view}"]["shape"] = [8, 8, 3]
+        data["features"][f"observation.object_coordinates.{view}"]["shape"] = [8, 8, 3]
         (root / "meta/info.json").write_text(json.dumps(data))
-    assert "observation.parts.wrist of shape (8, 8, 4)" in refused(root, tmp_path / "other")
+    assert "observation.object_coordinates.wrist of shape (8, 8, 4)" in refused(root, tmp_path / "other")
 
 
 def test_no_dataset_is_refused(tmp_path):
@@ -273,15 +273,15 @@ def test_copies_of_a_demonstration_are_held_out_together(data_root, tmp_path):
         ("intrinsics_NA33", 0.0, "camera matrix of scene_0 in frame 1"),
         ("extrinsics_NA44", float("nan"), "camera pose of scene_0 in frame 1"),
         ("extrinsics_NA44", 2.0, "rotation of the camera of scene_0 in frame 1"),
-        ("parts_NAhw4", float("nan"), "part of scene_0 in frame 1"),
+        ("object_coordinates_NAhw4", float("nan"), "object coordinate of scene_0 in frame 1"),
     ],
 )
 def test_numbers_that_cannot_be_are_named(data_root, tmp_path, field, value, words):
     from lerobot_atlasvla.pretraining.data import _check_numbers, read_data
 
     root = data_root
-    if field == "parts_NAhw4":
-        root = write_geometry_dataset(tmp_path / "data", episodes=2, frames=2, parts=True)
+    if field == "object_coordinates_NAhw4":
+        root = write_geometry_dataset(tmp_path / "data", episodes=2, frames=2, objects=True)
     config = settings(root, tmp_path)
     data = read_data(config)
     getattr(data, field)[1, 1] = value

@@ -21,7 +21,9 @@ CONVENTION = {
         "the picture is mirrored, so the focal length along x is negative"
     ),
     "extrinsics": "from the camera (OpenCV axes: x right, y down, z forward) to the robot's base, m",
-    "parts": "x, y, z of each cell in the frame of the body that it shows, m, and a number made of the body's name",
+    "object_coordinates": (
+        "x, y, z of each cell in the frame of the body that it shows, m, and a number made of the body's name"
+    ),
 }
 """For records of datasets."""
 
@@ -32,9 +34,9 @@ def geometry_keys(view: str) -> tuple[str, str, str]:
     return f"observation.depth.{view}", f"{cameras}.intrinsics", f"{cameras}.extrinsics"
 
 
-def parts_key(view: str) -> str:
-    """Return the key of what a view's cells show."""
-    return f"observation.parts.{view}"
+def object_coordinates_key(view: str) -> str:
+    """Return the key of a view's object coordinates: where on which body each cell is."""
+    return f"observation.object_coordinates.{view}"
 
 
 def geometry_features(view: str, image_size: int, depth_cell_px: int) -> dict[str, dict[str, Any]]:

@@ -47,16 +47,16 @@ class View:
         depth: (h, w) float32, m along the optical axis: the median of each cell.
         intrinsics: (3, 3) float32, in pixels of the image (:mod:`~lerobot_atlasvla.libero.cameras.pinhole`).
         extrinsics: (4, 4) float32, from the camera's frame (OpenCV's axes) to the robot base's.
-        parts: (h, w, 4) float32: where each cell is in the frame of the body that it shows (x, y, z, m), and a number
-            of 24 bits made of the body's name. The same for a thing wherever it is, and whatever looks at it. None if
-            not asked for.
+        object_coordinates: (h, w, 4) float32: where each cell is in the frame of the body that it shows (x, y, z, m),
+            and a number of 24 bits made of the body's name. The same for a thing wherever it is, and whatever looks at
+            it. None if not asked for.
     """
 
     image: np.ndarray
     depth: np.ndarray
     intrinsics: np.ndarray
     extrinsics: np.ndarray
-    parts: np.ndarray | None = None
+    object_coordinates: np.ndarray | None = None
 
 
 class Viewer:
@@ -117,31 +117,31 @@ class Viewer:
         at = self._data.cam(camera)
         return CameraPose(at.xpos.copy(), Rotation.from_matrix(at.xmat.reshape(3, 3)))
 
-    def look(self, camera: str, pose: CameraPose | None = None, *, parts: bool = False) -> View:
-        """Render a picture and its depth, in one pass, and what it shows, in another.
+    def look(self, camera: str, pose: CameraPose | None = None, *, object_coordinates: bool = False) -> View:
+        """Render a picture and its depth in one pass, and its object coordinates in another.
 
         Args:
             camera: One of the simulator's cameras.
             pose: Where it is to be for this picture; None leaves it alone.
-            parts: Whether to tell what each cell shows.
+            object_coordinates: Whether to render them, too.
         """
         with self._camera_at(camera, pose):
             image, buffer = self._sim.render(camera_name=camera, width=self._size, height=self._size, depth=True)
             at = self._data.cam(camera)
             extrinsics = extrinsics_of(at.xpos, at.xmat.reshape(3, 3), *self._base)
-            bodies = self._bodies(camera)[::-1, ::-1] if parts else None
+            bodies = self._bodies(camera)[::-1, ::-1] if object_coordinates else None
         depth, pixels = cell_medians(self._meters(buffer)[::-1, ::-1], self._cell)
         intrinsics = intrinsics_of(self._model.cam_fovy[at.id], self._size)
         shown = None
         if bodies is not None:
             points = unproject(depth, intrinsics, extrinsics, self._size)
-            shown = self._parts(points, bodies.ravel()[pixels])
+            shown = self._object_coordinates(points, bodies.ravel()[pixels])
         return View(
             image=np.ascontiguousarray(image[::-1, ::-1]),
             depth=np.ascontiguousarray(depth),
             intrinsics=intrinsics,
             extrinsics=extrinsics,
-            parts=shown,
+            object_coordinates=shown,
         )
 
     def suits(self, pose: CameraPose) -> bool:
@@ -185,8 +185,8 @@ class Viewer:
         drawn = colors @ [1, 2**8, 2**16]
         return body_of[np.where(drawn <= scene.ngeom, drawn, 0)]
 
-    def _parts(self, points: np.ndarray, bodies: np.ndarray) -> np.ndarray:
-        """Return :attr:`View.parts` of points in the robot base's frame, (h, w, 3), of bodies, (h, w)."""
+    def _object_coordinates(self, points: np.ndarray, bodies: np.ndarray) -> np.ndarray:
+        """Return :attr:`View.object_coordinates` of points in the robot base's frame, (h, w, 3), of bodies, (h, w)."""
         position, turn = self._base
         world = points @ turn.T + position
         turns = self._data.xmat.reshape(-1, 3, 3)[bodies]

@@ -1,4 +1,4 @@
-"""Defines what ``atlasvla-collect-geometry`` writes: every view's picture, depth, place and things, and the state."""
+"""Defines what ``atlasvla-collect-geometry`` writes: views with geometry and object coordinates, and the state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lerobot_atlasvla.libero.cameras.features import geometry_arrays, geometry_features, parts_key
+from lerobot_atlasvla.libero.cameras.features import geometry_arrays, geometry_features, object_coordinates_key
 from lerobot_atlasvla.libero.cameras.views import View
 from lerobot_atlasvla.libero.demonstrations.schema import STATE_FEATURE, STATE_KEY, image_feature, libero_state
 from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig
@@ -27,7 +27,7 @@ def geometry_dataset_features(config: GeometryConfig) -> dict[str, dict[str, Any
         features |= geometry_features(view, config.image_size, config.depth_cell_px)
         cells = config.image_size // config.depth_cell_px
         names = ["row", "column", "part"]
-        features[parts_key(view)] = {"dtype": "float32", "shape": (cells, cells, 4), "names": names}
+        features[object_coordinates_key(view)] = {"dtype": "float32", "shape": (cells, cells, 4), "names": names}
     return features
 
 
@@ -61,8 +61,7 @@ class GeometryEpisode:
         arrays = {
             key: values for view, seen in self.views.items() for key, values in geometry_arrays(view, seen).items()
         }
-        for view, seen in self.views.items():
-            arrays[parts_key(view)] = np.stack([one.parts for one in seen if one.parts is not None])
+        arrays |= {object_coordinates_key(view): _object_coordinates(seen) for view, seen in self.views.items()}
         for t in range(len(self)):
             yield {
                 STATE_KEY: states[t],
@@ -70,3 +69,11 @@ class GeometryEpisode:
                 **{key: values[t] for key, values in arrays.items()},
                 "task": task,
             }
+
+
+def _object_coordinates(seen: list[View]) -> np.ndarray:
+    found = []
+    for view in seen:
+        assert view.object_coordinates is not None  # StateScene asks for them
+        found.append(view.object_coordinates)
+    return np.stack(found)

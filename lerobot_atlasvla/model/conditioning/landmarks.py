@@ -167,15 +167,15 @@ class Landmarks(nn.Module):
 
     def _displaced(self, landmarks_BVK3: Tensor, seen_BVK: Tensor) -> Tensor:
         """Shift what each camera that stands still shows, and turn it about its middle, as if seen by another."""
-        still_BVK3 = landmarks_BVK3[:, int(self.first_moves) :]
-        weights_BVK1 = seen_BVK[:, int(self.first_moves) :, :, None]
-        middle_BV13 = (still_BVK3 * weights_BVK1).sum(2, keepdim=True) / weights_BVK1.sum(2, keepdim=True).clamp(
-            min=_LEAST_SEEN
-        )
+        moving = int(self.first_moves)
+        moving_BVK3, still_BVK3 = landmarks_BVK3[:, :moving], landmarks_BVK3[:, moving:]
+        weights_BVK1 = seen_BVK[:, moving:, :, None]
+        mass_BV11 = weights_BVK1.sum(dim=2, keepdim=True).clamp(min=_LEAST_SEEN)
+        middle_BV13 = (still_BVK3 * weights_BVK1).sum(dim=2, keepdim=True) / mass_BV11
         shift_BV13 = self.noise_m * torch.randn_like(middle_BV13)
         turn_BV33 = poses.rotation_of_vector(self.turn_rad * torch.randn_like(middle_BV13[:, :, 0]))
         turned_BVK3 = (still_BVK3 - middle_BV13) @ turn_BV33.mT + middle_BV13 + shift_BV13
-        return torch.cat((landmarks_BVK3[:, : int(self.first_moves)], turned_BVK3), dim=1)
+        return torch.cat((moving_BVK3, turned_BVK3), dim=1)
 
     @torch.no_grad()
     def _start(

@@ -53,11 +53,11 @@ def write_geometry_dataset(
     seed: int = 0,
     views: Sequence[str] = VIEWS,
     drop: str = "",
-    parts: bool = False,
+    objects: bool = False,
 ) -> Path:
     """Random cameras above a floor; ``drop`` leaves a feature out.
 
-    With ``parts``, the data tell what is where: the floor's right half (x > 0.5 m) is a body of its own, which slides
+    With ``objects``, the data tell what is where: the floor's right half (x > 0.5 m) is a body of its own, which slides
     along y from frame to frame, and its pattern with it.
     """
     features = {
@@ -75,15 +75,19 @@ def write_geometry_dataset(
             f"observation.cameras.{view}.intrinsics": {"dtype": "float32", "shape": (3, 3), "names": ["row", "column"]},
             f"observation.cameras.{view}.extrinsics": {"dtype": "float32", "shape": (4, 4), "names": ["row", "column"]},
         }
-        if parts:
+        if objects:
             shape = (CELLS, CELLS, 4)
-            features[f"observation.parts.{view}"] = {"dtype": "float32", "shape": shape, "names": list("rcp")}
+            features[f"observation.object_coordinates.{view}"] = {
+                "dtype": "float32",
+                "shape": shape,
+                "names": list("rcp"),
+            }
     features.pop(drop, None)
     dataset = LeRobotDataset.create(REPO_ID, fps=20, features=features, root=root, use_videos=False)
     random = np.random.default_rng(seed)
     for _ in range(episodes):
         for _ in range(frames):
-            slide = random.uniform(-0.2, 0.2) if parts else 0.0
+            slide = random.uniform(-0.2, 0.2) if objects else 0.0
             target = np.array([0.5, 0.0, 0.0]) + random.normal(0, 0.05, 3) * [1, 1, 0]
             frame = {
                 "observation.state": random.normal(size=8).astype(np.float32),
@@ -99,7 +103,7 @@ def write_geometry_dataset(
                 frame |= {
                     f"observation.images.{view}": color.astype(np.uint8),
                     f"observation.depth.{view}": depth.astype(np.float32),
-                    f"observation.parts.{view}": shown.astype(np.float32),
+                    f"observation.object_coordinates.{view}": shown.astype(np.float32),
                     f"observation.cameras.{view}.intrinsics": intrinsics(view).astype(np.float32),
                     f"observation.cameras.{view}.extrinsics": pose.astype(np.float32),
                 }

@@ -98,28 +98,30 @@ def test_a_thing_shows_the_same_parts_wherever_it_is_and_from_anywhere(env, view
         data.qpos[1] = BALL[0] - displaced
         data.qpos[4:8] = Rotation.from_euler("x", 900 * displaced, degrees=True).as_quat(scalar_first=True)
         env.sim.forward()
-        view = viewer.look(camera, moved(viewer.nominal, **motion), parts=True)
+        view = viewer.look(camera, moved(viewer.nominal, **motion), object_coordinates=True)
         red = (view.image[..., 0] > 60) & (view.image[..., 1:].max(axis=-1) < 30)
         assert red.sum() > 4
-        ball = view.parts[..., 3] == number
+        ball = view.object_coordinates[..., 3] == number
         assert (ball == red).mean() > 0.998
-        np.testing.assert_allclose(np.linalg.norm(view.parts[ball][:, :3], axis=-1), 0.03, atol=0.004)
+        np.testing.assert_allclose(np.linalg.norm(view.object_coordinates[ball][:, :3], axis=-1), 0.03, atol=0.004)
         # The side that faces up is z for a ball that lies as it was made, and y for one that was turned by 90 degrees.
-        assert view.parts[ball][:, 1 if displaced else 2].max() > 0.02
-        table = (view.parts[..., 3] == zlib.crc32(b"world") % 2**24) & (view.depth < 5)
-        assert np.isclose(view.parts[table][:, 2], 0, atol=0.004).mean() > 0.9
-    assert viewer.look("agentview").parts is None
+        assert view.object_coordinates[ball][:, 1 if displaced else 2].max() > 0.02
+        table = (view.object_coordinates[..., 3] == zlib.crc32(b"world") % 2**24) & (view.depth < 5)
+        assert np.isclose(view.object_coordinates[table][:, 2], 0, atol=0.004).mean() > 0.9
+    assert viewer.look("agentview").object_coordinates is None
 
 
 def test_cells_are_medians_of_the_pixels(env, viewer):
-    full = viewer.look("agentview", parts=True)
-    cells = Viewer(env, PIXELS, depth_cell_px=4).look("agentview", parts=True)
+    full = viewer.look("agentview", object_coordinates=True)
+    cells = Viewer(env, PIXELS, depth_cell_px=4).look("agentview", object_coordinates=True)
     assert cells.depth.shape == (16, 16)
     assert cells.depth[3, 5] == np.sort(full.depth[12:16, 20:24], axis=None)[7]
     for row, column in np.ndindex(16, 16):
         inside = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
         same_depth = full.depth[inside] == cells.depth[row, column]
-        assert cells.parts[row, column, 3] in full.parts[inside][same_depth][:, 3], "what has the cell's depth"
+        assert cells.object_coordinates[row, column, 3] in full.object_coordinates[inside][same_depth][:, 3], (
+            "what has the cell's depth"
+        )
 
 
 def test_an_earlier_moment_is_seen_again_to_the_byte(env, viewer):

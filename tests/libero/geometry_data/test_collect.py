@@ -79,7 +79,7 @@ def test_every_view_is_stored_exactly(tmp_path):
             else:
                 np.testing.assert_array_equal(row[key], value)
     assert stored[0]["observation.depth.scene_1"].shape == (2, 2)
-    assert stored[0]["observation.parts.scene_1"].shape == (2, 2, 4)
+    assert stored[0]["observation.object_coordinates.scene_1"].shape == (2, 2, 4)
     record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
     assert record["settings"]["azimuth"] == [-75, 75]
     assert record["settings"]["sources"] == ["expert", "random"]
