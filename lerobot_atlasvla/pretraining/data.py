@@ -33,6 +33,8 @@ from .settings import CELLS_PER_SIDE, PretrainConfig, PretrainError
 
 INFO = Path("meta/info.json")
 _RECORD = Path("meta/atlasvla_geometry.json")
+# Features and counts are alike in many datasets; the statistics of images and depth are not.
+_IDENTITY = (INFO, Path("meta/stats.json"), _RECORD)
 _ROWS_AT_ONCE = 64
 APART_M = 10.0
 """Distance between the places of different bodies."""
@@ -51,7 +53,7 @@ class GeometryData:
         object_coordinates_NAhw4: Where on which body each cell is: x, y, z in the body's frame, m, and the body's
             number times :data:`APART_M`. None if the data have none.
         episodes_N: Episode of each state; the first one of those that show the same demonstration.
-        digest: SHA-256 of the dataset's ``meta/info.json``.
+        digest: See :func:`data_digest`.
         collected: Settings with which ``atlasvla-collect-geometry`` made it, such as ranges of cameras; else empty.
     """
 
@@ -88,12 +90,25 @@ class GeometryData:
         return order_N, order_N.argsort(), (counts.cumsum(0) - counts)[episode_N], counts[episode_N]
 
     def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the states to train on, and those of the episodes that are held out."""
+        """Return the states to train on, and those of the episodes that are held out: at least one episode each."""
         episodes = self.episodes_N.unique()
-        held_out = max(1, round(share * len(episodes)))
+        held_out = min(len(episodes) - 1, max(1, round(share * len(episodes))))
         order = torch.randperm(len(episodes), generator=torch.Generator().manual_seed(seed))
         out_N = torch.isin(self.episodes_N, episodes[order[:held_out]])
         return (~out_N).nonzero()[:, 0], out_N.nonzero()[:, 0]
+
+
+def data_digest(root: Path) -> str:
+    """Return the SHA-256 of what ``meta/`` says of a dataset: features, counts, statistics and how it was collected.
+
+    Args:
+        root: Folder of the dataset.
+    """
+    found = hashlib.sha256()
+    for file in _IDENTITY:
+        content = (root / file).read_bytes() if (root / file).is_file() else b""
+        found.update(hashlib.sha256(content).digest())
+    return f"sha256:{found.hexdigest()}"
 
 
 def views_of_roles(names: list[str], roles: list[str]) -> list[list[str]]:
@@ -123,6 +138,8 @@ def read_data(config: PretrainConfig) -> GeometryData:
     size, cells = _sizes(config, features, used)
     has_objects = all(object_coordinates_key(name) in features for name in used)
     needed = len(dataset) * len(used) * (prod(size) * 3 + prod(cells) * (20 if has_objects else 4))
+    # What the scales are computed with, one role at a time: depth, and rays, points and their sum in three dimensions.
+    needed += len(dataset) * max(map(len, by_role)) * prod(cells) * 40
     if needed > available_memory():
         raise PretrainError(
             f"--dataset_root={config.dataset_root} needs {needed / 1e9:.1f} GB of memory, and "
@@ -147,7 +164,7 @@ def read_data(config: PretrainConfig) -> GeometryData:
         object_coordinates_NAhw4=_set_apart(objects) if has_objects else None,
         alternatives=tuple(tuple(range(start, end)) for start, end in pairwise(starts)),
         episodes_N=episodes,
-        digest=f"sha256:{hashlib.sha256((config.dataset_root / INFO).read_bytes()).hexdigest()}",
+        digest=data_digest(config.dataset_root),
         collected=_collected(config.dataset_root / _RECORD),
     )
     _check_numbers(config, data, used)
@@ -293,8 +310,11 @@ def _pooled(depth_Nhw: np.ndarray, cells: tuple[int, int]) -> tuple[Tensor, Tens
 
 def _set_apart(object_coordinates_NAhw4: Tensor) -> Tensor:
     """Number bodies one after the other, so that distances between places of different ones are large but exact."""
-    _, number_NAhw = object_coordinates_NAhw4[..., 3].unique(return_inverse=True)
-    return torch.cat((object_coordinates_NAhw4[..., :3], APART_M * number_NAhw[..., None].float()), dim=-1)
+    # In place and state by state, for this is the largest of all tensors.
+    numbers = torch.cat([state_Ahw4[..., 3].unique() for state_Ahw4 in object_coordinates_NAhw4]).unique()
+    for state_Ahw4 in object_coordinates_NAhw4:
+        state_Ahw4[..., 3] = APART_M * torch.searchsorted(numbers, state_Ahw4[..., 3].contiguous()).float()
+    return object_coordinates_NAhw4
 
 
 def _check_numbers(config: PretrainConfig, data: GeometryData, used: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from lerobot_atlasvla.files.replacing import SCRATCH, write_text
 from lerobot_atlasvla.files.safetensors_files import save_tensors
 from lerobot_atlasvla.model.geometry.record import FILE, MODEL_TYPE, GeometryRecord
 
-from .data import GeometryData
+from .data import INFO, GeometryData, data_digest
+from .evaluation import MOST_STATES
 from .settings import PretrainConfig, PretrainError
 
 WEIGHTS, CARD, METRICS = "model.safetensors", "README.md", "metrics.json"
@@ -63,17 +65,30 @@ def finished_errors(config: PretrainConfig) -> dict[str, float] | None:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["model_type"] != MODEL_TYPE:
             raise ValueError(f"model_type {content['model_type']!r}")
-        settings, digest, errors = content["training"]["settings"], content["data"]["info_digest"], content["held_out"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        settings, digest = dict(content["training"]["settings"]), content["data"].get("digest")
+        errors = {name: float(value) for name, value in content["held_out"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise PretrainError(
             f"{file} is no record of this command ({type(error).__name__}: {error}); choose a new --output_dir."
         ) from error
-    check_same(config, settings, digest, None)
+    if not (config.output_dir / WEIGHTS).is_file():
+        raise PretrainError(f"{file} describes weights, but {WEIGHTS} is missing beside it; choose a new --output_dir.")
+    # Data that are gone are not needed any more.
+    there = (config.dataset_root / INFO).is_file()
+    check_same(config, settings, digest, data_digest(config.dataset_root) if there else None)
+    # A run may have been killed between the record and this.
+    shutil.rmtree(checkpoints(config), ignore_errors=True)
     return errors
 
 
-def check_same(config: PretrainConfig, settings: Mapping[str, Any], digest: str, data_digest: str | None) -> None:
+def check_same(config: PretrainConfig, settings: Mapping[str, Any], begun: str | None, present: str | None) -> None:
     """Refuse to go on with what was made otherwise.
+
+    Args:
+        config: The settings now.
+        settings: Those it was begun with.
+        begun: Digest of the data it was begun with; ``None`` if it is not known.
+        present: Digest of the data now; ``None`` if they are gone.
 
     Raises:
         PretrainError: Naming the first setting that differs, or the data.
@@ -85,10 +100,10 @@ def check_same(config: PretrainConfig, settings: Mapping[str, Any], digest: str,
                 f"--{name}={value} differs from {settings.get(name)}, with which --output_dir={config.output_dir} was "
                 f"begun. Go on with {shlex.quote(flag)}, or choose a new --output_dir."
             )
-    if data_digest is not None and digest != data_digest:
+    if None not in (begun, present) and begun != present:
         raise PretrainError(
             f"--dataset_root={config.dataset_root} is not, or no longer, the dataset with which "
-            f"--output_dir={config.output_dir} was begun (its meta/info.json differs); choose a new --output_dir."
+            f"--output_dir={config.output_dir} was begun (its meta folder differs); choose a new --output_dir."
         )
 
 
@@ -107,9 +122,10 @@ def write(
         "convention": CONVENTION,
         "data": {
             "repo_id": config.repo_id,
-            "info_digest": data.digest,
+            "digest": data.digest,
             "states": len(data.episodes_N),
             "held_out_states": len(held_out_N),
+            "measured_states": min(len(held_out_N), MOST_STATES),
             "episodes": len(data.episodes_N.unique()),
             "ranges": ranges(data, config.views),
             "collected": data.collected,
@@ -167,8 +183,9 @@ Sizes come from `config.json`; cameras are matched with the views by their names
 
 ## Errors on held-out episodes
 
-Medians over {data["held_out_states"]} of {data["states"]} states ({data["episodes"]} episodes of
-`{data["repo_id"]}`), in scenes of the same kind. What it does in others was not measured.
+Medians over {data["measured_states"]} of {data["held_out_states"]} held-out states, of {data["states"]} in all
+({data["episodes"]} episodes of `{data["repo_id"]}`), in scenes of the same kind. What it does in others was not
+measured.
 
 | error | median |
 |---|---|
@@ -185,5 +202,5 @@ atlasvla-pretrain --dataset_root=DATASET --output_dir=FOLDER \\
   {flags}
 ```
 
-The dataset's `meta/info.json`: `{data["info_digest"]}`.
+Digest of the dataset's `meta/`: `{data["digest"]}`.
 """

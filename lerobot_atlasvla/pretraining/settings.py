@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.model.geometry.record import FRAMES, GeometryRecord, RecordError, check_views
-from lerobot_atlasvla.model.sizes.architecture import PATCH_EMBEDDERS
+from lerobot_atlasvla.model.sizes.architecture import DINOV2_SIZES, PATCH_EMBEDDERS
 from lerobot_atlasvla.utils.paths import pattern_in
 
 CELLS_PER_SIDE = 2
@@ -105,6 +105,9 @@ class PretrainConfig:
             raise PretrainError(
                 f"--patch_size={self.patch_size} must be a power of two and at least 4 for --patch_embed=conv_stem."
             )
+        width = DINOV2_SIZES.get(self.patch_embed, (self.embed_dim,))[0]
+        if width != self.embed_dim:
+            raise PretrainError(f"--embed_dim={self.embed_dim} must be {width} for --patch_embed={self.patch_embed}.")
         try:
             check_views(self.views)
         except RecordError as error:

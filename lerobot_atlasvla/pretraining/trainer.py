@@ -53,8 +53,8 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
         PretrainError: If a setting or the data can't work, or the folder holds something else.
     """
     config.validate()
-    folder.check_free(config)
     try:
+        folder.check_free(config)
         lock = FolderLock(config.output_dir, "--output_dir")
     except FolderInUseError as error:
         raise PretrainError(str(error)) from error

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from lerobot_atlasvla.commands.pretrain import main
 from lerobot_atlasvla.model.geometry.record import read_record
 from lerobot_atlasvla.pretraining import trainer
+from lerobot_atlasvla.pretraining.data import APART_M, _set_apart, read_data
 from lerobot_atlasvla.pretraining.settings import PretrainConfig, PretrainError
 from lerobot_atlasvla.pretraining.trainer import Trainer, pretrain
 from tests.helpers.geometry.dataset import PIXELS, write_geometry_dataset
@@ -61,7 +62,9 @@ def test_a_run_leaves_a_backbone_with_record_card_measurements_and_pictures(made
     content = json.loads((made / "config.json").read_text())
     assert content["data"]["states"] == 6
     assert content["data"]["held_out_states"] == 2
-    assert content["data"]["info_digest"].startswith("sha256:")
+    assert content["data"]["measured_states"] == 2
+    assert "Medians over 2 of 2 held-out states, of 6 in all" in (made / "README.md").read_text()
+    assert content["data"]["digest"].startswith("sha256:")
     low, high = content["data"]["ranges"]["wrist"]["depth_m"]
     assert 0 < low < high
     assert str(data_root) not in (made / "config.json").read_text() + (made / "README.md").read_text()
@@ -120,6 +123,24 @@ def test_a_finished_backbone_is_left_alone(made, data_root, monkeypatch):
     assert (made / "config.json").stat().st_mtime_ns == before
 
 
+def test_a_finished_backbone_is_of_these_data_or_of_data_that_are_gone(made, data_root, tmp_path, monkeypatch):
+    other = shutil.copytree(data_root, tmp_path / "data")
+    (other / "meta/stats.json").write_text("{}")
+    assert (other / "meta/info.json").read_bytes() == (data_root / "meta/info.json").read_bytes()
+    assert "its meta folder differs" in refused(other, made)
+    shutil.rmtree(other)
+    assert pretrain(settings(other, made))
+
+
+def test_what_a_kill_left_in_a_finished_backbone_is_put_right_or_said(made, data_root, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "backbone")
+    (folder / "checkpoints/000000004").mkdir(parents=True)
+    pretrain(settings(data_root, folder))
+    assert not (folder / "checkpoints").exists()
+    (folder / "model.safetensors").unlink()
+    assert "model.safetensors is missing" in refused(data_root, folder)
+
+
 @pytest.mark.parametrize(("name", "value"), [("embed_dim", 32), ("lr", 1e-3), ("seed", 1), ("views", ["scene"])])
 def test_a_backbone_made_with_other_settings_is_not_gone_on_with(made, data_root, name, value):
     message = refused(data_root, made, **{name: value})
@@ -144,7 +165,7 @@ def test_a_run_goes_on_with_its_own_settings_and_data_only(data_root, tmp_path, 
     message = refused(data_root, folder, steps=6)
     assert "--steps=6 differs from 5" in message
     other = write_geometry_dataset(tmp_path / "other", episodes=4, frames=2)
-    assert "meta/info.json differs" in refused(other, folder)
+    assert "its meta folder differs" in refused(other, folder)
     (run,) = folder.glob("checkpoints/*/run.json")
     intact = run.read_text()
     for history in ([], [{"wall_s": 1.0}], [{"wall_s": "1", "cpu_s": "1"}], {}):
@@ -161,6 +182,14 @@ def test_a_folder_with_something_else_is_left_alone(data_root, tmp_path, foreign
     (tmp_path / foreign).write_text("mine")
     assert foreign in refused(data_root, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [foreign]
+
+
+@pytest.mark.parametrize("change", [{"held_out": [1]}, {"held_out": {"a": "b"}}, {"training": {"settings": [1]}}])
+def test_a_record_with_something_of_another_kind_is_refused(made, data_root, tmp_path, change):
+    folder = shutil.copytree(made, tmp_path / "backbone")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    assert "config.json is no record of this command" in refused(data_root, folder)
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "[" * 100_000])
@@ -193,6 +222,7 @@ def test_a_second_run_in_the_folder_is_refused(data_root, tmp_path):
         ({"held_out": 1.0}, ["--held_out"]),
         ({"frame": "world"}, ["--frame=world", "first_view, base"]),
         ({"patch_embed": "resnet"}, ["--patch_embed=resnet"]),
+        ({"patch_embed": "dinov2_vits14_reg", "patch_size": 14}, ["--embed_dim=16", "384", "dinov2_vits14_reg"]),
         ({"device": "cuda:77"}, ["--device=cuda:77"]),
     ],
 )
@@ -241,6 +271,26 @@ def test_what_the_data_were_collected_with_is_recorded(data_root, tmp_path):
     assert "atlasvla_geometry.json is damaged" in refused(root, tmp_path / "other")
 
 
+def test_a_name_too_long_for_a_folder_is_refused(data_root, tmp_path):
+    assert "--output_dir" in refused(data_root, tmp_path / ("x" * 300))
+
+
+def test_some_episode_is_trained_on_however_many_are_held_out(data_root, tmp_path):
+    assert (
+        len(Trainer(settings(data_root, tmp_path, held_out=0.9), read_data(settings(data_root, tmp_path))).training_N)
+        == 2
+    )
+
+
+def test_bodies_are_far_apart_in_whatever_order_they_come():
+    shown_NAhw4 = torch.tensor(
+        [[[[[0.1, 0.2, 0.3, 7.0], [0.1, 0.2, 0.3, 2.0]]]], [[[[0.0, 0.0, 0.0, 7.0], [1.0, 0, 0, 9.0]]]]]
+    )
+    apart = _set_apart(shown_NAhw4.clone())
+    assert torch.equal(apart[..., :3], shown_NAhw4[..., :3])
+    assert apart[..., 3].flatten().tolist() == [APART_M, 0.0, APART_M, 2 * APART_M]
+
+
 def test_one_episode_leaves_none_to_hold_out(tmp_path):
     root = write_geometry_dataset(tmp_path / "data", episodes=1, frames=3)
     assert "at least two" in refused(root, tmp_path / "backbone")
@@ -248,8 +298,6 @@ def test_one_episode_leaves_none_to_hold_out(tmp_path):
 
 def test_copies_of_a_demonstration_are_held_out_together(data_root, tmp_path):
     """Such as those of ``atlasvla-collect --random_cameras --store_geometry``: the last two episodes are the same."""
-    from lerobot_atlasvla.pretraining.data import read_data
-
     root = shutil.copytree(data_root, tmp_path / "data")
     (file,) = (root / "data").glob("*/*.parquet")
     table = parquet.read_table(file)
