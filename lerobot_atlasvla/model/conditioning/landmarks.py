@@ -190,8 +190,10 @@ class Landmarks(nn.Module):
                 cells_NE = cells_NE if len(cells_NE) else cells_BQE.flatten(0, 1)
                 prototypes_KE.copy_(farthest_points(cells_NE, len(prototypes_KE)))
             weights_BVKQ, seen_BVK = self.match(descriptors_BVQE, confidence_BVQ, inside_BVQ, positions_BVQ3)
-            sum_VK3 = (weights_BVKQ @ positions_BVQ3 * seen_BVK[..., None]).sum(dim=0)
-            self.centers_VK3.copy_(sum_VK3 / seen_BVK.sum(dim=0).clamp(min=_LEAST_SEEN)[..., None])
+            # Those that are hardly seen yet, or not at all, have a place as well.
+            share_BVK1 = seen_BVK.clamp(min=torch.finfo(seen_BVK.dtype).tiny)[..., None]
+            sum_VK3 = (weights_BVKQ @ positions_BVQ3 * (share_BVK1 / share_BVK1.sum(dim=0))).sum(dim=0)
+            self.centers_VK3.copy_(sum_VK3)
             if torch.distributed.is_initialized():
                 # Every process sees other cells.
                 torch.distributed.broadcast(self.prototypes_VKE, 0)

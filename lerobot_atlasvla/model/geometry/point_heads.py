@@ -83,10 +83,16 @@ class PointHeads(nn.Module):
         Raises:
             ValueError: If there are more views than the heads know.
         """
+        if layer_BVPC.shape[1] > len(self.point_V3):
+            raise ValueError(
+                f"The geometry backbone knows {len(self.point_V3)} views, got {layer_BVPC.shape[1]} (--policy.views)."
+            )
+        # bfloat16 rounds 1 m to 4 mm, so no autocast of a policy's reaches in here.
+        with torch.autocast(layer_BVPC.device.type, enabled=False):
+            return self._scene(layer_BVPC.to(self.cell_norm.weight.dtype), grid)
+
+    def _scene(self, layer_BVPC: Tensor, grid: tuple[int, int]) -> ScenePoints:
         views, (rows, columns) = layer_BVPC.shape[1], grid
-        if views > len(self.point_V3):
-            raise ValueError(f"The geometry backbone knows {len(self.point_V3)} views, got {views} (--policy.views).")
-        layer_BVPC = layer_BVPC.to(self.cell_norm.weight.dtype)
         patches_BVPF = self.cell_mlp(self.cell_norm(layer_BVPC[:, :, -rows * columns :])).float()
         cells = patches_BVPF.unflatten(2, (rows, columns)).unflatten(-1, (self.cells, self.cells, -1))
         # Patches and the cells in them, to cells of the view row by row.

@@ -9,13 +9,16 @@ from torch import Tensor
 
 
 class PointMap(NamedTuple):
-    """Scene points at the cells of each view, in the first view's camera frame (OpenCV: x right, y down, z forward).
+    """Scene points at the cells of each view, in the backbone's ``point_frame``.
+
+    That is the first view's camera (OpenCV: x right, y down, z forward), or the robot's base.
 
     Attributes:
         points_BVQ3: Position of what each cell shows, meters where the backbone knows its scale.
         confidence_BVQ: How far to trust it, in [0, 1].
         descriptors_BVQE: What the cell shows, of unit length: alike where two views show the same place.
-        poses_BV34: Rotation and translation (meters) from each view's camera to the first's; the first is identity.
+        poses_BV34: Rotation and translation (meters) from each view's camera to that frame; if it is the first view's,
+            the first is the identity.
     """
 
     points_BVQ3: Tensor

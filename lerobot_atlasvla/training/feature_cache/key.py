@@ -39,6 +39,8 @@ class CacheKey:
         layer: Shape of one layer's tokens, (V, 1 + P, 2C).
         points: Views, cells of a view and descriptor width of the points that landmarks are read from; ``None`` without
             landmarks.
+        scales: Frame of those points and fingerprint of what the heads predict offsets from, which is not among the
+            weights; ``None`` without, and for heads of VGGT's own.
         format: Version of the files.
     """
 
@@ -53,6 +55,7 @@ class CacheKey:
     dtype: str
     layer: tuple[int, int, int]
     points: tuple[int, int, int] | None = None
+    scales: str | None = None
     format: int = FORMAT
 
     @classmethod
@@ -64,6 +67,7 @@ class CacheKey:
         frames: int,
         weights: str,
         points: tuple[int, int, int] | None = None,
+        scales: str | None = None,
     ) -> Self:
         """Make the key of a policy's cache of one dataset; arguments as the attributes of those names."""
         patches = prod(side // config.patch_size for side in config.image_size)
@@ -79,6 +83,7 @@ class CacheKey:
             dtype=str(backbones.part_dtype(config, config.geometry_backbone)).removeprefix("torch."),
             layer=(len(config.view_keys), 1 + patches, 2 * config.geometry_dim),
             points=points,
+            scales=scales,
         )
 
     @classmethod

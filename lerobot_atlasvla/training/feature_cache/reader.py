@@ -13,6 +13,7 @@ from lerobot_atlasvla.model.atlasvla import AtlasVLA
 from lerobot_atlasvla.model.frozen import is_frozen
 from lerobot_atlasvla.model.geometry.points import PointMap
 from lerobot_atlasvla.model.types import GeometryTokens, Views
+from lerobot_atlasvla.weights.tensor_files import digest
 
 from .files import PIXEL_GRID, CacheReader, read_key
 from .key import FLAG, WITHOUT, CacheKey, FeatureCacheError
@@ -145,12 +146,18 @@ class FeatureCache:
 def cache_key(policy: "AtlasVLAPolicy", meta: Any) -> CacheKey:
     """Return what a policy's cache of the dataset with LeRobot's metadata ``meta`` depends on."""
     part = policy.config.geometry_backbone
+    backbone = policy.model.backbones()[part]
+    heads = getattr(backbone, "point_heads", None)
+    scales = None
+    if policy.model.points_shape is not None and heads is not None:
+        scales = f"{heads.frame} {digest({name: buffer.cpu() for name, buffer in heads.named_buffers()})}"
     return CacheKey.of(
         policy.config,
         dataset=meta.repo_id,
         frames=meta.total_frames,
-        weights=policy.backbone_record.fingerprint(part, policy.model.backbones()[part]),
+        weights=policy.backbone_record.fingerprint(part, backbone),
         points=policy.model.points_shape,
+        scales=scales,
     )
 
 

@@ -180,6 +180,15 @@ def test_prototypes_start_among_the_first_batchs_cells_and_only_once():
         torch.testing.assert_close(one.centers_VK3, mean, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("trust", [1e-6, 0.0])
+def test_centers_are_where_landmarks_are_however_little_is_seen_of_them_at_first(trust):
+    points = scene(batch=4)
+    trusted, doubted = (Landmarks(VIEWS, KEPT, WIDTH).train() for _ in range(2))
+    trusted(points)
+    doubted(points._replace(confidence_BVQ=points.confidence_BVQ * trust))
+    torch.testing.assert_close(doubted.centers_VK3, trusted.centers_VK3, rtol=0, atol=1e-3)
+
+
 def test_farthest_points_are_all_different_and_repeat_only_for_lack_of_others():
     cells = F.normalize(torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.0, 1.0], [-1.0, 0.0]]), dim=-1)
     chosen = {tuple(row) for row in farthest_points(cells, 3).round(decimals=2).tolist()}

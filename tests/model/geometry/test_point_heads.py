@@ -55,6 +55,15 @@ def test_points_are_depth_along_the_ray_moved_by_the_pose():
     assert rays[0, 1] < 0
 
 
+def test_a_policy_in_bfloat16_does_not_round_the_points():
+    module, tokens = heads(), layer()
+    plain = module(tokens, GRID)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = module(tokens, GRID)
+    assert all(part.dtype == torch.float32 for part in inside)
+    assert all(map(torch.equal, inside, plain))
+
+
 @pytest.mark.parametrize(("frame", "identity"), [("first_view", True), ("base", False)])
 def test_the_first_view_is_the_frame_unless_that_is_the_base(frame, identity):
     found = heads(frame=frame)(layer(), GRID)

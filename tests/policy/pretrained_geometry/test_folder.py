@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.inputs import prepare
 from lerobot_atlasvla.policy.pretrained_geometry import role_of
 from lerobot_atlasvla.training.feature_cache.key import CacheKey
+from lerobot_atlasvla.training.feature_cache.reader import cache_key
 from tests.conftest import IMAGE, PIXELS, STATE, WRIST, raw_batch, tiny_config
 from tests.helpers.geometry.backbone import write_backbone
 from tests.helpers.released import preprocessed, write_vggt
@@ -147,6 +149,24 @@ def test_a_backbone_of_the_scene_alone_leaves_the_wrist_camera_out(tmp_path):
     assert policy.config.view_keys == (IMAGE,)
     assert set(policy.config.image_features) == {IMAGE}
     assert policy.model.aggregator.point_frame == "base"
+
+
+def test_a_feature_cache_is_of_one_frame_and_one_scale(tmp_path):
+    """What the heads predict offsets from is in the record and not among the weights."""
+    meta = SimpleNamespace(repo_id="local/x", total_frames=3)
+    landmarks = {"query_conditioning": "landmarks"}
+    in_base = write_backbone(tmp_path / "base", "scene", frame="base")
+    record = json.loads((in_base / "config.json").read_text())
+    keys = []
+    for name, changes in (("same", {}), ("other", {"point": [[1.0, 2.0, 3.0]]})):
+        folder = shutil.copytree(in_base, tmp_path / name)
+        record["heads"]["statistics"] |= changes
+        (folder / "config.json").write_text(json.dumps(record))
+        keys.append(cache_key(make(folder, **landmarks), meta))
+    assert [key.differences(keys[0]) for key in keys[:1]] == [[]]
+    (difference,) = keys[1].differences(keys[0])
+    assert difference.startswith("scales: base sha256:")
+    assert cache_key(make(in_base), meta).scales is None
 
 
 def test_roles_of_ones_own_are_matched_by_name():
