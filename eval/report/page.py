@@ -179,7 +179,7 @@ def provenance_lines(entry: LabeledRun) -> list[str]:
         "batch size": training.get("batch_size"),
         "training seed": training.get("seed"),
         "dataset": training.get("dataset", {}).get("repo_id"),
-        "demonstrations": training.get("episodes"),
+        "episodes trained on": training.get("episodes"),
         "frames": training.get("frames"),
         "minutes": training.get("minutes"),
     }

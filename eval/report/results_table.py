@@ -99,7 +99,7 @@ def _run_cells(run: Mapping[str, Any]) -> tuple[str, ...]:
     training = run["training"] or {}
     trained = [
         f"{training[key]:,} {unit}"
-        for key, unit in (("steps", "steps"), ("episodes", "demonstrations"), ("minutes", "minutes"))
+        for key, unit in (("steps", "steps"), ("episodes", "episodes"), ("minutes", "minutes"))
         if training.get(key) is not None
     ]
     policy, asked = run["policy"]["type"], run["rollouts_asked"]

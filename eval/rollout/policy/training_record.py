@@ -1,11 +1,15 @@
 """Read what a checkpoint and the folder around it say about its training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pyarrow.dataset as arrow_dataset
 
 from eval.common.files import Recorded
 from eval.common.lerobot_results import read_training_curve
 from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json, training_dataset
+from lerobot_atlasvla.training.held_out import split_episodes
 from lerobot_atlasvla.training.tensorboard import FOLDER
 
 COMMAND_FILE = "train_command.txt"
@@ -24,9 +28,10 @@ def training_record(folder: Path) -> dict[str, Any] | None:
 
     Returns:
         ``training`` of ``run.json``, or None for a checkpoint without ``train_config.json``. ``steps`` are those of
-        this checkpoint, ``episodes`` and ``frames`` those of the dataset if its folder is still there, ``command`` the
-        content of ``train_command.txt`` beside ``checkpoints/``, and ``loss_curve`` ends with the checkpoint: from the
-        TensorBoard files of the training run, else from its log (``train.log`` inside, or ``NAME.log`` beside it).
+        this checkpoint, ``episodes`` and ``frames`` those that were trained on, held-out ones left out (None if the
+        dataset's folder is gone and the settings do not say it), ``command`` the content of ``train_command.txt``
+        beside ``checkpoints/``, and ``loss_curve`` ends with the checkpoint: from the TensorBoard files of the training
+        run, else from its log (``train.log`` inside, or ``NAME.log`` beside it).
         ``minutes`` lie between its first and last entry (a pause before resuming included), None without TensorBoard.
     """
     dataset = training_dataset(folder)
@@ -35,9 +40,7 @@ def training_record(folder: Path) -> dict[str, Any] | None:
     file = folder / TRAIN_CONFIG_FILE
     config = Recorded(file, "LeRobot", read_json(file))
     steps = read_json(folder.parent / "training_state/training_step.json").get("step", config["steps"])
-    root = dataset.get("root")
-    info = read_json(Path(root) / "meta/info.json") if root else {}
-    chosen = dataset.get("episodes")
+    episodes, frames = _trained_on(dataset)
     run = folder.parent.parent.parent
     command = run / COMMAND_FILE
     curve = [entry for entry in _loss_curve(run, config["log_freq"]) if entry.step <= steps]
@@ -47,14 +50,30 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         "batch_size": config["batch_size"],
         "seed": config["seed"],
         "dataset": {"repo_id": dataset["repo_id"]},
-        "episodes": info.get("total_episodes") if chosen is None else len(chosen),
-        # Of a part of the dataset the number is not written down.
-        "frames": info.get("total_frames") if chosen is None else None,
+        "episodes": episodes,
+        "frames": frames,
         "policy": config["policy"],
         "command": command.read_text(encoding="utf-8").strip() if command.is_file() else None,
         "minutes": round((timed[-1] - timed[0]) / 60, 1) if timed else None,
         "loss_curve": [[entry.step, entry.loss] for entry in curve],
     }
+
+
+def _trained_on(dataset: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return how many episodes, and frames of them, a run learned from; None where the dataset no longer says it."""
+    chosen = dataset.get("episodes")
+    files = sorted((Path(dataset["root"]) / "meta/episodes").glob("*/*.parquet")) if dataset.get("root") else []
+    rows: dict[str, list[Any]] = {}
+    if files:
+        table = arrow_dataset.dataset([str(file) for file in files]).to_table(
+            columns=["episode_index", "tasks", "length"]
+        )
+        rows = table.sort_by("episode_index").to_pydict()
+    lengths = rows.get("length", [])
+    if not lengths or max(chosen or [0]) >= len(lengths):
+        return (len(chosen) if chosen is not None and not dataset.get("eval_split") else None), None
+    training = split_episodes(dataset, rows["tasks"]).training
+    return len(training), sum(lengths[episode] for episode in training)
 
 
 class _Entry(NamedTuple):

@@ -68,7 +68,7 @@ def test_rows_of_rollouts_and_camera_shifts(root, tmp_path):
     (root / "eval/results/shift/report.json").write_text(json.dumps(SHIFT))
     assert main([], root) == 0
     row = (
-        "AtlasVLA (atlasvla) | 6,000 steps, 40 demonstrations | libero_spatial 0, 3 | 7, incomplete: 7 of 8 | "
+        "AtlasVLA (atlasvla) | 6,000 steps, 40 episodes | libero_spatial 0, 3 | 7, incomplete: 7 of 8 | "
         "3/7 = 42.9 % [15.8, 75.0] | default, official, with replacements |"
     )
     brief = "libero_spatial 0, 3 | AtlasVLA: 3/7 = 42.9 % [15.8, 75.0], incomplete |"

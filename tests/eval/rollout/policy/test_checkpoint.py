@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
@@ -44,7 +47,10 @@ def trained(tmp_path) -> Path:
     (run / "checkpoints/last").symlink_to("000600")
     data = tmp_path / "data"
     (data / "meta").mkdir(parents=True)
-    (data / "meta/info.json").write_text(json.dumps({"total_episodes": 40, "total_frames": 4000}))
+    (data / "meta/episodes/chunk-000").mkdir(parents=True)
+    # Forty episodes of 100 frames and two tasks, not in order.
+    rows = [{"episode_index": index, "tasks": [f"task {index % 2}"], "length": 100} for index in reversed(range(40))]
+    parquet.write_table(pa.Table.from_pylist(rows), data / "meta/episodes/chunk-000/file-000.parquet")
     (data / "meta/atlasvla_collect.json").write_text(json.dumps({"assets": "stand-in"}))
     (folder.parent / "training_state").mkdir()
     (folder.parent / "training_state/training_step.json").write_text('{"step": 600}')
@@ -207,10 +213,27 @@ def test_part_of_a_dataset_and_no_dataset(trained, tmp_path):
     file.write_text(json.dumps(config))
     record = training_record(folder)
     assert record is not None
-    assert (record["episodes"], record["frames"], record["command"], record["loss_curve"]) == (3, None, None, [])
+    assert (record["episodes"], record["frames"], record["command"], record["loss_curve"]) == (3, 300, None, [])
     assert record["minutes"] is None
+    shutil.rmtree(tmp_path / "data")
+    record = training_record(folder)
+    assert record is not None
+    assert (record["episodes"], record["frames"]) == (3, None)
     file.unlink()
     assert training_record(folder) is None
+
+
+@pytest.mark.parametrize(("chosen", "trained_on"), [(None, 36), ([0, 1, 2, 4], 2), ([0, 41], None)])
+def test_episodes_that_were_held_out_are_not_counted(trained, chosen, trained_on):
+    folder = trained / "checkpoints/000600/pretrained_model"
+    config = json.loads((folder / "train_config.json").read_text())
+    # Of each task, the last 2 of 20; of those chosen, the last of 3 and the only one.
+    config["dataset"] |= {"eval_split": 0.1, "episodes": chosen}
+    (folder / "train_config.json").write_text(json.dumps(config))
+    record = training_record(folder)
+    assert record is not None
+    frames = None if trained_on is None else 100 * trained_on
+    assert (record["episodes"], record["frames"]) == (trained_on, frames)
 
 
 @pytest.mark.parametrize(
