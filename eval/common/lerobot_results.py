@@ -1,6 +1,7 @@
 """Read what LeRobot's own commands leave behind: ``eval_info.json`` and the log of ``lerobot-train``."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from eval.common.statistics import format_rate
 
-_LOSS = re.compile(r"\bstep:\S+ .*?\bloss:(\d+\.\d+)")
+_LOSS = re.compile(r"\bstep:\S+ .*?\bloss:(-?\d+\.\d+|-?inf|nan)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def success_table(results: Sequence[TaskResult], instructions: Mapping[int, str]
 def read_training_curve(log: Path, log_freq: int) -> list[tuple[int, float]]:
     """Read (step, mean loss since the last entry) from the log of ``lerobot-train``.
 
-    LeRobot prints steps as "1K", so the step is counted: one entry every ``log_freq`` steps.
+    LeRobot prints steps as "1K", so the step is counted: one entry every ``log_freq`` steps. Losses that are not finite
+    count, too, and are left out.
     """
     losses = [float(match.group(1)) for match in _LOSS.finditer(log.read_text(errors="replace"))]
-    return [((index + 1) * log_freq, loss) for index, loss in enumerate(losses)]
+    return [((index + 1) * log_freq, loss) for index, loss in enumerate(losses) if math.isfinite(loss)]

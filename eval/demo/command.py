@@ -19,7 +19,7 @@ from pathlib import Path
 
 from eval.common.cli import run_command
 from eval.common.commands import measure, tool
-from eval.common.errors import EvalError, check_at_least, check_at_most
+from eval.common.errors import EvalError, check_at_least, check_at_most, check_output_dir
 from eval.common.files import only_writer, set_aside
 from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
@@ -41,7 +41,7 @@ from lerobot_atlasvla.utils.paths import pattern_in
 class DemoConfig:
     """Set what ``make demo`` does; override with ``make demo ARGS="--steps=200"``."""
 
-    # Everything is written here; a folder left by an earlier run is renamed, never overwritten.
+    # Everything is written here; what an earlier demo left is moved away, never overwritten. Anything else is refused.
     output_dir: Path = Path("outputs/demo")
     # LIBERO suite; not every task has a scripted expert (docs/libero.md).
     suite: str = SPATIAL
@@ -97,6 +97,9 @@ class DemoConfig:
         except ValueError as error:
             raise EvalError(f"{error}.") from error
 
+
+FIRST_LOG = "collect.log"
+"""What every demo writes first: a folder that has it is one of a demo."""
 
 HELD_OUT = 0.1
 """Share of the demonstrations that no policy is trained on."""
@@ -263,6 +266,7 @@ def run(cfg: DemoConfig, _: str) -> None:
     if problem := pattern_in(cfg.output_dir, "--output_dir"):
         raise EvalError(problem)
     cfg.validate()
+    check_output_dir(cfg.output_dir, FIRST_LOG, "demo")
     os.environ[ENV_RENDER_QUALITY] = cfg.render_quality
     os.environ[ENV_CULL] = "1"  # the same images, sooner
     try:
@@ -277,7 +281,8 @@ def run(cfg: DemoConfig, _: str) -> None:
 
 def _run_alone(cfg: DemoConfig, lock: FolderLock, started: float) -> list[str]:
     """Run the stages in a folder that nobody else writes to; return the last lines of output."""
-    if kept := set_aside(cfg.output_dir, sorted(cfg.output_dir.iterdir())):
+    earlier = sorted(cfg.output_dir.iterdir()) if (cfg.output_dir / FIRST_LOG).exists() else []
+    if kept := set_aside(cfg.output_dir, earlier):
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
     planned = stages(cfg)
     sys.stdout.write(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.common.errors import EvalError
 from eval.rollout.policy.checkpoint import training_dataset
 from lerobot_atlasvla.training.held_out import copies_of, demonstrations, split_episodes, task_of
 
@@ -35,6 +36,9 @@ def choose_episodes(
         tasks: The instructions of each episode of the dataset.
         asked: Episodes to take whatever they were to the training, or None.
         most: Take at most so many of the episodes that were not asked for.
+
+    Raises:
+        EvalError: If the checkpoint was trained on episodes that the dataset lacks.
     """
     every = range(len(tasks))
     config = training_dataset(checkpoint)
@@ -43,6 +47,11 @@ def choose_episodes(
         words = f"whether the policy was trained on them is not known: {trained_on}"
         chosen = tuple(every if asked is None else asked)
         return EpisodeChoice(chosen if asked is not None else _thinned(chosen, most), None, words)
+    if lacking := [episode for episode in config.get("episodes") or () if episode >= len(tasks)]:
+        raise EvalError(
+            f"--dataset_root={dataset_root} has {len(tasks)} episodes, but the checkpoint {checkpoint} was trained on "
+            f"its episode {lacking[0]}, so the dataset is another one now; give the one of the training."
+        )
     trained = set(split_episodes(config, tasks).training)
     # The same demonstration from another camera is no new one.
     shown = set(copies_of(every, sorted(trained), demonstrations(dataset_root)))

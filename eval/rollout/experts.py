@@ -28,6 +28,9 @@ from lerobot_atlasvla.utils.cli import AGAIN, run_command
 EXTRA_STEPS = 10
 """Steps after the first success; a placement counts only if the goal is still true then."""
 
+# How every line of the output begins.
+_LINE_START = '{"suite": '
+
 
 @dataclass(kw_only=True)
 class ExpertsConfig:
@@ -120,6 +123,9 @@ def measure(config: ExpertsConfig) -> None:
         raise EvalError(f"--task_ids={asked}: the scripted expert knows {known} of {config.suite}, not {without}.")
     done = {(row["task_id"], row["seed"]) for row in _rows(config)}
     config.output.parent.mkdir(parents=True, exist_ok=True)
+    if config.output.exists():
+        # A last line that was cut short, or the next one would continue it.
+        os.truncate(config.output, config.output.read_bytes().rfind(b"\n") + 1)
     for task_id in asked:
         seeds = [seed for seed in range(config.placements) if (task_id, seed) not in done]
         if not seeds:
@@ -152,11 +158,17 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _rows(config: ExpertsConfig) -> list[dict[str, Any]]:
+    """Read the outcomes of the suite and noise, one per placement; a last line that was cut short is left out."""
     if not config.output.exists():
         return []
     try:
-        rows = [json.loads(line) for line in config.output.read_text(encoding="utf-8").splitlines()]
-        return [row for row in rows if row["suite"] == config.suite and row["noise"] == config.noise]
+        *lines, cut = config.output.read_text(encoding="utf-8").split("\n")
+        if not _LINE_START.startswith(cut[: len(_LINE_START)]):
+            raise ValueError(f"its last line begins with {cut[:20]!r}")
+        rows = [json.loads(line) for line in lines]
+        wanted = [row for row in rows if row["suite"] == config.suite and row["noise"] == config.noise]
+        # Two processes that share a file solve the same placements.
+        return list({(row["task_id"], row["seed"]): row for row in wanted}.values())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EvalError(
             f"--output={config.output} is not what this command writes ({error!r}); choose a new file."

@@ -12,7 +12,7 @@ from eval.common.former_flags import flag_of
 from eval.rollout.policy.checkpoint import EvaluatedPolicy
 from eval.rollout.policy.training_record import training_record
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
-from eval.rollout.settings import RunConfig
+from eval.rollout.settings import RunConfig, check_placements
 from eval.rollout.workers.worker import RolloutJob, Task
 from lerobot_atlasvla.libero.assets import same_files
 
@@ -85,7 +85,10 @@ def plan_run(
     if before is None:
         return now
     check_same_run(before, now)
-    return replace(before, settings=union(before.settings, settings))
+    united = union(before.settings, settings)
+    if not cfg.init_states:
+        check_placements(united["seeds"], united["episodes"], cfg.output_dir)
+    return replace(before, settings=united)
 
 
 def missing_jobs(cfg: RunConfig, tasks: Sequence[Task], planned: Run) -> tuple[list[RolloutJob], list[RolloutJob]]:
@@ -120,6 +123,9 @@ def check_same_run(before: Run, now: Run) -> None:
     if "benchmark" in now.settings:
         # Its categories and fraction are those of all suites in the folder.
         check_continues({"suites": before.settings["suites"]}, {"suites": now.settings["suites"]}, folder)
+        # It has one seed, which also draws noise and prompts.
+        seeds_before, seeds_now = (", ".join(map(str, run.settings["seeds"])) for run in (before, now))
+        check_continues({"seed": seeds_before}, {"seed": seeds_now}, folder)
     if before.policy["weights_sha256"] != now.policy["weights_sha256"]:
         raise EvalError(
             f"--checkpoint={now.policy['checkpoint']} has weights {now.policy['weights_sha256'][:12]}..., but the run "

@@ -1,8 +1,9 @@
 """Settings of ``python -m eval.run``, and what is refused before any checkpoint or simulator is touched."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from lerobot_atlasvla.libero.environment import read_variable
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, check_render_quality
-from lerobot_atlasvla.libero.tasks import SETTLE_STEPS
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SUITE_MAX_STEPS
 
 FIXED_STATES = 50
 """Initial states that LIBERO fixes per task."""
+
+LONGEST_EPISODE = 1000
+"""Steps after a reset, those without motion included, after which LIBERO's simulator refuses another one."""
 
 
 @dataclass(kw_only=True)
@@ -30,7 +34,8 @@ class SimulationSettings:
     # Side of the rendered images in pixels. That of the images the policy was trained on if not given: some
     # policies, such as ACT, take other sizes without a word and fail.
     image_size: int | None = None
-    # Steps after which a rollout has failed. LeRobot's limit of the suite if not given.
+    # Steps after which a rollout has failed. LeRobot's limit of the suite if not given. With the steps without motion
+    # at most 1000.
     episode_length: int | None = None
     # Processes that simulate. One per core if not given. Results do not depend on it.
     workers: int | None = None
@@ -118,6 +123,7 @@ class RunConfig(RolloutSettings, PolicySettings):
         check_at_least(self, episodes=1, n_action_steps=1, settle_steps=0, image_size=1, episode_length=1)
         check_at_least(self, workers=1, threads=1, videos=0, retreat_steps=0)
         check_at_most(self, image_size=LARGEST_IMAGE, workers=MOST_WORKERS, threads=MOST_WORKERS)
+        self._check_length()
         if self.init_states and self.episodes > FIXED_STATES:
             raise EvalError(
                 f"--episodes={self.episodes} is more than the {FIXED_STATES} initial states LIBERO fixes per task. "
@@ -130,6 +136,8 @@ class RunConfig(RolloutSettings, PolicySettings):
         highest = 2**32 - self.episodes
         if not all(0 <= seed <= highest for seed in self.seeds):
             raise EvalError(f"--seeds={self.seeds} must all lie in 0 .. {highest}.")
+        if not self.init_states:
+            check_placements(self.seeds, self.episodes)
         try:
             self.camera_shift()
         except ValueError as error:
@@ -139,6 +147,19 @@ class RunConfig(RolloutSettings, PolicySettings):
             check_displace_cm(self.displace_cm, "--displace_cm")
         except ValueError as error:
             raise EvalError(f"{error}.") from error
+
+    def _check_length(self) -> None:
+        """Refuse rollouts that would go on after the simulator has ended the episode."""
+        steps = self.episode_length
+        if steps is None:
+            # Suites that LeRobot does not know have no limit here; they are refused elsewhere.
+            steps = max((SUITE_MAX_STEPS.get(suite, 0) for suite in self.suites), default=0)
+        if self.settle_steps + steps > LONGEST_EPISODE:
+            limit = f"{steps} (LeRobot's limit)" if self.episode_length is None else str(steps)
+            raise EvalError(
+                f"--settle_steps={self.settle_steps} and --episode_length={limit} are {self.settle_steps + steps} "
+                f"steps together, and LIBERO's simulator ends an episode after {LONGEST_EPISODE}; choose fewer."
+            )
 
     def camera_shift(self) -> CameraShift:
         """Return how the scene camera is displaced."""
@@ -176,3 +197,23 @@ class RunConfig(RolloutSettings, PolicySettings):
     def processes(self) -> int:
         """Return how many processes simulate."""
         return self.workers or os.cpu_count() or 1
+
+
+def check_placements(seeds: Sequence[int], episodes: int, folder: Path | None = None) -> None:
+    """Refuse seeds that draw the same random placements: that of an episode depends on seed + episode only.
+
+    Args:
+        seeds: Of the whole run.
+        episodes: Rollouts per task and seed, numbered from 0.
+        folder: The run folder, if some of them were asked for by the run in it, for the message.
+
+    Raises:
+        EvalError: If two seeds are closer together than ``episodes``.
+    """
+    if all(high - low >= episodes for low, high in pairwise(sorted(seeds))):
+        return
+    where = "" if folder is None else f" (with those of the run in --output_dir={folder})"
+    raise EvalError(
+        f"--seeds={list(seeds)} with --episodes={episodes}{where} repeat random placements (--init_states=false), "
+        f"which are drawn with seed + episode; choose --seeds at least {episodes} apart."
+    )

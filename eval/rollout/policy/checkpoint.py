@@ -136,6 +136,11 @@ def open_policy(cfg: RunConfig) -> EvaluatedPolicy:
     if checkpoint.is_export:
         if device != "cpu":
             raise EvalError(f"--checkpoint={cfg.checkpoint} is an export, which runs on the CPU (--device=cpu).")
+        if cfg.temporal_ensemble_coeff is not None:
+            raise EvalError(
+                f"--temporal_ensemble_coeff={cfg.temporal_ensemble_coeff} cannot be set: --checkpoint={cfg.checkpoint} "
+                "is an export, which does not average its chunks; leave it out."
+            )
         try:
             require("onnxruntime", "export", f"--checkpoint={cfg.checkpoint}")
         except MissingExtraError as error:
@@ -174,14 +179,16 @@ def choose_device(asked: str | None) -> str:
 def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
     """Return ``asked``, or the side of the images that the policy was trained on; warns where the two differ.
 
-    A blind policy was trained on none: the size is that of its videos.
+    A blind policy was trained on none: the size is that of its videos. An export takes images of its own size only.
 
     Raises:
-        EvalError: If nothing is asked for and the policy's views have several sizes.
+        EvalError: If nothing is asked for and the policy's views have several sizes, or an export takes no such images.
     """
     trained_on = checkpoint.trained_image_size
     if not checkpoint.config.image_features:
         return asked or BLIND_VIDEO_SIZE
+    if checkpoint.is_export:
+        return _export_image_size(asked, checkpoint.folder / EXPORT_FILE)
     if asked is None:
         if trained_on is None:
             raise EvalError("The policy's views are not square, or of several sizes; choose one with --image_size.")
@@ -281,6 +288,23 @@ def find_checkpoint(path: Path) -> Path:
         return checkpoint_folder(path)
     except CheckpointNotFoundError as error:
         raise EvalError(str(error)) from error
+
+
+def _export_image_size(asked: int | None, file: Path) -> int:
+    """Return the side of the images that an export takes, which its graph fixes."""
+    cameras = Recorded(file, "atlasvla-export", read_object(file, "atlasvla-export"))["cameras"]
+    sides = {side for size in cameras.values() for side in size}
+    if len(sides) != 1:
+        raise EvalError(
+            f"{file} says that the export's cameras have the sizes {cameras}, but rollouts show square images of one "
+            "size; export the policy again with other --image_sizes."
+        )
+    if asked not in (None, *sides):
+        raise EvalError(
+            f"--image_size={asked} cannot be set: the export takes images of {sides.pop()} px ({file}); leave it out, "
+            "or export the policy again with other --image_sizes."
+        )
+    return sides.pop()
 
 
 def _chunk_size(config: "PreTrainedConfig") -> int | None:

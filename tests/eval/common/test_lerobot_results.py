@@ -47,6 +47,13 @@ def test_training_curve_counts_steps_itself(tmp_path):
     assert read_training_curve(log, 50) == [(50, 0.5), (100, 0.25)]
 
 
+def test_losses_below_zero_are_read_and_those_that_are_not_finite_count_as_steps(tmp_path):
+    log = tmp_path / "train.log"
+    losses = ("0.500", "-0.250", "nan", "inf", "-inf", "0.100")
+    log.write_text("".join(f"INFO step:1K smpl:1K loss:{loss} grdn:1.0\n" for loss in losses))
+    assert read_training_curve(log, 100) == [(100, 0.5), (200, -0.25), (600, 0.1)]
+
+
 def test_plot_is_written(tmp_path):
     plot_run([(20, 0.5), (40, 0.3)], results(), tmp_path / "plot.png", "title")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -140,12 +140,32 @@ def test_a_stage_that_fails_shows_the_end_of_its_log(tmp_path):
 def test_a_demo_that_runs_is_neither_moved_nor_joined(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "prepare_libero", lambda: None)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/train.log").touch()
+    (tmp_path / "out/collect.log").touch()
     with Forked(hold, tmp_path / "out") as first:
         assert first.told() == "held"
         assert demo.main([f"--output_dir={tmp_path / 'out'}"]) == 1
     assert f"Another process is writing to --output_dir={tmp_path / 'out'}" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_only_what_a_demo_left_is_moved_away(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "prepare_libero", lambda: None)
+    monkeypatch.setattr(demo, "stages", lambda cfg: {})
+    monkeypatch.setattr(demo, "write_report", lambda out, **_: ["done"])
+    out = tmp_path / "outputs"
+    (out / "other_run").mkdir(parents=True)
+    assert demo.main([f"--output_dir={out}"]) == 1
+    assert f"--output_dir={out} holds something that is no demo (other_run); choose" in capsys.readouterr().err
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["outputs", "outputs/other_run"]
+    (out / "collect.log").touch()
+    assert demo.main([f"--output_dir={out}"]) == 0
+    (kept,) = tmp_path.glob("outputs-*")
+    assert sorted(path.name for path in kept.iterdir()) == ["collect.log", "other_run"]
+    assert f"demo: an earlier run was moved to {kept}\n" in capsys.readouterr().out
+
+
+def test_a_demo_begins_with_the_log_that_its_folder_is_known_by(tmp_path):
+    assert f"{next(iter(stages(DemoConfig(output_dir=tmp_path))))}.log" == demo.FIRST_LOG
 
 
 def test_the_stage_of_a_killed_demo_keeps_others_out_of_its_folder(tmp_path):

@@ -181,6 +181,9 @@ def test_which_episodes_are_chosen(tmp_path):
     other, held_out, words = choose(data=tmp_path / "other", **here)
     assert (other, held_out) == ((0, 1, 2, 3, 4), None)
     assert "not known: training was on me/data" in words
+    # Collected anew, with fewer episodes.
+    with pytest.raises(EvalError, match=r"data has 5 episodes, but the checkpoint .* was trained on its episode 7, so"):
+        choose(**here, episodes=[3, 7, 9])
     # Without a root it is the folder of that name.
     assert choose(data=tmp_path / "me/data", eval_split=0.3)[1] is True
     assert choose(data=tmp_path / "hub/datasets--me--data/snapshots/1", eval_split=0.3)[1] is True

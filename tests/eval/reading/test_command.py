@@ -98,6 +98,9 @@ def test_more_states_and_tasks_continue_a_smaller_run(reading, jobs):
     status, printed = reading("--told_task_ids=[0]")
     assert status == 1
     assert "--told_task_ids: the run in --output_dir=out was made with None, this command asks for [0]" in printed.err
+    status, printed = reading("--seed=7")
+    assert status == 1
+    assert "--seed: the run in --output_dir=out was made with 1000, this command asks for 7" in printed.err
 
 
 def test_a_report_by_name_with_the_diagonal(reading, jobs):

@@ -46,6 +46,21 @@ def test_a_run_can_grow(checkpoint, simulated):
     assert read_run("out").settings["task_ids"] is None
 
 
+def test_a_run_from_random_placements_does_not_grow_into_the_same_ones(checkpoint, simulated, capsys):
+    random = [*BASE, "--task_ids=[0]", "--init_states=false"]
+    assert main([*random, "--seeds=[0]"]) == main([*random, "--seeds=[4]"]) == 0
+    simulated.clear()
+    for flags, seeds, episodes in ((["--seeds=[6]"], [0, 4, 6], 4), (["--seeds=[0]", "--episodes=5"], [0, 4], 5)):
+        assert main([*random, *flags]) == 1
+        assert (
+            f"--seeds={seeds} with --episodes={episodes} (with those of the run in --output_dir=out) repeat random "
+            f"placements (--init_states=false), which are drawn with seed + episode; choose --seeds at least "
+            f"{episodes} apart." in capsys.readouterr().err
+        )
+    assert simulated == []
+    assert read_run("out").settings["seeds"] == [0, 4]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -17,6 +17,19 @@ def test_more_episodes_than_fixed_states_from_random_placements():
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        {"seeds": [40, 0, 20], "episodes": 20, "init_states": False},
+        {"seeds": [0, 1], "episodes": 20},
+        {"settle_steps": 10, "episode_length": 990},
+        {"settle_steps": 720},
+    ],
+)
+def test_what_is_just_allowed(override):
+    config(**override).validate()
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ({"episodes": 0}, "--episodes=0 must be at least 1"),
@@ -30,8 +43,20 @@ def test_more_episodes_than_fixed_states_from_random_placements():
         ({"seeds": []}, r"--seeds=\[\] must name at least one"),
         ({"seeds": [1, 1]}, r"--seeds=\[1, 1\] .* none twice"),
         ({"seeds": [-1]}, r"--seeds=\[-1\] must all lie in 0 \.\. "),
+        (
+            {"seeds": [20, 0, 39], "episodes": 20, "init_states": False},
+            r"--seeds=\[20, 0, 39\] with --episodes=20 repeat random placements .* --seeds at least 20 apart",
+        ),
         ({"suites": []}, r"--suites=\[\] must name at least one"),
         ({"task_ids": []}, r"--task_ids=\[\] must name at least one"),
+        (
+            {"settle_steps": 10, "episode_length": 991},
+            "--settle_steps=10 and --episode_length=991 are 1001 steps together, .* after 1000",
+        ),
+        (
+            {"suites": ["libero_spatial", "libero_goal"], "settle_steps": 701},
+            r"--settle_steps=701 and --episode_length=300 \(LeRobot's limit\) are 1001 steps together",
+        ),
         ({"render_quality": "pretty"}, "--render_quality=pretty is not a render quality; allowed: default, fast"),
         ({"pan_deg": float("nan")}, "--pan_deg=nan is not a finite number"),
         ({"displace_cm": -1.0}, r"--displace_cm=-1.0 is not a displacement; allowed: 0 \(off\) to 30 cm"),

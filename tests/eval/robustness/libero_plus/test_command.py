@@ -153,6 +153,7 @@ def test_a_larger_fraction_continues_a_smaller_one(plus, jobs):
         ("--categories=[camera]", "--categories: the run in"),
         ("--suites=[libero_spatial, libero_10]", "--suites: the run in"),
         ("--selection_seed=1", "--selection_seed: the run in"),
+        ("--seed=1", "--seed: the run in --output_dir=out was made with 1000, this command asks for 1. .* same seed"),
         ("--retreat_steps=0", "--retreat_steps: the run in"),
         ("--settle_steps=0", "--settle_steps: the run in"),
     ],

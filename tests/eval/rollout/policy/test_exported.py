@@ -19,7 +19,7 @@ from eval.rollout.run import main
 from eval.rollout.run_folder import read_run
 from lerobot_atlasvla.export.exported_policy import ExportedPolicy
 from lerobot_atlasvla.utils import extras
-from tests.conftest import CHUNK, STATE_DIM
+from tests.conftest import CHUNK, IMAGE, STATE_DIM, WRIST
 from tests.eval.rollout.simulated_run import BASE, config
 from tests.export.conftest import CAMERAS, INSTRUCTIONS, two_cameras
 
@@ -31,7 +31,8 @@ STEPS = 6
 def folder(checkpoint):
     """As atlasvla-export leaves it, as far as eval.run looks at it before its workers."""
     (checkpoint / "model.safetensors").rename(checkpoint / "model.onnx")
-    (checkpoint / "export.json").write_text(json.dumps({"parameters": 7}))
+    cameras = {IMAGE: [48, 48], WRIST: [48, 48]}
+    (checkpoint / "export.json").write_text(json.dumps({"parameters": 7, "cameras": cameras}))
     return checkpoint
 
 
@@ -50,6 +51,23 @@ def test_an_export_runs_on_the_cpu_without_attention_and_with_its_extra(folder, 
         open_policy(config(overlay=True))
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EvalError, match=r"needs onnxruntime, which is not installed.*\[export\]"):
+        open_policy(config())
+
+
+def test_an_export_does_not_average_its_chunks(folder):
+    with pytest.raises(
+        EvalError, match=r"--temporal_ensemble_coeff=0\.01 cannot be set: --checkpoint=checkpoint is an"
+    ):
+        open_policy(config(n_action_steps=1, temporal_ensemble_coeff=0.01))
+
+
+def test_an_export_gets_images_of_its_own_size(folder):
+    """Another one than in training, 32."""
+    assert open_policy(config()).image_size == open_policy(config(image_size=48)).image_size == 48
+    with pytest.raises(EvalError, match=r"--image_size=32 cannot be set: the export takes images of 48 px"):
+        open_policy(config(image_size=32))
+    (folder / "export.json").write_text(json.dumps({"cameras": {IMAGE: [40, 60], WRIST: [32, 32]}}))
+    with pytest.raises(EvalError, match=r"cameras have the sizes .*\[40, 60\].*; export the policy again with other"):
         open_policy(config())
 
 

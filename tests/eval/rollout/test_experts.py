@@ -1,0 +1,57 @@
+"""The outcomes of the scripted expert: each placement counts once, and a stopped run is continued. No simulator."""
+
+import json
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from eval.rollout import experts
+
+TASK = "pick up the bowl"
+FLAGS = ["--suite=libero_spatial", "--task_ids=[0]", "--placements=3"]
+
+
+def line(seed: int, steps: int | None = 90) -> str:
+    return json.dumps(
+        {"suite": "libero_spatial", "task_id": 0, "task": TASK, "noise": 0.0, "seed": seed, "steps": steps}
+    )
+
+
+@pytest.fixture
+def solved(monkeypatch) -> list[int]:
+    """Every placement is solved; returns the seeds of those that were tried so far."""
+    seeds: list[int] = []
+
+    def solve(env, expert, seed, noise, max_steps):
+        seeds.append(seed)
+        return 100 + seed
+
+    task = SimpleNamespace(name=TASK)
+    suites = SimpleNamespace(get_benchmark_dict=lambda: {"libero_spatial": lambda: suite})
+    suite = SimpleNamespace(get_task=lambda task_id: task)
+    monkeypatch.setitem(sys.modules, "libero.libero", SimpleNamespace(benchmark=suites))
+    monkeypatch.setattr("lerobot_atlasvla.libero.setup.prepare_libero", lambda: None)
+    monkeypatch.setattr(experts, "without_cameras", nullcontext)
+    monkeypatch.setattr(experts, "ScriptedExpert", lambda env, name: SimpleNamespace(grasps=1, phase="done"))
+    monkeypatch.setattr(experts, "solve", solve)
+    return seeds
+
+
+def test_a_file_that_two_processes_wrote_and_one_left_in_a_line_is_continued(tmp_path, solved, capsys):
+    file = tmp_path / "experts.jsonl"
+    file.write_text(f"{line(0)}\n{line(1, None)}\n{line(0)}\n{line(1, None)}\n{line(2)[:30]}")
+    assert experts.main([*FLAGS, f"--output={file}"]) == 0
+    assert solved == [2]
+    assert f"| 0 {TASK} | 2/3 | 21-94 | 96, 102 | 1 |" in capsys.readouterr().out
+    assert [json.loads(text)["seed"] for text in file.read_text().splitlines()] == [0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("content", ["precious", f"{line(0)}\nprecious", "precious\n"])
+def test_a_file_of_something_else_is_left_alone(tmp_path, solved, capsys, content):
+    file = tmp_path / "thesis.tex"
+    file.write_text(content)
+    assert experts.main([*FLAGS, f"--output={file}"]) == 1
+    assert f"--output={file} is not what this command writes" in capsys.readouterr().err
+    assert (file.read_text(), solved) == (content, [])
