@@ -13,13 +13,10 @@ from lerobot_atlasvla.libero.environment import read_variable
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, check_render_quality
-from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SUITE_MAX_STEPS
+from lerobot_atlasvla.libero.tasks import LONGEST_EPISODE, SETTLE_STEPS, SUITE_MAX_STEPS
 
 FIXED_STATES = 50
 """Initial states that LIBERO fixes per task."""
-
-LONGEST_EPISODE = 1000
-"""Steps after a reset, those without motion included, after which LIBERO's simulator refuses another one."""
 
 
 @dataclass(kw_only=True)

@@ -53,7 +53,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
 
     Raises:
         FeatureCacheError: If settings, data and weights don't go together or have no use for a cache, the folder holds
-            something else, or the disk is or becomes full.
+            something else, the dataset can't be read, or the disk is or becomes full.
     """
     if cfg.dataset.root:
         cfg.dataset.root = str(Path(cfg.dataset.root).expanduser())
@@ -73,20 +73,19 @@ def build(cfg: TrainPipelineConfig) -> Path:
     _log_size(folder, key, len(dataset))
     # With dataset.episodes, a frame's place in the dataset is not its index.
     indices = dataset.hf_dataset.data.column("index").to_numpy()
-    places = np.flatnonzero(~done_before(folder, key)[indices].astype(bool))
-    _check_disk(folder, key, len(places))
+    try:
+        places = np.flatnonzero(~done_before(folder, key)[indices].astype(bool))
+        _check_disk(folder, key, len(places))
+    except OSError as error:
+        raise FeatureCacheError(f"{why_not(error, folder, FLAG)}.") from error
     with open_writer(folder, key) as writer:
         start = time.perf_counter()
-        try:
-            for batch in tqdm(_batches(cfg, dataset, places), total=-(-len(places) // cfg.batch_size), unit="batch"):
+        batches = _batches(cfg, dataset, places, folder)
+        for batch in tqdm(batches, total=-(-len(places) // cfg.batch_size), unit="batch"):
+            try:
                 _add(writer, policy, _views(batch, cfg.rename_map, device))
-        except OSError as error:
-            # Reading the dataset may have failed as well: the error names its file then.
-            elsewhere = error.filename and not str(error.filename).startswith(str(folder))
-            raise FeatureCacheError(
-                f"{error if elsewhere else why_not(error, folder, FLAG)}. The frames that {folder} has by now count: "
-                "run the same command again to go on."
-            ) from error
+            except OSError as error:
+                raise FeatureCacheError(f"{why_not(error, folder, FLAG)}. {_go_on(folder)}") from error
         seconds = time.perf_counter() - start
     if len(places):
         logger.info("%d frames in %.0f s, %.1f a second.", len(places), seconds, len(places) / seconds)
@@ -106,7 +105,14 @@ def open_writer(folder: Path, key: CacheKey) -> CacheWriter:
         raise FeatureCacheError(f"{why_not(error, folder, FLAG)}.") from error
 
 
+def _go_on(folder: Path) -> str:
+    return f"The frames that {folder} has by now count: run the same command again to go on."
+
+
 def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
+    for name, minimum in {"batch_size": 1, "num_workers": 0}.items():
+        if getattr(cfg, name) < minimum:
+            raise FeatureCacheError(f"--{name}={getattr(cfg, name)} must be at least {minimum}.")
     config = cfg.policy
     if not isinstance(config, AtlasVLAConfig):
         kind = config.type if config else None
@@ -138,10 +144,16 @@ def _open(cfg: TrainPipelineConfig) -> LeRobotDataset:
             tolerance_s=cfg.tolerance_s,
         )
     except Exception as error:  # a damaged one, and the Hub, fail in many ways
-        where = f", --dataset.root={cfg.dataset.root}," if cfg.dataset.root else ""
-        raise FeatureCacheError(
-            f"--dataset.repo_id={cfg.dataset.repo_id}{where} can't be read: {brief(error)}."
-        ) from error
+        raise FeatureCacheError(f"{_unreadable(cfg, error)}.") from error
+
+
+def _unreadable(cfg: TrainPipelineConfig, error: Exception) -> str:
+    """Say in one sentence, without its full stop, why the dataset can't be read."""
+    where = f", --dataset.root={cfg.dataset.root}," if cfg.dataset.root else ""
+    why = brief(error)
+    if "Original Traceback" in str(error):  # a DataLoader's worker: the error itself comes after it
+        why = str(error).strip().splitlines()[-1][:500]
+    return f"--dataset.repo_id={cfg.dataset.repo_id}{where} can't be read: {why}"
 
 
 def _make_policy(cfg: TrainPipelineConfig, config: AtlasVLAConfig, dataset: LeRobotDataset) -> AtlasVLAPolicy:
@@ -177,18 +189,22 @@ def _check_disk(folder: Path, key: CacheKey, frames: int) -> None:
         )
 
 
-def _batches(cfg: TrainPipelineConfig, dataset: LeRobotDataset, places: np.ndarray) -> Iterator[dict[str, Any]]:
-    return iter(
-        DataLoader(
-            Subset(dataset, places.tolist()),
-            batch_size=cfg.batch_size,
-            num_workers=cfg.num_workers,
-            # As LeRobot's training does.
-            collate_fn=lerobot_collate_fn if dataset.meta.has_language_columns else None,
-            # As in LeRobot: video decoders do not survive a fork.
-            multiprocessing_context=cfg.dataloader_multiprocessing_context if cfg.num_workers else None,
-        )
+def _batches(
+    cfg: TrainPipelineConfig, dataset: LeRobotDataset, places: np.ndarray, folder: Path
+) -> Iterator[dict[str, Any]]:
+    loader = DataLoader(
+        Subset(dataset, places.tolist()),
+        batch_size=cfg.batch_size,
+        num_workers=cfg.num_workers,
+        # As LeRobot's training does.
+        collate_fn=lerobot_collate_fn if dataset.meta.has_language_columns else None,
+        # As in LeRobot: video decoders do not survive a fork.
+        multiprocessing_context=cfg.dataloader_multiprocessing_context if cfg.num_workers else None,
     )
+    try:
+        yield from loader
+    except Exception as error:  # images, videos and workers fail in many ways; what becomes of a batch is not seen here
+        raise FeatureCacheError(f"{_unreadable(cfg, error)}. {_go_on(folder)}") from error
 
 
 def _views(batch: dict[str, Any], rename: dict[str, str], device: torch.device) -> dict[str, Tensor]:

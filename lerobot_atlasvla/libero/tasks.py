@@ -23,5 +23,8 @@ CONTROL_FREQ_HZ = 20
 SETTLE_STEPS = 10
 """No-op steps after a reset, as LeRobot's ``LiberoEnv`` takes them: objects drop onto the table."""
 
+LONGEST_EPISODE = 1000
+"""Steps after a reset, settling included, after which LIBERO's environments end an episode; one more is an error."""
+
 SUITE_MAX_STEPS = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 """Control steps after which an episode has failed, by suite, as LeRobot's ``TASK_SUITE_MAX_STEPS``."""

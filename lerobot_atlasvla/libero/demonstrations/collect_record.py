@@ -14,12 +14,16 @@ from lerobot_atlasvla.libero.demonstrations.collect_settings import SETTINGS_BEF
 from lerobot_atlasvla.libero.demonstrations.dataset_writer import INFO
 from lerobot_atlasvla.libero.demonstrations.schema import SCHEMA_VERSION
 from lerobot_atlasvla.libero.gl import GlUnavailableError
+from lerobot_atlasvla.libero.patches.camera_pose import ENV_CAMERA_SHIFT, CameraShift
+from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY
 from lerobot_atlasvla.libero.setup import describe_simulator
 from lerobot_atlasvla.utils.commit import git_commit
 
 RECORD_NAME = "atlasvla_collect.json"
 DEFAULT_FEATURES = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
 """Features that LeRobot adds to every dataset."""
+PICTURES = {"look": ENV_RENDER_QUALITY, "camera_shift": ENV_CAMERA_SHIFT}
+"""What all pictures of a dataset share: keys of the record's simulator, and the variables that decide."""
 
 logger = logging.getLogger(__name__)
 
@@ -138,10 +142,10 @@ def check_same_features(features: dict[str, Any], config: DatasetConfig) -> None
 
 
 def check_same_source(record: dict[str, Any], source: dict[str, Any], config: DatasetConfig) -> None:
-    """Refuse to mix assets in one dataset; warn about other simulator versions.
+    """Refuse to mix assets or kinds of pictures in one dataset; warn about other simulator versions.
 
     Raises:
-        CollectionError: If the dataset was made with other assets.
+        CollectionError: If the dataset was made with other assets, another render quality or another camera shift.
     """
     if assets_kind(record["assets"]) != assets_kind(source["assets"]):
         raise CollectionError(
@@ -150,6 +154,13 @@ def check_same_source(record: dict[str, Any], source: dict[str, Any], config: Da
         )
     for name, value in source["simulator"].items():
         recorded = record["simulator"].get(name)
+        if name in PICTURES:
+            if recorded not in (value, None):  # earlier versions did not record it
+                raise CollectionError(
+                    f"{PICTURES[name]}={value} differs from {recorded}, with which the dataset at --root={config.root} "
+                    f"was made. Continue it with {PICTURES[name]}={shlex.quote(recorded)}, or choose a new --root."
+                )
+            continue
         if name == "assets":
             differs = not same_files(recorded or record["assets"], value)
         else:
@@ -158,14 +169,21 @@ def check_same_source(record: dict[str, Any], source: dict[str, Any], config: Da
             logger.warning("The dataset was begun with %s %s; this run has %s.", name, recorded, value)
 
 
+def _camera_shift() -> str:
+    """Return the shift of the scene camera as its variable has it, the same text for the same shift."""
+    shift = asdict(CameraShift.from_env())
+    return json.dumps({name: float(value) for name, value in shift.items() if value})
+
+
 def describe_source() -> dict[str, Any]:
     """Return the assets, simulator and commit that the workers will simulate with (JSON types); settles them.
 
     Raises:
-        CollectionError: If nothing can render, or the assets asked for are not there.
+        CollectionError: If nothing can render, the assets asked for are not there, or a variable has a wrong value.
     """
     try:
         simulator = {name: value for name, value in describe_simulator().items() if name != "assets_path"}
+        simulator["camera_shift"] = _camera_shift()
         # No local paths in what may be published.
         return {"assets": libero_assets().kind, "simulator": simulator, "commit": git_commit()}
     except (GlUnavailableError, OSError, ValueError) as error:

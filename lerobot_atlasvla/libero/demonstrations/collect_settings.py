@@ -10,9 +10,10 @@ from lerobot_atlasvla.libero.cameras.features import CONVENTION
 from lerobot_atlasvla.libero.cameras.ranges import RandomCameraConfig
 from lerobot_atlasvla.libero.dataset_settings import CollectionError, TaskKey, shared
 from lerobot_atlasvla.libero.demonstrations.episode import Job
+from lerobot_atlasvla.libero.experts.mishaps import MAX_STEPS as MISHAP_STEPS
 from lerobot_atlasvla.libero.experts.scripted import SUITES, known_by_suite, known_tasks, moves_objects
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
-from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_MAX_STEPS
+from lerobot_atlasvla.libero.tasks import LONGEST_EPISODE, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
 
 SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0, "random_cameras": None, "store_geometry": False}
 """Values of settings in datasets made before they existed."""
@@ -72,8 +73,20 @@ class CollectConfig(RandomCameraConfig):
             )
         if not 0 <= self.recovery_share <= 1:
             raise CollectionError(f"--recovery_share={self.recovery_share} must be from 0 to 1.")
+        self._check_steps()
         if self.store_geometry:
             self.check_cells()
+
+    def _check_steps(self) -> None:
+        max_steps = self.max_steps or max(SUITE_MAX_STEPS[suite] for suite in self.suites)
+        before = SETTLE_STEPS + (MISHAP_STEPS if self.recovery_share else 0)
+        if before + max_steps + self.extra_steps > LONGEST_EPISODE:
+            raise CollectionError(
+                f"--max_steps={max_steps} and --extra_steps={self.extra_steps} must be at most "
+                f"{LONGEST_EPISODE - before} together: LIBERO ends an episode after {LONGEST_EPISODE} steps, and "
+                f"settling and mishaps (--recovery_share={self.recovery_share}) can take {before} before the first one "
+                "recorded."
+            )
 
     def _minima(self) -> dict[str, float]:
         return super()._minima() | {"noise": 0, "extra_steps": 0, "max_steps": 1}

@@ -323,7 +323,8 @@ def check_same(record: dict[str, Any], config: ConvertConfig, names: set[str]) -
         raise ConversionError(
             f"--root={config.root} holds demonstrations of {missing[0]}, which is not among the files given now "
             f"({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}). Give the same --files or --folder "
-            "(more files may be added), or choose a new --root."
+            "(more files may be added; with --files, such as lie in the folder that the earlier ones share, or below "
+            "it: files are known by their place there), or choose a new --root."
         )
 
 

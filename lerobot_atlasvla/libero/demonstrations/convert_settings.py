@@ -25,7 +25,8 @@ class ConvertConfig:
     root: Path
     # Name of the dataset, as later given to --dataset.repo_id. Nothing is uploaded.
     repo_id: str = "local/atlasvla_libero_hdf5"
-    # HDF5 files to convert, in this order, for example '[a_demo.hdf5, b_demo.hdf5]'. Either this or --folder.
+    # HDF5 files to convert, in this order, for example '[a_demo.hdf5, b_demo.hdf5]'. Either this or --folder. Files
+    # are known by their place in the folder that all share; files added later must lie there or below it.
     files: list[Path] | None = None
     # Folder whose *.hdf5 files are converted, subfolders included, sorted by name.
     folder: Path | None = None

@@ -69,6 +69,11 @@ def test_every_suite_has_its_own_limit_of_steps(tmp_path):
     assert config(tmp_path, max_steps=99).job(("libero_goal", 2), 0).max_steps == 99
 
 
+@pytest.mark.parametrize("settings", [{"max_steps": 760}, {"max_steps": 980, "recovery_share": 0.0}])
+def test_an_attempt_may_take_all_steps_of_an_episode(tmp_path, settings):
+    config(tmp_path, **settings).validate()
+
+
 def test_a_task_that_is_solved_at_the_start_is_refused(tmp_path, fake_simulator, monkeypatch):
     def solved(job: Job) -> Attempt:
         return (
@@ -141,6 +146,9 @@ def test_summary_names_the_numbers(tmp_path, fake_simulator, capsys):
         ({"recovery_share": float("nan")}, r"--recovery_share=nan must be from 0 to 1\."),
         ({"seed": -1}, "--seed=-1 must be at least 0"),
         ({"save_every": 0}, "--save_every=0 must be at least 1"),
+        ({"max_steps": 761}, r"--max_steps=761 and --extra_steps=10 must be at most 770 together: .* after 1000 steps"),
+        ({"extra_steps": 491}, r"--max_steps=280 and --extra_steps=491 must be at most 770"),
+        ({"max_steps": 981, "recovery_share": 0.0}, r"--max_steps=981 and --extra_steps=10 must be at most 990"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_starts(tmp_path, no_simulator, override, message):

@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
+from lerobot_atlasvla.libero.demonstrations import collect_record as record_module
 from lerobot_atlasvla.libero.demonstrations import collector as collector_module
 from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect
-from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
+from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME, describe_source
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement
 from tests.libero.demonstrations.fake_simulator import EXPECTED, SOURCE, config, contents, fake_attempt
@@ -125,6 +127,52 @@ def test_other_assets_cannot_continue_a_dataset(tmp_path, fake_simulator, monkey
     monkeypatch.setattr(collector_module, "describe_source", lambda: SOURCE | {"assets": "official"})
     with pytest.raises(CollectionError, match=r"official assets.*stand-in ones.*ATLASVLA_LIBERO_ASSETS"):
         collect(config(tmp_path / "ds"))
+
+
+@pytest.mark.parametrize(
+    ("key", "recorded", "other", "message"),
+    [
+        (
+            "look",
+            "plain",
+            "default",
+            r"ATLASVLA_LIBERO_RENDER_QUALITY=default differs from plain, .*_QUALITY=plain, or",
+        ),
+        (
+            "camera_shift",
+            "{}",
+            '{"up_cm": 5.0}',
+            r"ATLASVLA_LIBERO_CAMERA_SHIFT=.*5.* differs from \{\}, .*='\{\}', or",
+        ),
+    ],
+)
+def test_other_pictures_cannot_continue_a_dataset(tmp_path, fake_simulator, monkeypatch, key, recorded, other, message):
+    def source(**pictures: str) -> dict:
+        return SOURCE | {"simulator": SOURCE["simulator"] | pictures}
+
+    asked = config(tmp_path / "ds", task_ids=[2], episodes_per_task=1)
+    collect(asked)  # as earlier versions recorded it: without
+    monkeypatch.setattr(collector_module, "describe_source", lambda: source(**{key: recorded}))
+    collect(replace(asked, episodes_per_task=2))
+    collect(replace(asked, episodes_per_task=3))
+    monkeypatch.setattr(collector_module, "describe_source", lambda: source(**{key: other}))
+    with pytest.raises(CollectionError, match=message):
+        collect(replace(asked, episodes_per_task=4))
+    assert contents(tmp_path / "ds") == EXPECTED[:3]
+
+
+@pytest.mark.parametrize(
+    ("shift", "recorded"),
+    [("", "{}"), ('{"pan_deg": 0}', "{}"), ('{"pan_deg": -10, "up_cm": 5}', '{"up_cm": 5.0, "pan_deg": -10.0}')],
+)
+def test_the_record_says_how_the_camera_was_shifted(monkeypatch, shift, recorded):
+    monkeypatch.setattr(record_module, "describe_simulator", lambda: {"assets_path": "/secret"})
+    monkeypatch.setattr(record_module, "libero_assets", lambda: SimpleNamespace(kind="stand-in"))
+    monkeypatch.setenv("ATLASVLA_LIBERO_CAMERA_SHIFT", shift)
+    assert describe_source()["simulator"] == {"camera_shift": recorded}
+    monkeypatch.setenv("ATLASVLA_LIBERO_CAMERA_SHIFT", '{"pan": 1}')
+    with pytest.raises(CollectionError, match=r"ATLASVLA_LIBERO_CAMERA_SHIFT=.* is not a camera shift"):
+        describe_source()
 
 
 def test_other_files_of_official_assets_are_told(tmp_path, fake_simulator, monkeypatch, caplog):

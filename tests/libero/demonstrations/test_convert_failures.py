@@ -268,6 +268,17 @@ def test_other_files_cannot_continue_a_dataset(tmp_path, source):
         convert(config(tmp_path / "ds", tmp_path / "other"))
 
 
+def test_a_file_from_another_folder_cannot_be_added_and_the_message_says_so(tmp_path, source):
+    first = source / f"{STEM}_demo.hdf5"
+    convert(config(tmp_path / "ds", source, folder=None, files=[first]))
+    below = write_file(source / "more/b_demo.hdf5", [make_demo(7)])
+    outside = write_file(tmp_path / "other/c_demo.hdf5", [make_demo(8)])
+    with pytest.raises(ConversionError, match=r"with --files, such as lie in the folder that the earlier ones share"):
+        convert(config(tmp_path / "ds", source, folder=None, files=[first, outside]))
+    convert(config(tmp_path / "ds", source, folder=None, files=[first, below]))
+    assert first_actions(tmp_path / "ds") == expected_first_actions(0, 1, 2, 3, 7)
+
+
 def test_a_disk_that_fills_up_while_writing_leaves_the_dataset_whole(tmp_path, source, monkeypatch):
     fill_up(monkeypatch)
     with pytest.raises(ConversionError, match=r"No space left on device.*complete up to here"):

@@ -3,12 +3,15 @@
 import copy
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from lerobot.configs.default import DatasetConfig, PeftConfig
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from PIL import UnidentifiedImageError
+from torch._utils import ExceptionWrapper
 
 from lerobot_atlasvla.commands import cache_features as build_module
 from lerobot_atlasvla.commands.cache_features import build
@@ -100,6 +103,75 @@ def test_a_disk_that_fills_up_loses_nothing(data, released, tmp_path, monkeypatc
     build(cfg)
     whole = build(settings(data, released, tmp_path / "whole"))
     assert (tmp_path / "full/features.bin").read_bytes() == (whole / "features.bin").read_bytes()
+
+
+def as_a_worker_tells(error: Exception) -> Exception:
+    """The error that a DataLoader raises when a worker of its met this one: its message holds a traceback."""
+    told = ExceptionWrapper((type(error), error, error.__traceback__), "in DataLoader worker process 0")
+    with pytest.raises(type(error)) as raised:
+        told.reraise()
+    return raised.value
+
+
+DAMAGES = {
+    "cannot identify image file": UnidentifiedImageError,
+    "cannot identify image file 7": lambda words: as_a_worker_tells(UnidentifiedImageError(words)),
+    "Could not decode frame 7": RuntimeError,
+    # In a folder whose name begins like the cache's.
+    "No such file or directory: 'cache2/7.png'": lambda words: FileNotFoundError(2, words[:25], "cache2/7.png"),
+}
+
+
+@pytest.mark.parametrize(("words", "damage"), DAMAGES.items())
+def test_a_dataset_that_can_not_be_read_is_not_taken_for_the_cache(
+    data, released, tmp_path, monkeypatch, words, damage
+):
+    monkeypatch.chdir(tmp_path)
+    cfg = settings(data, released, Path("cache"))
+    error = damage(words)
+    read = LeRobotDataset.__getitem__
+
+    def damaged(dataset, index):
+        if index == 7:
+            raise error
+        return read(dataset, index)
+
+    monkeypatch.setattr(LeRobotDataset, "__getitem__", damaged)
+    # Subset would ask for a whole batch otherwise.
+    monkeypatch.delattr(LeRobotDataset, "__getitems__", raising=False)
+    with pytest.raises(FeatureCacheError) as refused:
+        build(cfg)
+    said = str(refused.value)
+    assert re.match(rf"--dataset\.repo_id={REPO_ID}, --dataset\.root={data}, can't be read: ", said)
+    assert words in said
+    assert "can't be written" not in said
+    assert "Traceback" not in said
+    assert "\n" not in said
+    assert said.endswith("has by now count: run the same command again to go on.")
+    assert sum((tmp_path / "cache/done.bin").read_bytes()) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 0, r"--batch_size=0 must be at least 1\."),
+        ("num_workers", -1, r"--num_workers=-1 must be at least 0\."),
+    ],
+)
+def test_wrong_numbers_are_refused_before_the_network_is_built(
+    data, released, tmp_path, monkeypatch, name, value, message
+):
+    monkeypatch.setattr(build_module, "_make_policy", lambda *args: pytest.fail("built"))
+    cfg = settings(data, released, tmp_path / "cache")
+    setattr(cfg, name, value)
+    with pytest.raises(FeatureCacheError, match=message):
+        build(cfg)
+
+
+def test_a_folder_that_can_not_be_looked_into_is_named(data, released, tmp_path):
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(FeatureCacheError, match=r"--policy\.feature_cache=.*xxx can't be written: File name too long"):
+        build(settings(data, released, folder))
 
 
 @pytest.mark.parametrize(
