@@ -16,7 +16,11 @@ from eval.report.data import REPORT_FILE, read_report
 from lerobot_atlasvla.libero.experts.scripted import PLANS
 from lerobot_atlasvla.libero.tasks import SPATIAL
 
-POLICIES = {SPATIAL: ("ten_tasks_nominal", "ten_tasks_displaced"), "libero_goal": ("goal_nominal", "goal_displaced")}
+POLICIES = {
+    SPATIAL: ("ten_tasks_nominal", "ten_tasks_displaced"),
+    "libero_object": ("object_nominal",),
+    "libero_goal": ("goal_nominal", "goal_displaced"),
+}
 """Reports of each suite: the first run is the policy's, and one whose label begins with "blind" its control's."""
 _SCENE = re.compile(r"^[A-Z_]+\d+_")
 """Begins the names of libero_10's tasks."""

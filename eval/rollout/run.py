@@ -68,6 +68,7 @@ def _run_alone(cfg: RunConfig, command: str, benchmark: Benchmark | None) -> Non
         tasks = libero_tasks(cfg.suites, cfg.task_ids)
         if benchmark is not None:
             tasks = benchmark.tasks(tasks)
+        policy.checkpoint.check_instructions([task.instruction for task in tasks])
         planned = plan_run(cfg, policy, simulator, command, benchmark)
         views = ", ".join(f"{camera} -> {PREFIX}{view}" for camera, view in policy.cameras.items())
         logger.info("Cameras: %s", views or "none (a blind policy)")

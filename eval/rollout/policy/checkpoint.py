@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,22 @@ class Checkpoint:
         """Return the side of the images it was trained on, pixels; None if not square or not the same in all views."""
         sides = {side for feature in self.config.image_features.values() for side in feature.shape[-2:]}
         return sides.pop() if len(sides) == 1 else None
+
+    def check_instructions(self, instructions: Sequence[str]) -> None:
+        """Refuse instructions that an export has no features of.
+
+        Raises:
+            EvalError: Naming the first one.
+        """
+        if not self.is_export:
+            return
+        file = self.folder / EXPORT_FILE
+        known = Recorded(file, "atlasvla-export", read_object(file, "atlasvla-export"))["instructions"]
+        if unknown := [instruction for instruction in instructions if instruction not in known]:
+            raise EvalError(
+                f"The export knows {len(known)} instructions ({file}), and {unknown[0]!r} is not among them; roll out "
+                "tasks that it knows (--suites, --task_ids), or export the policy with that one in --instructions."
+            )
 
     def training_assets(self) -> str | None:
         """Return the LIBERO assets that the demonstrations were made on, where that can still be found out.

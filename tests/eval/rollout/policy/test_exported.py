@@ -20,7 +20,7 @@ from eval.rollout.run_folder import read_run
 from lerobot_atlasvla.export.exported_policy import ExportedPolicy
 from lerobot_atlasvla.utils import extras
 from tests.conftest import CHUNK, IMAGE, STATE_DIM, WRIST
-from tests.eval.rollout.simulated_run import BASE, config
+from tests.eval.rollout.simulated_run import BASE, TASKS, config
 from tests.export.conftest import CAMERAS, INSTRUCTIONS, two_cameras
 
 __all__ = ["two_cameras"]
@@ -32,7 +32,8 @@ def folder(checkpoint):
     """As atlasvla-export leaves it, as far as eval.run looks at it before its workers."""
     (checkpoint / "model.safetensors").rename(checkpoint / "model.onnx")
     cameras = {IMAGE: [48, 48], WRIST: [48, 48]}
-    (checkpoint / "export.json").write_text(json.dumps({"parameters": 7, "cameras": cameras}))
+    about = {"parameters": 7, "cameras": cameras, "instructions": [f"instruction {i}" for i in range(TASKS)]}
+    (checkpoint / "export.json").write_text(json.dumps(about))
     return checkpoint
 
 
@@ -59,6 +60,15 @@ def test_an_export_does_not_average_its_chunks(folder):
         EvalError, match=r"--temporal_ensemble_coeff=0\.01 cannot be set: --checkpoint=checkpoint is an"
     ):
         open_policy(config(n_action_steps=1, temporal_ensemble_coeff=0.01))
+
+
+def test_an_export_is_told_what_it_knows(folder, simulated, capsys):
+    about = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps(about | {"instructions": ["instruction 0"]}))
+    assert main([*BASE, "--episodes=1"]) == 1
+    assert "The export knows 1 instructions" in (message := capsys.readouterr().err)
+    assert "'instruction 1' is not among them" in message
+    assert simulated == []
 
 
 def test_an_export_gets_images_of_its_own_size(folder):
