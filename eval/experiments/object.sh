@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # LIBERO's object suite, one policy for ten things to put in the basket, beside a blind one: collect, train, roll out on LIBERO's
-# own placements, reliance, report.
+# own placements, which hardly vary, and on displaced ones, reliance, reports.
 # EPISODES demonstrations a task; STEPS training steps; START a policy to train on from (empty: from random weights);
-# TRAIN more flags of training, such as --policy.device=cuda; ROLLOUTS and CONTROL rollouts a task of the policy and of
-# its control.
+# TRAIN more flags of training, such as --policy.device=cuda; ROLLOUTS, CONTROL and DISPLACED rollouts a task of the
+# policy, of its control and of both with displaced objects.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/object}
 EPISODES=${EPISODES:-20}
@@ -12,6 +12,7 @@ START=${START-checkpoints/atlasvla_small_spatial}
 TRAIN=${TRAIN:-}
 ROLLOUTS=${ROLLOUTS:-20}
 CONTROL=${CONTROL:-10}
+DISPLACED=${DISPLACED:-5}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
 "$BIN/atlasvla-collect" --root="$OUT/data" --repo_id=local/libero_object --suite=libero_object --image_size=64 \
@@ -30,9 +31,13 @@ for policy in seeing blind; do
   [ "$policy" != seeing ] || episodes=$ROLLOUTS
   "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/nominal_$policy" \
     --suites='[libero_object]' --episodes="$episodes"
+  "$BIN/python" -m eval.run --checkpoint="$OUT/$policy/checkpoints/last" --output_dir="$OUT/displaced_$policy" \
+    --suites='[libero_object]' --episodes="$DISPLACED" --displace_cm=6
 done
 "$BIN/python" -m eval.reliance --checkpoint="$OUT/seeing/checkpoints/last" --dataset_root="$OUT/data" \
   --output_dir="$OUT/reliance"
-"$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind]" --labels='[AtlasVLA, blind]' \
-  --reliance="[$OUT/reliance]" --name=object_nominal
+for placement in nominal displaced; do
+  "$BIN/python" -m eval.report --run="[$OUT/${placement}_seeing, $OUT/${placement}_blind]" --labels='[AtlasVLA, blind]' \
+    --reliance="[$OUT/reliance]" --name="object_$placement"
+done
 "$BIN/python" -m eval.results_table

@@ -18,7 +18,7 @@ from lerobot_atlasvla.libero.tasks import SPATIAL
 
 POLICIES = {
     SPATIAL: ("ten_tasks_nominal", "ten_tasks_displaced"),
-    "libero_object": ("object_nominal",),
+    "libero_object": ("object_nominal", "object_displaced"),
     "libero_goal": ("goal_nominal", "goal_displaced"),
 }
 """Reports of each suite: the first run is the policy's, and one whose label begins with "blind" its control's."""
