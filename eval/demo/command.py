@@ -281,8 +281,7 @@ def run(cfg: DemoConfig, _: str) -> None:
 
 def _run_alone(cfg: DemoConfig, lock: FolderLock, started: float) -> list[str]:
     """Run the stages in a folder that nobody else writes to; return the last lines of output."""
-    earlier = sorted(cfg.output_dir.iterdir()) if (cfg.output_dir / FIRST_LOG).exists() else []
-    if kept := set_aside(cfg.output_dir, earlier):
+    if kept := set_aside(cfg.output_dir, sorted(cfg.output_dir.iterdir())):
         sys.stdout.write(f"demo: an earlier run was moved to {kept}\n")
     planned = stages(cfg)
     sys.stdout.write(

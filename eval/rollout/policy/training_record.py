@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import pyarrow.dataset as arrow_dataset
 
+from eval.common.errors import EvalError
 from eval.common.files import Recorded
 from eval.common.lerobot_results import read_training_curve
 from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json, training_dataset
 from lerobot_atlasvla.training.held_out import split_episodes
 from lerobot_atlasvla.training.tensorboard import FOLDER
+from lerobot_atlasvla.utils.cli import brief
 
 COMMAND_FILE = "train_command.txt"
 _LOSS = "train/loss"
@@ -60,14 +62,23 @@ def training_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _trained_on(dataset: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return how many episodes, and frames of them, a run learned from; None where the dataset no longer says it."""
+    """Return how many episodes, and frames of them, a run learned from; None where the dataset no longer says it.
+
+    Raises:
+        EvalError: If the dataset is damaged.
+    """
     chosen = dataset.get("episodes")
     files = sorted((Path(dataset["root"]) / "meta/episodes").glob("*/*.parquet")) if dataset.get("root") else []
     rows: dict[str, list[Any]] = {}
     if files:
-        table = arrow_dataset.dataset([str(file) for file in files]).to_table(
-            columns=["episode_index", "tasks", "length"]
-        )
+        columns = ["episode_index", "tasks", "length"]
+        try:
+            table = arrow_dataset.dataset([str(file) for file in files]).to_table(columns=columns)
+        except (OSError, ValueError) as error:
+            raise EvalError(
+                f"{files[0].parents[1]}, of the dataset that the checkpoint was trained on, can't be read: "
+                f"{brief(error)}."
+            ) from error
         rows = table.sort_by("episode_index").to_pydict()
     lengths = rows.get("length", [])
     if not lengths or max(chosen or [0]) >= len(lengths):

@@ -22,8 +22,8 @@ from lerobot_atlasvla.utils.commit import git_commit
 RECORD_NAME = "atlasvla_collect.json"
 DEFAULT_FEATURES = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
 """Features that LeRobot adds to every dataset."""
-PICTURES = {"look": ENV_RENDER_QUALITY, "camera_shift": ENV_CAMERA_SHIFT}
-"""What all pictures of a dataset share: keys of the record's simulator, and the variables that decide."""
+_IMAGE_VARIABLES = {"look": ENV_RENDER_QUALITY, "camera_shift": ENV_CAMERA_SHIFT}
+"""What all images of a dataset share: keys of the record's simulator, and the variables that decide."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def check_same_features(features: dict[str, Any], config: DatasetConfig) -> None
 
 
 def check_same_source(record: dict[str, Any], source: dict[str, Any], config: DatasetConfig) -> None:
-    """Refuse to mix assets or kinds of pictures in one dataset; warn about other simulator versions.
+    """Refuse to mix assets or kinds of images in one dataset; warn about other simulator versions.
 
     Raises:
         CollectionError: If the dataset was made with other assets, another render quality or another camera shift.
@@ -154,11 +154,11 @@ def check_same_source(record: dict[str, Any], source: dict[str, Any], config: Da
         )
     for name, value in source["simulator"].items():
         recorded = record["simulator"].get(name)
-        if name in PICTURES:
+        if variable := _IMAGE_VARIABLES.get(name):
             if recorded not in (value, None):  # earlier versions did not record it
                 raise CollectionError(
-                    f"{PICTURES[name]}={value} differs from {recorded}, with which the dataset at --root={config.root} "
-                    f"was made. Continue it with {PICTURES[name]}={shlex.quote(recorded)}, or choose a new --root."
+                    f"{variable}={value} differs from {recorded}, with which the dataset at --root={config.root} "
+                    f"was made. Continue it with {variable}={shlex.quote(recorded)}, or choose a new --root."
                 )
             continue
         if name == "assets":

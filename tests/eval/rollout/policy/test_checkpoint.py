@@ -223,6 +223,12 @@ def test_part_of_a_dataset_and_no_dataset(trained, tmp_path):
     assert training_record(folder) is None
 
 
+def test_a_damaged_dataset_is_named(trained, tmp_path):
+    (tmp_path / "data/meta/episodes/chunk-000/file-000.parquet").write_bytes(b"x" * 100)
+    with pytest.raises(EvalError, match=r"data/meta/episodes, of the dataset .* can't be read: ArrowInvalid"):
+        training_record(trained / "checkpoints/000600/pretrained_model")
+
+
 @pytest.mark.parametrize(("chosen", "trained_on"), [(None, 36), ([0, 1, 2, 4], 2), ([0, 41], None)])
 def test_episodes_that_were_held_out_are_not_counted(trained, chosen, trained_on):
     folder = trained / "checkpoints/000600/pretrained_model"
