@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import binomtest
 
 IMAGES = Path(__file__).parent / "images"
-REPORT = Path("eval/results/ten_tasks_displaced/report.json")
+REPORT = Path("eval/results/replan_displaced/report.json")
 COLUMNS, TILE, BAR = 5, 144, 16
 """Tiles per row; side of a tile and height of its caption, pixels."""
 EVERY, FRAMES_PER_SECOND = 5, 8
@@ -95,8 +95,8 @@ def success_plot(report: Path, path: Path) -> None:
         axes.barh(heights, rates, 0.95 * width, xerr=(below, above), color=color, ecolor="#444", capsize=2, label=label)
     axes.set_yticks(range(len(counts)), [*SCENE, "all ten tasks"])
     axes.set(xlim=(0, 100), ylim=(len(counts) - 0.5, -0.5), xlabel="success rate, %, with 95 % Wilson interval")
-    axes.set_title("objects displaced by up to 6 cm; the bowl is ...", fontsize=9, loc="left", pad=22)
-    axes.legend(fontsize=7, ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), borderpad=0)
+    axes.set_title("objects displaced by up to 6 cm; the bowl is ...", fontsize=9, loc="left", pad=34)
+    axes.legend(fontsize=7, ncols=2, frameon=False, loc="lower center", bbox_to_anchor=(0.3, 1.0), borderpad=0)
     axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 

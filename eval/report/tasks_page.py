@@ -17,7 +17,7 @@ from lerobot_atlasvla.libero.experts.scripted import PLANS
 from lerobot_atlasvla.libero.tasks import SPATIAL
 
 POLICIES = {
-    SPATIAL: ("ten_tasks_nominal", "ten_tasks_displaced"),
+    SPATIAL: ("replan_nominal", "replan_displaced"),
     "libero_object": ("object_nominal", "object_displaced"),
     "libero_goal": ("goal_nominal", "goal_displaced"),
 }

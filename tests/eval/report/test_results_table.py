@@ -135,7 +135,7 @@ def test_every_task_has_its_expert_and_its_policies(root, tmp_path):
     displaced = {"settings": {"displace_cm": 6.0, "task_ids": [0, 3]}, "training": TRAINING}
     seeing = make_run(tmp_path / "a", [*rollouts_of(0, [50, 0]), *rollouts_of(3, [0, 0])], **displaced)
     blind = make_run(tmp_path / "b", [*rollouts_of(0, [0, 0]), *rollouts_of(3, [60, 0])], **displaced)
-    flags = [f"--reports={root}/eval/results", "--labels=[mine, blind twin]", "--name=ten_tasks_displaced"]
+    flags = [f"--reports={root}/eval/results", "--labels=[mine, blind twin]", "--name=replan_displaced"]
     assert report.main([f"--run=[{seeing}, {blind}]", *flags]) == 0
     assert main([], root) == 0
     lines = block(root / "docs/tasks.md").splitlines()
