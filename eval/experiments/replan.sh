@@ -26,12 +26,13 @@ for steps in "$STEPS" 10; do
   roll_out "nominal_$steps" "$POLICY" "$steps" --episodes="$ROLLOUTS"
 done
 roll_out displaced_blind "$BLIND" "$STEPS" --episodes="$CONTROL" --displace_cm=6
+roll_out nominal_blind "$BLIND" "$STEPS" --episodes="$((2 * CONTROL))"
 
 CHOICE="$STEPS of 10 actions"
 "$BIN/python" -m eval.report --name=replan_steps --run="[$OUT/looks_3, $OUT/looks_1, $OUT/looks_5, $OUT/looks_10]" \
   --labels='[3 of 10 actions, 1 of 10 actions, 5 of 10 actions, whole chunks]'
 "$BIN/python" -m eval.report --name=replan_displaced --run="[$OUT/displaced_$STEPS, $OUT/displaced_10, $OUT/displaced_blind]" \
   --labels="['AtlasVLA, $CHOICE', 'AtlasVLA, whole chunks', 'blind, $CHOICE']"
-"$BIN/python" -m eval.report --name=replan_nominal --run="[$OUT/nominal_$STEPS, $OUT/nominal_10]" \
-  --labels="['AtlasVLA, $CHOICE', 'AtlasVLA, whole chunks']"
+"$BIN/python" -m eval.report --name=replan_nominal --run="[$OUT/nominal_$STEPS, $OUT/nominal_10, $OUT/nominal_blind]" \
+  --labels="['AtlasVLA, $CHOICE', 'AtlasVLA, whole chunks', 'blind, $CHOICE']"
 "$BIN/python" -m eval.results_table
