@@ -89,6 +89,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         self.backbone_record = BackboneRecord(config)
         self.action_chunks = ActionChunks(config, dataset_meta)
         self.feature_cache: FeatureCache | None = None
+        # Whether weights of a checkpoint were left out, or replaced by fresh ones, to fit other data.
+        self.departs_from_checkpoint = False
         if not from_checkpoint:
             for part, weights in resolved.items():
                 self.backbone_record.load(part, self.model.backbones()[part], weights)
@@ -158,6 +160,11 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         return peft.default_targets(self.config, self.model)
 
     def _validate_peft_config(self, peft_config: Any) -> None:
+        if self.departs_from_checkpoint:
+            raise ValueError(
+                f"An adapter is saved without its base, and {self.name_or_path} does not fit this dataset's cameras, "
+                "states or actions as it is. Train without --peft first, and adapt that checkpoint with --policy.path."
+            )
         # LeRobot's own check refuses to adapt anything but a checkpoint.
         if not self.config.pretrained_path and self.name_or_path == peft.FROM_CONFIG:
             peft.check_rebuildable(self, self.config, self.model, peft_config.modules_to_save or ())

@@ -75,6 +75,10 @@ def select_columns(config: AtlasVLAConfig, dataset: Any | None = None) -> None:
                 f"{key} must be an RGB image of shape (3, H, W), got {shape}. Depth and gray images are not read: name "
                 "the RGB cameras with --policy.views, or store a gray image three times, as R, G and B."
             )
+    if dataset is not None:
+        # A checkpoint's states may have had another size.
+        for key in set(_state_keys(found)) & dataset.features.keys():
+            found[key] = PolicyFeature(FeatureType.STATE, tuple(dataset.features[key]["shape"]))
     states = {key: feature for key, feature in found.items() if key in _state_keys(found)}
     if config.use_state and (not states or any(len(feature.shape) != 1 for feature in states.values())):
         shapes = {key: tuple(feature.shape) for key, feature in states.items()}

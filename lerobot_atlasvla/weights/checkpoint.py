@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draccus.utils import DraccusException
-from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HFValidationError
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.utils.constants import ACTION
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from lerobot_atlasvla.files.safetensors_files import save_tensors
 
 from . import backbones
 from .download import WeightsError, listing
+from .fine_tuning import fit_to_dataset
 from .tensor_files import not_finite, other_kinds
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ def load(policy: AtlasVLAPolicy, file: Path) -> None:
     starts = prefixes(policy, {name: parts[name] for name in backbones.pretrained_parts(config)})
     if unknown := sorted(set(left_out) - set(starts)):
         raise WeightsError(f"{file} refers to {unknown}, which this policy's config.json does not take from a source.")
-    _drop_other_actions(policy, file, tensors)
+    if (saved := _saved_config(file.parent)) is not None:
+        policy.departs_from_checkpoint = fit_to_dataset(policy, saved, file, tensors)
     _check_fit(policy, file, tensors, tuple(starts[name] for name in left_out))
     for name, start in starts.items():
         if name in left_out:
@@ -163,36 +164,13 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, left_out
 
 
-def _drop_other_actions(policy: AtlasVLAPolicy, file: Path, tensors: dict[str, Tensor]) -> None:
-    """Put the policy's fresh tensors where the file's are for actions of another size: fine-tuning for another robot.
-
-    Only for a policy that is made to be trained on a dataset, and only if ``config.json`` beside the file says that its
-    actions had another size.
-    """
-    if policy.action_chunks.meta is None:
-        return
+def _saved_config(folder: Path) -> AtlasVLAConfig | None:
+    """Return a checkpoint's own settings, which the policy's may depart from; ``None`` if they can't be read."""
     try:
-        saved = json.loads((file.parent / CONFIG_NAME).read_text(encoding="utf-8"))["output_features"][ACTION]["shape"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if saved == [policy.config.action_dim]:
-        return
-    (head,) = prefixes(policy, {"head": policy.model.head}).values()
-    fresh = {
-        name: tensor
-        for name, tensor in policy.state_dict().items()
-        if name.startswith(head) and name in tensors and tensors[name].shape != tensor.shape
-    }
-    if fresh:
-        logger.warning(
-            "The checkpoint %s has actions of shape %s and the dataset has %d numbers an action: %s start from RANDOM "
-            "weights, everything else from the checkpoint.",
-            file.parent,
-            tuple(saved),
-            policy.config.action_dim,
-            listing(sorted(fresh)),
-        )
-    tensors.update(fresh)
+        config = PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+    except (FileNotFoundError, *UNREADABLE_CONFIG):
+        return None
+    return config if isinstance(config, AtlasVLAConfig) and config.input_features and config.output_features else None
 
 
 def _check_fit(policy: nn.Module, file: Path, tensors: Mapping[str, Tensor], left_out: tuple[str, ...]) -> None:

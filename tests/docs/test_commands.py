@@ -9,6 +9,7 @@ from pathlib import Path
 
 import draccus
 import pytest
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
 
 import lerobot_atlasvla  # noqa: F401 - registers the policy
@@ -21,6 +22,8 @@ PAGES = [*START, ROOT / "eval/README.md", ROOT / "examples/own_robot.md", *sorte
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 LIKE_TRAINING = {"lerobot-train", "atlasvla-cache", "atlasvla-check"}
 """Programs that take the flags of ``lerobot-train``."""
+STARTS = ("--config_path", "--policy.path")
+"""What a training starts from: a preset, or a checkpoint."""
 ARGPARSE = {"eval.compare", "eval.results_table"}
 TO_FILL_IN = re.compile(r"\.\.\.|=(?!LORA\b)[A-Z]+(?=\s|$)|--resume")
 """Occurs in commands that can't be typed as they stand, or only after another."""
@@ -51,9 +54,16 @@ def commands(page: Path) -> list[str]:
 
 
 def read_train_flags(flags: list[str]) -> TrainPipelineConfig:
-    (preset,) = [flag.partition("=")[2] for flag in flags if flag.startswith("--config_path=")]
-    others = [flag for flag in flags if not flag.startswith("--config_path=")]
-    return draccus.parse(TrainPipelineConfig, config_path=ROOT / preset, args=others)
+    start = {name: flag.partition("=")[2] for flag in flags for name in STARTS if flag.startswith(f"{name}=")}
+    others = [flag for flag in flags if not flag.startswith(tuple(f"{name}=" for name in start))]
+    if "--policy.path" in start:
+        # LeRobot takes a policy's flags out before it parses the rest, and reads them with the checkpoint's settings.
+        of_policy = [flag.replace("--policy.", "--", 1) for flag in others if flag.startswith("--policy.")]
+        others = [flag for flag in others if not flag.startswith("--policy.")]
+        cfg = draccus.parse(TrainPipelineConfig, args=others)
+        cfg.policy = PreTrainedConfig.from_pretrained(ROOT / start["--policy.path"], cli_overrides=of_policy)
+        return cfg
+    return draccus.parse(TrainPipelineConfig, config_path=ROOT / start["--config_path"], args=others)
 
 
 def ours(page: Path) -> list[str]:

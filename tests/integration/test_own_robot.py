@@ -103,6 +103,20 @@ def test_from_a_recording_to_the_arm(tmp_path):
     )
     assert "End of training" in log
 
+    trained = next(word.partition("=")[2] for word in train if word.startswith("--output_dir="))
+    fewer = [
+        f"--policy.path={trained}/checkpoints/last/pretrained_model",
+        "--policy.push_to_hub=false",
+        f"--policy.views=[observation.images.{min(CAMERAS)}]",
+        "--output_dir=tuned",
+        "--env_eval_freq=0",
+    ]
+    data = [word for word in train if word.startswith("--dataset.") and not word.startswith("--dataset.eval_split=")]
+    log = succeed(
+        program("lerobot-train"), *fewer, *data, "--steps=1", "--batch_size=4", "--num_workers=0", cwd=tmp_path
+    )
+    assert "End of training" in log
+
     (rollout,) = commands("lerobot-rollout")
     (checkpoint,) = (word.partition("=")[2] for word in rollout if word.startswith("--policy.path="))
     config = json.loads((tmp_path / checkpoint / "config.json").read_text())

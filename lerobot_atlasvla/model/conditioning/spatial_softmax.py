@@ -32,7 +32,9 @@ class SpatialSoftmax(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.keypoint_logits = nn.Linear(dim, keypoints)
         self.map = nn.Linear(dim, map_channels)
-        self.output_dim = views * (2 * keypoints + grid[0] * grid[1] * map_channels)
+        # Of a view; the output has the first of all views, then the second.
+        self.widths = 2 * keypoints, grid[0] * grid[1] * map_channels
+        self.output_dim = views * sum(self.widths)
         rows, columns = grid
         y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
         self.register_buffer("positions_P2", torch.stack((y.flatten(), x.flatten()), dim=-1), persistent=False)

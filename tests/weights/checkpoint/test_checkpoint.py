@@ -3,18 +3,14 @@
 import copy
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, PolicyFeature
 from safetensors.torch import load_file
 
 from lerobot_atlasvla import AtlasVLAConfig, AtlasVLAPolicy
 from lerobot_atlasvla.weights import checkpoint
 from lerobot_atlasvla.weights.download import WeightsError
-from tests.conftest import tiny_config
 from tests.helpers.released import (
     WEIGHTS,
     change_file,
@@ -326,42 +322,3 @@ def test_the_saved_settings_are_the_ones_asked_for(root, folder):
     loaded, asked = AtlasVLAConfig.from_pretrained(folder), released_config(root)
     for name in ("freeze_vggt", "freeze_language", "vggt_model", "language_model", "vggt_revision", "backbone_dtype"):
         assert getattr(loaded, name) == getattr(asked, name), name
-
-
-# --- fine-tuning to another action size ---
-
-
-def resized(checkpoint, size, meta):
-    config = PreTrainedConfig.from_pretrained(checkpoint)
-    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (size,))}
-    return AtlasVLAPolicy.from_pretrained(checkpoint, config=config, dataset_meta=meta)
-
-
-@pytest.mark.parametrize("head", ["l1", "flow"])
-def test_another_action_size_starts_the_head_at_random_and_nothing_else(tmp_path, caplog, head):
-    before = AtlasVLAPolicy(tiny_config(head=head))
-    before.save_pretrained(tmp_path)
-    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=0, root=tmp_path)
-    after = resized(tmp_path, 3, meta)
-    assert after.config.action_dim == after.model.head.proj.out_features == 3
-    old, new = before.state_dict(), after.state_dict()
-    changed = {name for name in old if not torch.equal(old[name], new[name])}
-    expected = {"proj.weight", "proj.bias"} | ({"action_in.weight"} if head == "flow" else set())
-    assert changed == {f"model.head.{name}" for name in expected}
-    assert "has actions of shape (7,) and the dataset has 3" in caplog.text
-    assert "start from RANDOM weights" in caplog.text
-
-
-def test_without_a_dataset_another_action_size_is_an_error(tmp_path):
-    """Nobody is about to train it."""
-    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=r"of another shape: model\.head\.proj"):
-        resized(tmp_path, 3, None)
-
-
-def test_a_damaged_head_is_no_other_action_size(tmp_path):
-    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
-    change_file(tmp_path / WEIGHTS, lambda tensors: tensors.update({"model.head.proj.bias": torch.zeros(4)}))
-    meta = SimpleNamespace(features={}, stats={}, repo_id="a/b", total_frames=0, root=tmp_path)
-    with pytest.raises(WeightsError, match=r"of another shape: model\.head\.proj.bias"):
-        resized(tmp_path, 7, meta)

@@ -1,0 +1,97 @@
+"""Starting from a checkpoint on data with fewer cameras, or with states or actions of another size.
+
+The weights that read or give those numbers start fresh, those of cameras that are left out go, and everything else is
+the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
+
+from .download import WeightsError, listing
+
+if TYPE_CHECKING:
+    from lerobot_atlasvla.modeling_atlasvla import AtlasVLAPolicy
+
+logger = logging.getLogger(__name__)
+
+# Names in a policy's state dict.
+_HEAD = "model.head."
+_STATE = "model.state_projector.weight"
+_CONDITION = "model.decoder.queries.condition.0.weight"
+_VIEW_EMBED = "model.fusion.", "view_embed"
+
+
+def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, tensors: dict[str, Tensor]) -> bool:
+    """Make a checkpoint's tensors fit a policy that is about to be trained on other data than the checkpoint was.
+
+    Args:
+        policy: The policy, with fresh weights.
+        saved: The checkpoint's own settings.
+        file: Its weights, for messages.
+        tensors: What they hold; changed.
+
+    Returns:
+        Whether anything had to be changed.
+
+    Raises:
+        WeightsError: If the policy is not made for a dataset, and its cameras are the checkpoint's in another order.
+    """
+    config, fresh = policy.config, policy.state_dict()
+    other_views = config.view_keys != saved.view_keys and set(config.view_keys) <= set(saved.view_keys)
+    if policy.action_chunks.meta is None:
+        if other_views and len(config.view_keys) == len(saved.view_keys):
+            raise WeightsError(
+                f"{file} was trained on the cameras {list(saved.view_keys)} in this order, not "
+                f"{list(config.view_keys)}: leave out --policy.views."
+            )
+        return False
+    places = [saved.view_keys.index(key) for key in config.view_keys] if other_views else []
+    random: dict[str, Tensor] = {}
+    pairs = {"actions": (saved.action_dim, config.action_dim), "states": (saved.state_dim, config.state_dim)}
+    other = {name: both for name, both in pairs.items() if both[0] != both[1] and all(both)}
+    if "actions" in other:
+        random |= {name: tensor for name, tensor in fresh.items() if name.startswith(_HEAD)}
+    if "states" in other:
+        random |= {_STATE: fresh[_STATE]}
+    random = {name: new for name, new in random.items() if name in tensors and tensors[name].shape != new.shape}
+    tensors.update(random)
+    if places:
+        for name in [name for name in tensors if name.startswith(_VIEW_EMBED[0]) and name.endswith(_VIEW_EMBED[1])]:
+            tensors[name] = tensors[name][:, places]
+    if _CONDITION in tensors and _CONDITION in fresh and ("states" in other or places):
+        tensors[_CONDITION] = _condition(policy, saved, places, tensors[_CONDITION], fresh[_CONDITION])
+    if other:
+        sizes = [f"{name} of {before} numbers and the dataset of {now}" for name, (before, now) in other.items()]
+        logger.warning(
+            "The checkpoint %s has %s: %s start from RANDOM weights, everything else from the checkpoint.",
+            file.parent,
+            ", ".join(sizes),
+            listing(sorted(random)),
+        )
+    return bool(other or places)
+
+
+def _condition(
+    policy: AtlasVLAPolicy, saved: AtlasVLAConfig, places: list[int], weight: Tensor, fresh: Tensor
+) -> Tensor:
+    """Return the weights of the layer that reads the condition, ``(hidden width, condition width)``.
+
+    Their columns are those of the state, of the pooled instruction, and of what the views give.
+    """
+    before, now = saved.state_dim, policy.config.state_dim
+    state, words, views = weight.tensor_split((before, before + policy.config.decoder_hidden_size), dim=1)
+    if now != before:
+        state = fresh[:, :now]
+    if places and (summary := policy.model.visual_summary) is not None:
+        count = len(saved.view_keys)
+        parts = views.split([count * width for width in summary.widths], dim=1)
+        views = torch.cat([part.unflatten(1, (count, -1))[:, places].flatten(1) for part in parts], dim=1)
+    return torch.cat((state, words, views), dim=1)

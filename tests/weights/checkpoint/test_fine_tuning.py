@@ -1,0 +1,128 @@
+"""Starting from a checkpoint on data with fewer cameras, or with states or actions of another size."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
+
+from lerobot_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.weights.download import WeightsError
+from tests.conftest import IMAGE, STATE, WRIST, tiny_config
+from tests.helpers.released import WEIGHTS, change_file, inputs_of, preprocessed
+
+CONDITION = "model.decoder.queries.condition.0.weight"
+STATE_LAYER = "model.state_projector.weight"
+
+
+def dataset(tmp_path, **features):
+    """Metadata of a dataset, as far as a policy that is made for it looks."""
+    return SimpleNamespace(features=features, stats={}, repo_id="a/b", total_frames=0, root=tmp_path)
+
+
+def started_from(folder, meta, *, action=None, **settings):
+    config = PreTrainedConfig.from_pretrained(folder)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    if action:
+        config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (action,))}
+    return AtlasVLAPolicy.from_pretrained(folder, config=config, dataset_meta=meta)
+
+
+def changed_names(before, after):
+    old, new = before.state_dict(), after.state_dict()
+    assert old.keys() == new.keys()
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+@pytest.mark.parametrize("head", ["l1", "flow"])
+def test_another_action_size_starts_the_head_at_random_and_nothing_else(tmp_path, caplog, head):
+    before = AtlasVLAPolicy(tiny_config(head=head))
+    before.save_pretrained(tmp_path)
+    after = started_from(tmp_path, dataset(tmp_path), action=3)
+    assert after.config.action_dim == after.model.head.proj.out_features == 3
+    expected = {"proj.weight", "proj.bias"} | ({"action_in.weight"} if head == "flow" else set())
+    assert changed_names(before, after) == {f"model.head.{name}" for name in expected}
+    assert "has actions of 7 numbers and the dataset of 3" in caplog.text
+    assert "start from RANDOM weights" in caplog.text
+
+
+def test_another_state_size_starts_what_reads_the_state_at_random_and_nothing_else(tmp_path, caplog):
+    before = AtlasVLAPolicy(tiny_config())
+    before.save_pretrained(tmp_path)
+    after = started_from(tmp_path, dataset(tmp_path, **{STATE: {"shape": [6]}}))
+    assert after.config.state_dim == 6
+    assert changed_names(before, after) == {STATE_LAYER, CONDITION}
+    # The condition begins with the state; what comes after it is as it was.
+    assert torch.equal(before.state_dict()[CONDITION][:, 8:], after.state_dict()[CONDITION][:, 6:])
+    assert "has states of 8 numbers and the dataset of 6" in caplog.text
+
+
+def decoded(policy, *places):
+    """What the decoder makes of a batch that has the views at some places only."""
+    inputs = inputs_of(policy, preprocessed(tiny_config()))
+    cameras = tuple(inputs.views.cameras[place] for place in places)
+    views = replace(inputs.views, cameras=cameras, present=places)
+    model = policy.model
+    with torch.no_grad():
+        return model.decode(model.fuse(model.encode_views(views), model.encode_language(inputs), inputs.state_BN))
+
+
+@pytest.mark.parametrize("settings", [{}, {"fusion": "early"}, {"query_conditioning": "none"}])
+@pytest.mark.parametrize("place", [0, 1])
+def test_with_fewer_cameras_it_decodes_what_the_checkpoint_does_without_the_others(tmp_path, caplog, place, settings):
+    torch.manual_seed(0)
+    before = AtlasVLAPolicy(tiny_config(**settings))
+    before.save_pretrained(tmp_path)
+    after = started_from(tmp_path, dataset(tmp_path), views=((IMAGE, WRIST)[place],))
+    torch.testing.assert_close(decoded(after, 0), decoded(before, place), rtol=1e-5, atol=1e-6)
+    # The cameras are told apart.
+    assert not torch.allclose(decoded(before, 0), decoded(before, 1), atol=1e-3)
+    assert "start from RANDOM weights, everything else" not in caplog.text
+
+
+def test_what_was_started_from_a_checkpoint_saves_and_loads(tmp_path):
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path / "before")
+    meta = dataset(tmp_path, **{STATE: {"shape": [6]}})
+    after = started_from(tmp_path / "before", meta, action=5, views=(WRIST,))
+    after.save_pretrained(tmp_path / "after")
+    assert not changed_names(after, AtlasVLAPolicy.from_pretrained(tmp_path / "after"))
+
+
+def test_cameras_in_another_order_are_an_error_when_nobody_is_about_to_train(tmp_path):
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"in this order, not .*: leave out --policy\.views"):
+        started_from(tmp_path, None, views=(WRIST, IMAGE))
+
+
+def test_cameras_in_another_order_take_their_weights_along(tmp_path):
+    before = AtlasVLAPolicy(tiny_config())
+    before.save_pretrained(tmp_path)
+    after = started_from(tmp_path, dataset(tmp_path), views=(WRIST, IMAGE))
+    name = "model.fusion.geometry_projector.view_embed"
+    assert torch.equal(before.state_dict()[name].flip(1), after.state_dict()[name])
+
+
+@pytest.mark.parametrize("change", [{"action": 3}, {"views": (WRIST,)}])
+def test_without_a_dataset_other_sizes_are_an_error(tmp_path, change):
+    """Nobody is about to train it."""
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="of another shape: model"):
+        started_from(tmp_path, None, **change)
+
+
+def test_a_damaged_head_is_no_other_action_size(tmp_path):
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    change_file(tmp_path / WEIGHTS, lambda tensors: tensors.update({"model.head.proj.bias": torch.zeros(4)}))
+    with pytest.raises(WeightsError, match=r"of another shape: model\.head\.proj.bias"):
+        started_from(tmp_path, dataset(tmp_path), action=7)
+
+
+def test_an_adapter_can_not_be_kept_without_such_a_base(tmp_path):
+    peft = pytest.importorskip("peft")
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    policy = started_from(tmp_path, dataset(tmp_path), action=3, pretrained_path=tmp_path)
+    with pytest.raises(ValueError, match="does not fit this dataset's cameras, states or actions"):
+        policy.wrap_with_peft(peft.LoraConfig(target_modules=["qkv"]))
