@@ -167,7 +167,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], list[str]]:
 def _saved_config(folder: Path) -> AtlasVLAConfig | None:
     """Return a checkpoint's own settings, which the policy's may depart from; ``None`` if they can't be read."""
     try:
-        config = PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+        # Where it runs does not matter here, and LeRobot would warn of a missing GPU a second time.
+        config = PreTrainedConfig.from_pretrained(folder, local_files_only=True, cli_overrides=["--device=cpu"])
     except (FileNotFoundError, *UNREADABLE_CONFIG):
         return None
     return config if isinstance(config, AtlasVLAConfig) and config.input_features and config.output_features else None
