@@ -8,7 +8,7 @@
 #   landmarks_random  the same, demonstrations from random cameras as well
 #   untrained         landmarks of a frozen backbone that has learned nothing
 # GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps, ROLLOUTS per
-# camera pose.
+# camera pose, EXECUTED actions of a chunk before the policy looks again.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
 GEOMETRY=${GEOMETRY:-16}
@@ -19,6 +19,7 @@ CAMERAS=${CAMERAS:-3}
 STEPS=${STEPS:-2000}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
+EXECUTED=${EXECUTED:-3}
 POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 # Without these, glibc hands memory back between steps and takes it again.
@@ -73,9 +74,10 @@ done
 train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" \
   "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
 "$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --task_ids="[$TASK]" \
-  --episodes=20 --displace_cm=6
+  --episodes=20 --displace_cm=6 --n_action_steps="$EXECUTED"
 join() { local IFS=,; echo "[$*]"; }
-"$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --task_ids="[$TASK]" --episodes="$ROLLOUTS" --displace_cm=6 \
+"$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --task_ids="[$TASK]" --episodes="$ROLLOUTS" \
+  --displace_cm=6 --n_action_steps="$EXECUTED" \
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
   --right_cm='[-20, -10, 10, 20]' --pan_deg='[-10, -5, 5, 10]' --name=scene_only_camera_shift
 "$BIN/python" -m eval.results_table
