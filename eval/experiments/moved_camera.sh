@@ -7,8 +7,8 @@
 #   landmarks         the frozen pretrained backbone's 3-D landmarks, demonstrations from LIBERO's camera
 #   landmarks_random  the same, demonstrations from random cameras as well
 #   untrained         landmarks of a frozen backbone that has learned nothing
-# GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps, ROLLOUTS per
-# camera pose, EXECUTED actions of a chunk before the policy looks again.
+# GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps (of
+# random RANDOM_STEPS), ROLLOUTS per camera pose, EXECUTED actions of a chunk before the policy looks again.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
 GEOMETRY=${GEOMETRY:-16}
@@ -17,6 +17,7 @@ TASK=${TASK:-0}
 EPISODES=${EPISODES:-100}
 CAMERAS=${CAMERAS:-3}
 STEPS=${STEPS:-2000}
+RANDOM_STEPS=${RANDOM_STEPS:-4000}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
 EXECUTED=${EXECUTED:-3}
@@ -60,12 +61,14 @@ for seed in $SEEDS; do
     name=${policy}_$seed
     every=$((CAMERAS + 1))
     [[ $policy != *random ]] || every=1
+    steps=$STEPS
+    [[ $policy != random ]] || steps=$RANDOM_STEPS
     data=(--dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $every)")
     # shellcheck disable=SC2086 (several flags in one string)
     {
       [[ ${FLAGS[$policy]} != *feature_cache* ]] || "$BIN/atlasvla-cache" ${FLAGS[$policy]} "${data[@]}"
-      train "$OUT/$name" ${FLAGS[$policy]} "${data[@]}" --job_name="$name" --steps="$STEPS" --seed="$seed" --num_workers=1 \
-        --save_freq="$STEPS"
+      train "$OUT/$name" ${FLAGS[$policy]} "${data[@]}" --job_name="$name" --steps="$steps" --seed="$seed" --num_workers=1 \
+        --save_freq="$steps"
     }
     checkpoints+=("$OUT/$name/checkpoints/last") labels+=("${policy//_/ } $seed")
   done
@@ -79,5 +82,5 @@ join() { local IFS=,; echo "[$*]"; }
 "$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --task_ids="[$TASK]" --episodes="$ROLLOUTS" \
   --displace_cm=6 --n_action_steps="$EXECUTED" \
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
-  --right_cm='[-20, -10, 10, 20]' --pan_deg='[-10, -5, 5, 10]' --name=scene_only_camera_shift
+  --right_cm='[-20, -10, 10, 20]' --pan_deg='[-10, -5, 5, 10]' --name=replan_camera_shift
 "$BIN/python" -m eval.results_table
