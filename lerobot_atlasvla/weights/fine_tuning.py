@@ -65,16 +65,19 @@ def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, te
     tensors.update(random)
     if places:
         for name in [name for name in tensors if name.startswith(_VIEW_EMBED[0]) and name.endswith(_VIEW_EMBED[1])]:
-            tensors[name] = tensors[name][:, places]
+            if name in fresh and tensors[name].shape[:2] == (1, len(saved.view_keys)):
+                tensors[name] = tensors[name][:, places]
+    columns: list[str] = []
     if _CONDITION in tensors and _CONDITION in fresh and ("states" in other or places):
         tensors[_CONDITION] = _condition(policy, saved, places, tensors[_CONDITION], fresh[_CONDITION])
+        columns = [f"{_CONDITION} (the state's columns)"] if "states" in other else []
     if other:
         sizes = [f"{name} of {before} numbers and the dataset of {now}" for name, (before, now) in other.items()]
         logger.warning(
             "The checkpoint %s has %s: %s start from RANDOM weights, everything else from the checkpoint.",
             file.parent,
             ", ".join(sizes),
-            listing(sorted(random)),
+            listing(sorted([*random, *columns])),
         )
     return bool(other or places)
 
@@ -86,12 +89,15 @@ def _condition(
 
     Their columns are those of the state, of the pooled instruction, and of what the views give.
     """
-    before, now = saved.state_dim, policy.config.state_dim
-    state, words, views = weight.tensor_split((before, before + policy.config.decoder_hidden_size), dim=1)
+    before, now, dim = saved.state_dim, policy.config.state_dim, policy.config.decoder_hidden_size
+    summary, count = policy.model.visual_summary, len(saved.view_keys)
+    views_width = count * sum(summary.widths) if summary is not None else fresh.shape[1] - now - dim
+    if weight.shape != (len(fresh), before + dim + views_width):
+        return weight  # damaged, which is said where all shapes are compared
+    state, words, views = weight.tensor_split((before, before + dim), dim=1)
     if now != before:
         state = fresh[:, :now]
-    if places and (summary := policy.model.visual_summary) is not None:
-        count = len(saved.view_keys)
+    if places and summary is not None:
         parts = views.split([count * width for width in summary.widths], dim=1)
         views = torch.cat([part.unflatten(1, (count, -1))[:, places].flatten(1) for part in parts], dim=1)
     return torch.cat((state, words, views), dim=1)

@@ -14,6 +14,7 @@ from tests.conftest import IMAGE, STATE, WRIST, tiny_config
 from tests.helpers.released import WEIGHTS, change_file, inputs_of, preprocessed
 
 CONDITION = "model.decoder.queries.condition.0.weight"
+VIEW_EMBED = "model.fusion.geometry_projector.view_embed"
 STATE_LAYER = "model.state_projector.weight"
 
 
@@ -58,6 +59,7 @@ def test_another_state_size_starts_what_reads_the_state_at_random_and_nothing_el
     # The condition begins with the state; what comes after it is as it was.
     assert torch.equal(before.state_dict()[CONDITION][:, 8:], after.state_dict()[CONDITION][:, 6:])
     assert "has states of 8 numbers and the dataset of 6" in caplog.text
+    assert f"{CONDITION} (the state's columns), {STATE_LAYER} start from RANDOM weights" in caplog.text
 
 
 def decoded(policy, *places):
@@ -101,8 +103,7 @@ def test_cameras_in_another_order_take_their_weights_along(tmp_path):
     before = AtlasVLAPolicy(tiny_config())
     before.save_pretrained(tmp_path)
     after = started_from(tmp_path, dataset(tmp_path), views=(WRIST, IMAGE))
-    name = "model.fusion.geometry_projector.view_embed"
-    assert torch.equal(before.state_dict()[name].flip(1), after.state_dict()[name])
+    assert torch.equal(before.state_dict()[VIEW_EMBED].flip(1), after.state_dict()[VIEW_EMBED])
 
 
 @pytest.mark.parametrize("change", [{"action": 3}, {"views": (WRIST,)}])
@@ -118,6 +119,14 @@ def test_a_damaged_head_is_no_other_action_size(tmp_path):
     change_file(tmp_path / WEIGHTS, lambda tensors: tensors.update({"model.head.proj.bias": torch.zeros(4)}))
     with pytest.raises(WeightsError, match=r"of another shape: model\.head\.proj.bias"):
         started_from(tmp_path, dataset(tmp_path), action=7)
+
+
+@pytest.mark.parametrize("name", [CONDITION, VIEW_EMBED])
+def test_damaged_weights_are_no_fewer_cameras(tmp_path, name):
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    change_file(tmp_path / WEIGHTS, lambda tensors: tensors.update({name: torch.zeros(4)}))
+    with pytest.raises(WeightsError, match=f"of another shape: {name}"):
+        started_from(tmp_path, dataset(tmp_path, **{STATE: {"shape": [6]}}), views=(WRIST,))
 
 
 def test_an_adapter_can_not_be_kept_without_such_a_base(tmp_path):
