@@ -102,7 +102,9 @@ AS_IN_LIBERO = ranges([-0.9, -1.0, -1.0, -0.2, -0.4, -1.0, -1.0], [1.0, 1.0, 1.0
 )
 def test_numbers_that_need_scaling_and_get_none_are_warned_about(stats, needles, caplog):
     identity = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": NormalizationMode.IDENTITY}
-    AtlasVLAPolicy(tiny_config(normalization_mapping=identity), dataset_meta=SimpleNamespace(stats=dict(stats)))
+    AtlasVLAPolicy(
+        tiny_config(normalization_mapping=identity), dataset_meta=SimpleNamespace(features={}, stats=dict(stats))
+    )
     kind = "ACTION" if "action" in stats else "STATE"
     better = json.dumps({name: "MEAN_STD" if name == kind else "IDENTITY" for name in sorted(identity)})
     for needle in [*needles, f"--policy.normalization_mapping='{better}'"]:
@@ -193,6 +195,6 @@ def test_fine_tuning_gets_them_too():
     """LeRobot hands the metadata's statistics to the pipelines of the checkpoint that it fine-tunes."""
     stats = dataset_stats()
     stats[STATE]["std"][4] = 0
-    meta = SimpleNamespace(stats=stats)
+    meta = SimpleNamespace(features={}, stats=stats)
     AtlasVLAPolicy(tiny_config(), dataset_meta=meta)
     assert meta.stats[STATE]["std"].tolist()[4] == 1

@@ -30,7 +30,7 @@ def settings(data: Path, released: Path, folder: Path | None, *, episodes=None, 
 def make_policy(cfg: TrainPipelineConfig, data: Path, **meta) -> AtlasVLAPolicy:
     """The policy as LeRobot makes it for training, on the CPU."""
     torch.manual_seed(0)
-    facts = SimpleNamespace(**({"repo_id": REPO_ID, "total_frames": TOTAL} | meta))
+    facts = SimpleNamespace(**({"features": {}, "repo_id": REPO_ID, "total_frames": TOTAL} | meta))
     policy = AtlasVLAPolicy(cfg.policy, dataset_meta=facts)
     open_gates(policy)
     return policy.train()

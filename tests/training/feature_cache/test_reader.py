@@ -225,7 +225,7 @@ def test_a_checkpoint_trains_on_with_the_cache(data, released, cache, tmp_path, 
     first.save_pretrained(tmp_path / "saved")
     config = PreTrainedConfig.from_pretrained(tmp_path / "saved")
     config.feature_cache = str(cache)
-    meta = SimpleNamespace(repo_id=REPO_ID, total_frames=TOTAL)
+    meta = SimpleNamespace(features={}, repo_id=REPO_ID, total_frames=TOTAL)
     loaded = AtlasVLAPolicy.from_pretrained(tmp_path / "saved", config=config, dataset_meta=meta).train()
     without_vggt(loaded, monkeypatch)
     batch = batch_of(loaded, data, [0, 1])
