@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _HEAD = "model.head."
 _STATE = "model.state_projector.weight"
 _CONDITION = "model.decoder.queries.condition.0.weight"
-_VIEW_EMBED = "model.fusion.", "view_embed"
+_FUSION, _VIEW_EMBED = "model.fusion.", ".view_embed"
 
 
 def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, tensors: dict[str, Tensor]) -> bool:
@@ -63,10 +63,10 @@ def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, te
         random |= {_STATE: fresh[_STATE]}
     random = {name: new for name, new in random.items() if name in tensors and tensors[name].shape != new.shape}
     tensors.update(random)
-    if places:
-        for name in [name for name in tensors if name.startswith(_VIEW_EMBED[0]) and name.endswith(_VIEW_EMBED[1])]:
-            if name in fresh and tensors[name].shape[:2] == (1, len(saved.view_keys)):
-                tensors[name] = tensors[name][:, places]
+    for name in fresh.keys() & tensors.keys() if places else ():
+        embeds_views = name.startswith(_FUSION) and name.endswith(_VIEW_EMBED)
+        if embeds_views and tensors[name].shape[:2] == (1, len(saved.view_keys)):
+            tensors[name] = tensors[name][:, places]
     columns: list[str] = []
     if _CONDITION in tensors and _CONDITION in fresh and ("states" in other or places):
         tensors[_CONDITION] = _condition(policy, saved, places, tensors[_CONDITION], fresh[_CONDITION])
