@@ -146,15 +146,17 @@ def summary(content: Mapping[str, Any]) -> dict[str, Any]:
 def with_reliance(entries: Sequence[LabeledRun], given: Sequence[Path]) -> list[LabeledRun]:
     """Runs together with what was measured of their checkpoints, which the digest of the weights identifies.
 
-    What is given comes first, then a ``reliance.json`` in the run folder, in its folder ``reliance`` or beside the
-    checkpoint, then what a report already had.
+    It is measured on the actions that are executed, so it belongs to runs that execute as many of a chunk. What is
+    given comes first, then a ``reliance.json`` in the run folder, in its folder ``reliance`` or beside the checkpoint,
+    then what a report already had.
 
     Args:
         entries: The runs.
         given: Results of ``eval.reliance``: files, or folders that have one.
 
     Raises:
-        EvalError: If one that is given is of none of the runs' checkpoints, or one can't be read.
+        EvalError: If one that is given is of none of the runs' checkpoints, or of another number of executed actions,
+            or one can't be read.
     """
     of_given = [(path, read_reliance(path)) for path in given]
     digests = {entry.run.policy.get("weights_sha256") for entry in entries} - {None}
@@ -163,13 +165,23 @@ def with_reliance(entries: Sequence[LabeledRun], given: Sequence[Path]) -> list[
             raise EvalError(
                 f"--reliance={path} is of a checkpoint with weights_sha256 {digest[:12]}..., which none of --run has."
             )
+        if not any(_is_of(content, entry.run) for entry in entries):
+            raise EvalError(
+                f"--reliance={path} is of {content['n_action_steps']} executed actions of a chunk, and no run of that "
+                "checkpoint executes as many; measure a checkpoint whose config.json has the run's n_action_steps."
+            )
     found = []
     for entry in entries:
-        digest = entry.run.policy.get("weights_sha256")
         candidates = [content for _, content in of_given] + _nearby(entry.run)
-        of_run = [content for content in candidates if digest and content["checkpoint"]["weights_sha256"] == digest]
+        of_run = [content for content in candidates if _is_of(content, entry.run)]
         found.append(replace(entry, reliance=summary(of_run[0])) if of_run else entry)
     return found
+
+
+def _is_of(content: Mapping[str, Any], run: Run) -> bool:
+    """Return whether a result of ``eval.reliance`` is of a run's weights, and of as many executed actions."""
+    measured = content["checkpoint"]["weights_sha256"], content["n_action_steps"]
+    return measured == (run.policy.get("weights_sha256"), run.policy.get("n_action_steps"))
 
 
 def _nearby(run: Run) -> list[dict[str, Any]]:

@@ -273,12 +273,14 @@ def test_what_does_not_fit_is_refused(tmp_path, dataset_root, act_checkpoint, ca
 
 @pytest.mark.usefixtures("output")
 def test_a_report_shows_what_was_measured(tmp_path, dataset_root, act_checkpoint, atlasvla_checkpoint, capsys):
-    def rolled_out(name, checkpoint):
+    def rolled_out(name, checkpoint, **executed):
         folder = make_run(tmp_path / name, rollouts_of(0, [60, 0]))
         content = json.loads((folder / "run.json").read_text())
         content["policy"] |= {"checkpoint": str(checkpoint)}
         if checkpoint.exists():
-            content["policy"]["weights_sha256"] = read_checkpoint(checkpoint, "cpu", None).weights_sha256
+            known = read_checkpoint(checkpoint, "cpu", None)
+            content["policy"] |= {"weights_sha256": known.weights_sha256}
+            content["policy"] |= {"n_action_steps": known.config.n_action_steps} | executed
         (folder / "run.json").write_text(json.dumps(content))
         return folder
 
@@ -318,6 +320,11 @@ def test_a_report_shows_what_was_measured(tmp_path, dataset_root, act_checkpoint
     capsys.readouterr()
     assert report.main([f"--reports={tmp_path}", f"--run={ours}", f"--reliance=[{tmp_path / 'of_act'}]"]) == 1
     assert f"--reliance={tmp_path / 'of_act'} is of a checkpoint with weights_sha256" in capsys.readouterr().err
+    # Of the same weights, but of another number of executed actions: the same.
+    sooner = rolled_out("sooner", act_checkpoint, n_action_steps=1)
+    assert [row[1] for row in rows(f"--run=[{act}, {sooner}]")[2:]] == [of_act[1], "not measured"]
+    assert report.main([f"--reports={tmp_path}", f"--run={sooner}", f"--reliance=[{tmp_path / 'of_act'}]"]) == 1
+    assert f"--reliance={tmp_path / 'of_act'} is of 4 executed actions of a chunk, and no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
