@@ -7,12 +7,16 @@
 #   landmarks         the frozen pretrained backbone's 3-D landmarks, demonstrations from LIBERO's camera
 #   landmarks_random  the same, demonstrations from random cameras as well
 #   untrained         landmarks of a frozen backbone that has learned nothing
+# BACKBONE is a pretrained one instead of its own (then without untrained), SUITE and TASK what is demonstrated and tested;
+# with those of another suite than the backbone's, it acts in a scene that it has not seen.
 # GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps (of
 # random RANDOM_STEPS), ROLLOUTS per camera pose, EXECUTED actions of a chunk before the policy looks again.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
 GEOMETRY=${GEOMETRY:-16}
 PRETRAIN=${PRETRAIN:-5000}
+BACKBONE=${BACKBONE:-}
+SUITE=${SUITE:-libero_spatial}
 TASK=${TASK:-0}
 EPISODES=${EPISODES:-100}
 CAMERAS=${CAMERAS:-3}
@@ -21,6 +25,7 @@ RANDOM_STEPS=${RANDOM_STEPS:-4000}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
 EXECUTED=${EXECUTED:-3}
+NAME=${NAME:-replan_camera_shift}
 POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 # Without these, glibc hands memory back between steps and takes it again.
@@ -29,14 +34,17 @@ export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALL
 # What the camera is tested with lies within, as does half of LIBERO-Plus's.
 RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30,30] --up=[-20,20] --forward=[-25,25]
   --pan=[-12,12] --tilt=[-8,8] --roll=[-6,6]"
-# shellcheck disable=SC2086 (several flags in one string)
-"$BIN/atlasvla-collect-geometry" --root="$OUT/data" --episodes_per_task="$GEOMETRY" --random_cameras=2 --image_size=96 $RANGES
-"$BIN/atlasvla-pretrain" --dataset_root="$OUT/data" --output_dir="$OUT/backbone_scene" --views='[scene]' --frame=base \
-  --steps="$PRETRAIN" --eval_every=500
-"$BIN/atlasvla-pretrain" --dataset_root="$OUT/data" --output_dir="$OUT/backbone_untrained" --views='[scene]' \
-  --frame=base --steps=0
+if [ -z "$BACKBONE" ]; then
+  BACKBONE=$OUT/backbone_scene
+  # shellcheck disable=SC2086 (several flags in one string)
+  "$BIN/atlasvla-collect-geometry" --root="$OUT/data" --episodes_per_task="$GEOMETRY" --random_cameras=2 --image_size=96 $RANGES
+  "$BIN/atlasvla-pretrain" --dataset_root="$OUT/data" --output_dir="$BACKBONE" --views='[scene]' --frame=base \
+    --steps="$PRETRAIN" --eval_every=500
+  "$BIN/atlasvla-pretrain" --dataset_root="$OUT/data" --output_dir="$OUT/backbone_untrained" --views='[scene]' \
+    --frame=base --steps=0
+fi
 # shellcheck disable=SC2086
-"$BIN/atlasvla-collect" --root="$OUT/demos" --repo_id=local/spatial_cameras --task_ids="[$TASK]" \
+"$BIN/atlasvla-collect" --root="$OUT/demos" --repo_id=local/cameras --suite="$SUITE" --task_ids="[$TASK]" \
   --episodes_per_task="$EPISODES" --seed=1000 --image_size=96 --random_cameras="$CAMERAS" --displace_cm=8 \
   --recovery_share=0.1 $RANGES
 
@@ -51,8 +59,8 @@ SCENE=--policy.views=[observation.images.image]
 declare -A FLAGS=(
   [fixed]="$(ours) $SCENE"
   [random]="$(ours) $SCENE"
-  [landmarks]="$(mini "$OUT/backbone_scene" "$OUT/features") $SCENE"
-  [landmarks_random]="$(mini "$OUT/backbone_scene" "$OUT/features_random") $SCENE"
+  [landmarks]="$(mini "$BACKBONE" "$OUT/features") $SCENE"
+  [landmarks_random]="$(mini "$BACKBONE" "$OUT/features_random") $SCENE"
   [untrained]="$(mini "$OUT/backbone_untrained" "$OUT/features_untrained") $SCENE"
 )
 checkpoints=() labels=()
@@ -63,7 +71,7 @@ for seed in $SEEDS; do
     [[ $policy != *random ]] || every=1
     steps=$STEPS
     [[ $policy != random ]] || steps=$RANDOM_STEPS
-    data=(--dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $every)")
+    data=(--dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $every)")
     # shellcheck disable=SC2086 (several flags in one string)
     {
       [[ ${FLAGS[$policy]} != *feature_cache* ]] || "$BIN/atlasvla-cache" ${FLAGS[$policy]} "${data[@]}"
@@ -74,13 +82,13 @@ for seed in $SEEDS; do
   done
 done
 # The control that sees nothing is deaf to the camera; its rate is that of the unshifted one.
-train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/spatial_cameras --dataset.root="$OUT/demos" \
+train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/cameras --dataset.root="$OUT/demos" \
   "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
-"$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --task_ids="[$TASK]" \
+"$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --suites="[$SUITE]" --task_ids="[$TASK]" \
   --episodes=20 --displace_cm=6 --n_action_steps="$EXECUTED"
 join() { local IFS=,; echo "[$*]"; }
-"$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --task_ids="[$TASK]" --episodes="$ROLLOUTS" \
-  --displace_cm=6 --n_action_steps="$EXECUTED" \
+"$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --suites="[$SUITE]" --task_ids="[$TASK]" \
+  --episodes="$ROLLOUTS" --displace_cm=6 --n_action_steps="$EXECUTED" \
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
-  --right_cm='[-20, -10, 10, 20]' --pan_deg='[-10, -5, 5, 10]' --name=replan_camera_shift
+  --right_cm='[-20, -10, 10, 20]' --pan_deg='[-10, -5, 5, 10]' --name="$NAME"
 "$BIN/python" -m eval.results_table
