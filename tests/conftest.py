@@ -16,7 +16,9 @@ import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAConfig
+from tests.helpers.quick_parsing import remember_docstrings
 
+remember_docstrings()
 torch.set_num_threads(1)
 
 # pytest keeps a test's log records, debug ones included once something sets the root logger to that level; gRPC's hold

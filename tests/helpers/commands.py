@@ -22,7 +22,10 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import draccus
+
 from tests.helpers import ROOT
+from tests.helpers.quick_parsing import remember_docstrings
 
 # Not the simulator: its OpenGL backend is chosen by a variable that is read while it is imported.
 _WARM = (
@@ -98,6 +101,9 @@ def _server() -> subprocess.Popen[str]:
 def _serve() -> None:
     for module in _WARM:
         importlib.import_module(module)
+    remember_docstrings()
+    settings = importlib.import_module("lerobot.configs.train").TrainPipelineConfig
+    draccus.parse(settings, args=["--dataset.repo_id=any/data"])
     gc.freeze()  # the garbage collector of a command would copy the memory that it shares with this process
     for line in sys.stdin:
         request = json.loads(line)

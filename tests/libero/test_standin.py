@@ -238,12 +238,12 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("task", range(10))
+@pytest.mark.parametrize("task", PLACES)
 def test_fixed_states_settle(libero, task):
     env, states = make_env(task)
     try:
         check_settles(env, states[:2], task)
-        for name, place in PLACES.get(task, ()):
+        for name, place in PLACES[task]:
             assert holds(env, ["in" if place.endswith("top_region") else "on", name, place])
         elsewhere = "wooden_cabinet_1_middle_region"
         assert not holds(env, ["in", BOWL, elsewhere])

@@ -129,6 +129,7 @@ def test_rounds_take_turns_and_a_failure_is_listed(tmp_path, monkeypatch):
     assert len(list(root.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_real_process(tmp_path, capsys):
     flags = ["--policies=[atlasvla_tiny]", "--device=cpu", "--rounds=1", "--threads=1"]
     flags += ["--batch_sizes=[2]", "--repetitions=2", "--train_steps=2", "--warmup=1"]
