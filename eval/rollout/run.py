@@ -96,6 +96,7 @@ def _roll_out(
         settle_steps=cfg.settle_steps,
         init_states=cfg.init_states,
         image_size=policy.image_size,
+        video_size=cfg.video_size,
         episode_length=cfg.episode_length,
         threads=cfg.threads,
         retreat_steps=cfg.retreat_steps,

@@ -47,6 +47,8 @@ class SimulationSettings:
     displace_cm: float = 0.0
     # Videos of failures to keep per task and seed; of successes, those among as many first initial states.
     videos: int = 2
+    # Side of the frames of videos, pixels. They are drawn after the rollout, whatever size the policy sees.
+    video_size: int = 256
     # Device of the policy, such as cpu or cuda. cuda if there is one and nothing is given.
     device: str | None = None
     # Go on although the checkpoint's demonstrations were made on other LIBERO assets than these rollouts.
@@ -117,9 +119,9 @@ class RunConfig(RolloutSettings, PolicySettings):
         """Raise :class:`EvalError` for the first setting that cannot work on its own; starts nothing."""
         if not self.output_dir.name:
             raise EvalError(f"--output_dir={str(self.output_dir)!r} must name a folder.")
-        check_at_least(self, episodes=1, n_action_steps=1, settle_steps=0, image_size=1, episode_length=1)
+        check_at_least(self, episodes=1, n_action_steps=1, settle_steps=0, image_size=1, video_size=1, episode_length=1)
         check_at_least(self, workers=1, threads=1, videos=0, retreat_steps=0)
-        check_at_most(self, image_size=LARGEST_IMAGE, workers=MOST_WORKERS, threads=MOST_WORKERS)
+        check_at_most(self, image_size=LARGEST_IMAGE, video_size=LARGEST_IMAGE, workers=MOST_WORKERS, threads=MOST_WORKERS)
         self._check_length()
         if self.init_states and self.episodes > FIXED_STATES:
             raise EvalError(

@@ -21,6 +21,7 @@ from tests.helpers.released import save_checkpoint
 from tests.helpers.small_checkpoints import SMALL_ACT
 
 PIXELS = 32
+FILMED = 96
 STEPS = 12
 # LIBERO draws the pose of this task's cabinet at every reset.
 DRAWER = Task("libero_spatial", 4, "pick up the black bowl in the top drawer of the wooden cabinet")
@@ -38,6 +39,7 @@ def command(checkpoint: Path, out: Path, *more: str) -> list[str]:
         "--workers=1",
         f"--episode_length={STEPS}",
         f"--image_size={PIXELS}",
+        f"--video_size={FILMED}",
         "--device=cpu",
         "--videos=1",
         *more,
@@ -92,10 +94,10 @@ def test_a_killed_run_is_continued_by_the_same_command(tmp_path):
     assert [rollout.video for rollout in rollouts] == ["videos/libero_spatial-04-seed1000-000-failure.mp4", None]
     frames = frames_of(out / str(rollouts[0].video))
     assert len(frames) == STEPS + 1
-    assert frames[0].shape == (PIXELS + 16, 2 * PIXELS, 3)
-    scene, attention = frames[0][:PIXELS, :PIXELS], frames[0][:PIXELS, PIXELS:]
+    assert frames[0].shape == (FILMED + 16, 2 * FILMED, 3)
+    scene, attention = frames[0][:FILMED, :FILMED], frames[0][:FILMED, FILMED:]
     assert np.abs(scene.astype(int) - attention).mean() > 10
-    red, green, blue = frames[0][PIXELS:].mean(axis=(0, 1))
+    red, green, blue = frames[0][FILMED:].mean(axis=(0, 1))
     assert red > 2 * max(green, blue) > 0
 
 
@@ -118,6 +120,7 @@ def test_a_rollout_depends_on_nothing_around_it(tmp_path):
         settle_steps=3,
         init_states=True,
         image_size=PIXELS,
+        video_size=FILMED,
         episode_length=STEPS,
         threads=1,
         overlay=False,
@@ -178,7 +181,7 @@ def test_any_policy_of_lerobot(tmp_path):
     assert (run.policy["type"], run.policy["n_action_steps"], run.policy["chunk_size"]) == ("act", 3, 6)
     assert run.settings["cameras"] == {"agentview_image": "front"}
     assert [rollout.steps for rollout in run.rollouts] == [STEPS]
-    assert frames_of(out / str(run.rollouts[0].video))[0].shape == (PIXELS + 16, PIXELS, 3)
+    assert frames_of(out / str(run.rollouts[0].video))[0].shape == (FILMED + 16, FILMED, 3)
     # Weights that were cut off: said in one line.
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])

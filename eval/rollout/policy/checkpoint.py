@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("eval.run")
 
-BLIND_VIDEO_SIZE = 256
+BLIND_IMAGE_SIZE = 256
 CONFIG_FILE = "config.json"
 TRAIN_CONFIG_FILE = "train_config.json"
 EXPORT_FILE = "export.json"
@@ -196,14 +196,14 @@ def choose_device(asked: str | None) -> str:
 def choose_image_size(asked: int | None, checkpoint: Checkpoint) -> int:
     """Return ``asked``, or the side of the images that the policy was trained on; warns where the two differ.
 
-    A blind policy was trained on none: the size is that of its videos. An export takes images of its own size only.
+    A blind policy was trained on none and is shown none: any size will do. An export takes images of its own size only.
 
     Raises:
         EvalError: If nothing is asked for and the policy's views have several sizes, or an export takes no such images.
     """
     trained_on = checkpoint.trained_image_size
     if not checkpoint.config.image_features:
-        return asked or BLIND_VIDEO_SIZE
+        return asked or BLIND_IMAGE_SIZE
     if checkpoint.is_export:
         return _export_image_size(asked, checkpoint.folder / EXPORT_FILE)
     if asked is None:

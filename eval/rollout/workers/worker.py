@@ -109,6 +109,7 @@ class WorkerSettings:
         settle_steps: Steps without motion after a reset.
         init_states: Whether to start from LIBERO's fixed initial states.
         image_size: Side of the images, pixels.
+        video_size: Side of the frames of videos, pixels.
         episode_length: Steps after which a rollout has failed; None for LeRobot's limit.
         threads: CPU threads of the policy.
         retreat_steps: Steps that a rollout goes on after a success.
@@ -123,6 +124,7 @@ class WorkerSettings:
     settle_steps: int
     init_states: bool
     image_size: int
+    video_size: int
     episode_length: int | None
     threads: int
     overlay: bool
@@ -238,7 +240,7 @@ class Evaluator:
         recorder = self._env.envs[0]
         word = "success" if rollout.success else "failure"
         frames = []
-        for step, frame in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.image_size)):
+        for step, frame in enumerate(scene_images(recorder.unwrapped, recorder.states, self._settings.video_size)):
             shown = frame
             if self._attention is not None:
                 # After the last step the robot is still where that step's chunk took it.

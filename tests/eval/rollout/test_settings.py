@@ -39,6 +39,7 @@ def test_what_is_just_allowed(override):
         ({"workers": 0}, "--workers=0 must be at least 1"),
         ({"workers": 10**6}, "--workers=1000000 must be at most 512"),
         ({"image_size": 10**5}, "--image_size=100000 must be at most 2048"),
+        ({"video_size": 0}, "--video_size=0 must be at least 1"),
         ({"videos": -1}, "--videos=-1 must be at least 0"),
         ({"seeds": []}, r"--seeds=\[\] must name at least one"),
         ({"seeds": [1, 1]}, r"--seeds=\[1, 1\] .* none twice"),

@@ -28,6 +28,7 @@ def test_a_rollout_lasts_as_long_as_the_suite_allows(tmp_path: Path, suite, step
         settle_steps=10,
         init_states=True,
         image_size=8,
+        video_size=8,
         episode_length=asked,
         threads=1,
         overlay=False,
