@@ -1,7 +1,8 @@
 """Make the figures of the README: ``python docs/make_figures.py --run=FOLDER`` from the root of the repository.
 
-``docs/images/rollouts.gif`` shows the first rollout of every task of a run of ``eval.run --videos=1``, failures
-included; ``docs/images/success.png`` shows the success rates of a report. ``architecture.svg`` is drawn by hand.
+``docs/images/rollouts.gif`` shows the first rollout of every task of a run of ``eval.run --videos=1 --overlay=true``,
+failures included; ``docs/images/attention.gif`` shows one of them beside the policy's attention; and
+``docs/images/success.png`` shows the success rates of a report. ``architecture.svg`` is drawn by hand.
 """
 
 import argparse

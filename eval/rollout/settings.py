@@ -121,7 +121,8 @@ class RunConfig(RolloutSettings, PolicySettings):
             raise EvalError(f"--output_dir={str(self.output_dir)!r} must name a folder.")
         check_at_least(self, episodes=1, n_action_steps=1, settle_steps=0, image_size=1, video_size=1, episode_length=1)
         check_at_least(self, workers=1, threads=1, videos=0, retreat_steps=0)
-        check_at_most(self, image_size=LARGEST_IMAGE, video_size=LARGEST_IMAGE, workers=MOST_WORKERS, threads=MOST_WORKERS)
+        check_at_most(self, image_size=LARGEST_IMAGE, video_size=LARGEST_IMAGE)
+        check_at_most(self, workers=MOST_WORKERS, threads=MOST_WORKERS)
         self._check_length()
         if self.init_states and self.episodes > FIXED_STATES:
             raise EvalError(
