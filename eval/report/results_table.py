@@ -1,9 +1,9 @@
 """``python -m eval.results_table``: the tables of all reports, each between two marks of its page.
 
-They are the full ones of eval/README.md, one line for each report of rollouts in README.md, and docs/tasks.md, task by
-task (:mod:`eval.report.tasks_page`). Reads ``eval/results/*/report.json``: of kind ``rollouts``, from ``eval.report``,
-and ``camera_shift``, whose ``points`` have ``label``, ``direction``, ``shift`` (0: not shifted), ``successes`` and
-``rollouts``, and which says with ``complete`` whether no point is missing, and ``ablations``, from ``eval.ablations``.
+They are all those of eval/README.md, and docs/tasks.md, task by task (:mod:`eval.report.tasks_page`). Reads
+``eval/results/*/report.json``: of kind ``rollouts``, from ``eval.report``, and ``camera_shift``, whose ``points`` have
+``label``, ``direction``, ``shift`` (0: not shifted), ``successes`` and ``rollouts``, and which says with ``complete``
+whether no point is missing, and ``ablations``, from ``eval.ablations``.
 Reports with an entry ``superseded``, which says what they can't show, are only linked.
 """
 
@@ -26,7 +26,6 @@ from lerobot_atlasvla.utils.cli import exit_status
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 REPORTS = Path("eval/results")
 NONE_YET = "No reports of `eval.report` yet."
-_BRIEF_HEAD = ("report", "tasks", "success, 95 % Wilson interval")
 _HEAD = ("report", "policy", "training", "tasks", "rollouts", "success, 95 % Wilson interval", "render quality, assets")
 _ABLATION_HEAD = ("ablations", "variant", "training seeds", "success", "minus the reference", "")
 _SHIFT_HEAD = ("camera-shift report", "policy", "success unshifted", "success at the largest shifts")
@@ -62,22 +61,6 @@ def results_block(reports: Path, page: Path) -> str:
     if old:
         lines += ["", f"Older reports, each headed by what it can't show: {', '.join(old)}."]
     return "\n".join(lines)
-
-
-def brief_block(reports: Path, page: Path) -> str:
-    """Return a table with one line for each report of rollouts; arguments and errors as :func:`results_block`."""
-    rows = []
-    for name, file, content in _reports(reports, page):
-        with _naming(file):
-            if content["kind"] == "rollouts" and "superseded" not in content:
-                cells = [_run_cells(run) for run in content["runs"]]
-                tasks = dict.fromkeys(of_run for _, _, of_run, *_ in cells)
-                rates = [
-                    f"{run['label']}: {rate}{', incomplete' if 'incomplete' in done else ''}"
-                    for run, (_, _, _, done, rate, _) in zip(content["runs"], cells, strict=True)
-                ]
-                rows.append((name, "<br>".join(tasks), "<br>".join(rates)))
-    return "\n".join(table(_BRIEF_HEAD, rows) if rows else [NONE_YET])
 
 
 def _reports(reports: Path, page: Path) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
@@ -159,7 +142,7 @@ def _extremes(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [point for point in points if point["shift"] and point["shift"] in farthest]
 
 
-PAGES = {Path("eval/README.md"): results_block, Path("README.md"): brief_block, Path("docs/tasks.md"): tasks_block}
+PAGES = {Path("eval/README.md"): results_block, Path("docs/tasks.md"): tasks_block}
 """What stands between the marks of each page."""
 
 
