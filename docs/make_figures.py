@@ -1,8 +1,7 @@
 """Make the figures of the README: ``python docs/make_figures.py --run=FOLDER`` from the root of the repository.
 
 ``docs/images/rollouts.gif`` shows the first rollout of every task of a run of ``eval.run --videos=1``, failures
-included, and with ``--overlay=true`` where the policy looked in the last one of each row;
-``docs/images/success.png`` shows the success rates of a report. ``architecture.svg`` is drawn by hand.
+included; ``docs/images/success.png`` shows the success rates of a report. ``architecture.svg`` is drawn by hand.
 """
 
 import argparse
@@ -38,8 +37,6 @@ COLORS = ("#1f77b4", "#9ecae1", "#e6a04a", "#9a9a9a")
 def rollouts_gif(run: Path, path: Path) -> None:
     """Write a GIF of the first rollout of each task, side by side; a finished rollout keeps its last frame.
 
-    If the videos have the policy's attention, each row ends with that of its last rollout.
-
     Args:
         run: Folder of a finished run, with ``rollouts.jsonl`` and ``videos/``.
         path: File to write.
@@ -55,16 +52,11 @@ def rollouts_gif(run: Path, path: Path) -> None:
     videos = [iio.imread(run / rollout["video"], plugin="pyav")[::EVERY] for rollout in first]
     frames = []
     for time in range(max(map(len, videos)) + 2 * FRAMES_PER_SECOND):
-        now = [video[min(time, len(video) - 1)] for video in videos]
         tiles = [
-            _rollout_tile(frame, rollout, finished=time >= len(video) - 1)
-            for frame, video, rollout in zip(now, videos, first, strict=True)
+            _tile(video[min(time, len(video) - 1)], rollout, finished=time >= len(video) - 1)
+            for video, rollout in zip(videos, first, strict=True)
         ]
-        rows = []
-        for start in range(0, len(tiles), COLUMNS):
-            row = tiles[start : start + COLUMNS]
-            attention = _views(now[start + len(row) - 1])[1:]
-            rows.append(np.concatenate([*row, *(_tile(view, "where it looks", GRAY) for view in attention)], axis=1))
+        rows = [np.concatenate(tiles[start : start + COLUMNS], axis=1) for start in range(0, len(tiles), COLUMNS)]
         frames.append(Image.fromarray(np.concatenate(rows)))
     # One palette for all frames: pixels that do not change cost nothing.
     palette = frames[-1].quantize(96)
@@ -72,22 +64,13 @@ def rollouts_gif(run: Path, path: Path) -> None:
     first_frame.save(path, save_all=True, append_images=others, duration=1000 // FRAMES_PER_SECOND, loop=0)
 
 
-def _views(frame: np.ndarray) -> list[np.ndarray]:
-    """Split a frame of a video into the scene and, if the video has it, the attention, without the caption below."""
-    side = frame.shape[0] - BAR
-    return [frame[:side, left : left + side] for left in range(0, frame.shape[1], side)]
-
-
-def _rollout_tile(frame: np.ndarray, rollout: dict, *, finished: bool) -> np.ndarray:
+def _tile(frame: np.ndarray, rollout: dict, *, finished: bool) -> np.ndarray:
+    side = frame.shape[0] - BAR  # with --overlay=true, the attention is beside the scene
     outcome = "success" if rollout["success"] else "failure"
     text = outcome if finished else SCENE[rollout["task_id"]]
     color = (GREEN if rollout["success"] else RED) if finished else GRAY
-    return _tile(_views(frame)[0], text, color)
-
-
-def _tile(view: np.ndarray, text: str, color: tuple[int, int, int]) -> np.ndarray:
     tile = Image.new("RGB", (TILE, TILE + BAR), color)
-    tile.paste(Image.fromarray(view).resize((TILE, TILE), Image.Resampling.LANCZOS))
+    tile.paste(Image.fromarray(frame[:side, :side]).resize((TILE, TILE), Image.Resampling.LANCZOS))
     ImageDraw.Draw(tile).text((4, TILE + 1), text, fill="white", font=ImageFont.load_default(10))
     return np.asarray(tile)
 
