@@ -37,9 +37,8 @@ from eval.benchmark.worker import gpu_state
 from eval.common.cli import run_command
 from eval.common.commands import GIB, Process, measure, offline
 from eval.common.errors import EvalError, check_at_least
-from eval.common.files import json_text, only_writer, set_aside
-from eval.report.data import REPORT_FILE, SCHEMA_VERSION
-from lerobot_atlasvla.files.replacing import write_text
+from eval.common.files import only_writer, set_aside
+from eval.report.data import write_files
 
 PREFIX = "benchmark-"
 ALL = "all"
@@ -219,8 +218,6 @@ def assemble(
     }
     settings = draccus.encode(cfg)
     return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "benchmark",
         "name": cfg.name,
         "complete": False,
         "settings": settings,
@@ -238,8 +235,7 @@ def write_report(folder: Path, content: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if content["rows"]:
         plot(content["rows"], content["settings"]["batch_sizes"], folder / "report.png")
-    write_text(folder / REPORT_FILE, json_text(content))
-    write_text(folder / "report.md", benchmark_page(content))
+    write_files(folder, "benchmark", content, benchmark_page(content))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

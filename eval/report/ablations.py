@@ -11,25 +11,23 @@ from typing import Any
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError, check_labels, check_report_name
-from eval.common.files import json_text, only_writer
+from eval.common.files import only_writer
 from eval.common.markdown import notes, table
 from eval.common.statistics import format_difference, format_rate, newcombe_difference
 from eval.report.compare import obstacles
 from eval.report.data import (
-    REPORT_FILE,
-    SCHEMA_VERSION,
     LabeledRun,
     counts,
     labeled,
     note_text,
     rate_figures,
     run_figures,
+    write_files,
 )
 from eval.report.page import provenance_lines, reliance_lines
 from eval.report.plots import plot_success
 from eval.report.reliance_results import with_reliance
 from eval.rollout.run_folder import read_run
-from lerobot_atlasvla.files.replacing import write_text
 
 KIND = "ablations"
 READING = """Intervals are 95 % intervals over rollouts: Wilson's of a rate, Newcombe's of a difference (unpaired, all
@@ -120,8 +118,7 @@ def content_of(variants: Mapping[str, Mapping[int, LabeledRun]], cfg: AblationsC
         for entry in by_seed.values()
         if entry.incomplete
     ]
-    head = {"schema_version": SCHEMA_VERSION, "kind": KIND, "name": cfg.name, "title": cfg.title}
-    head |= rate_figures(*pooled(variants[reference]))
+    head = {"title": cfg.title} | rate_figures(*pooled(variants[reference]))
     return head | {"reference": reference, "incomplete": unfinished, "note": note, "variants": figures}
 
 
@@ -188,9 +185,7 @@ def write_report(cfg: AblationsConfig) -> tuple[Path, dict[str, Any]]:
     with only_writer(folder, "--name"):
         content = content_of(variants, cfg, note_text(cfg.note, folder, KIND))
         plot_success(list(variants), rates, folder / "success.png")
-        write_text(folder / REPORT_FILE, json_text(content))
-        write_text(folder / "report.md", ablations_page(variants, content))
-    return folder / "report.md", content
+        return write_files(folder, KIND, content, ablations_page(variants, content)), content
 
 
 def run(cfg: AblationsConfig, _: str) -> None:

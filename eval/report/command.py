@@ -8,11 +8,9 @@ from typing import Any
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError, check_labels, check_report_name
-from eval.common.files import json_text, only_writer
+from eval.common.files import only_writer
 from eval.report.compare import compare, compare_tasks, obstacles, paired_lines, verdict
 from eval.report.data import (
-    REPORT_FILE,
-    SCHEMA_VERSION,
     LabeledRun,
     counts,
     enumeration,
@@ -20,11 +18,11 @@ from eval.report.data import (
     read_runs,
     run_figures,
     steps_to_success,
+    write_files,
 )
 from eval.report.page import rollouts_page
 from eval.report.plots import plot_loss, plot_steps, plot_success
 from eval.report.reliance_results import with_reliance
-from lerobot_atlasvla.files.replacing import write_text
 
 PLOTS = ("loss.png", "success.png", "steps.png")
 
@@ -115,14 +113,11 @@ def automatic_title(entries: Sequence[LabeledRun]) -> str:
     return f"LIBERO rollouts: {enumeration(names)}"
 
 
-def report_content(entries: Sequence[LabeledRun], name: str, title: str, note: str) -> dict[str, Any]:
+def report_content(entries: Sequence[LabeledRun], title: str, note: str) -> dict[str, Any]:
     """Return the content of ``report.json``; its own figures are those of the first run."""
     figures = [run_figures(entry) for entry in entries]
     own = {key: figures[0][key] for key in ("total", "successes", "rollouts", "rate", "interval")}
     return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "rollouts",
-        "name": name,
         "title": title or automatic_title(entries),
         **own,
         "incomplete": [f"{entry.label}: {entry.incomplete}" for entry in entries if entry.incomplete],
@@ -174,11 +169,9 @@ def write_report(cfg: ReportConfig) -> tuple[Path, dict[str, Any]]:
     entries = cfg.read()
     folder = cfg.folder(entries)
     with only_writer(folder, "--name"):
-        content = report_content(entries, folder.name, cfg.title, note_text(cfg.note, folder, "rollouts"))
+        content = report_content(entries, cfg.title, note_text(cfg.note, folder, "rollouts"))
         plots = write_plots(entries, folder)
-        write_text(folder / REPORT_FILE, json_text(content))
-        write_text(folder / "report.md", rollouts_page(entries, content, plots))
-    return folder / "report.md", content
+        return write_files(folder, "rollouts", content, rollouts_page(entries, content, plots)), content
 
 
 def run(cfg: ReportConfig, _: str) -> None:

@@ -271,19 +271,25 @@ def enumeration(names: Sequence[str]) -> str:
 
 
 def publish(folder: Path, kind: str, content: Mapping[str, Any], page: str) -> Path:
-    """Write ``report.json`` and ``report.md``; return the latter.
-
-    Args:
-        folder: Folder of the report, which is made.
-        kind: Of the report.
-        content: Of ``report.json``, without what identifies it.
-        page: Markdown.
+    """Make a report's folder, and write a report that is complete into it; see :func:`write_files`.
 
     Raises:
         EvalError: If another process is writing it.
     """
-    head = {"schema_version": SCHEMA_VERSION, "kind": kind, "name": folder.name, "complete": True}
     with only_writer(folder, "--name"):
-        write_text(folder / REPORT_FILE, json_text(head | dict(content)))
-        write_text(folder / "report.md", page)
+        return write_files(folder, kind, {"complete": True} | dict(content), page)
+
+
+def write_files(folder: Path, kind: str, content: Mapping[str, Any], page: str) -> Path:
+    """Write ``report.json`` and ``report.md``; return the latter.
+
+    Args:
+        folder: Folder of the report.
+        kind: Of the report.
+        content: Of ``report.json``, without what identifies it.
+        page: Markdown.
+    """
+    head = {"schema_version": SCHEMA_VERSION, "kind": kind, "name": folder.name}
+    write_text(folder / REPORT_FILE, json_text(head | dict(content)))
+    write_text(folder / "report.md", page)
     return folder / "report.md"

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from eval.common.errors import EvalError
-from eval.common.files import json_text
 from eval.common.former_flags import flag_of
 from eval.common.markdown import table
 from eval.common.statistics import format_difference, format_rate, wilson_interval
 from eval.report.compare import SIMULATOR, compare, differences
-from eval.report.data import LabeledRun
+from eval.report.data import LabeledRun, write_files
 from eval.report.data import counts as counts_of
 from eval.report.page import INTERVAL_NOTE, provenance_lines
 from eval.report.plots import plot_success
 from eval.rollout.run_folder import Rollout, Run
-from lerobot_atlasvla.files.replacing import write_text
 
 PLOT = "categories.png"
 # What a control may differ in: the policy, what it looks at, and how the workers were run.
@@ -118,22 +116,17 @@ def figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
-def common_content(
-    run: Run, kind: str, asked: int, categories: Mapping[str, Mapping[str, Any]], identity: str
-) -> dict[str, Any]:
+def common_content(run: Run, asked: int, categories: Mapping[str, Mapping[str, Any]], identity: str) -> dict[str, Any]:
     """Return what every benchmark's ``report.json`` has.
 
     Args:
         run: The run.
-        kind: Of the report.
         asked: Rollouts that the settings ask for.
         categories: Figures by category.
         identity: Attribute of a rollout that tells those of one task number apart.
     """
     columns = ("suite", "task_id", identity, "success", "undisturbed", "steps", "path_m", "jerk_m_s3")
     return {
-        "schema_version": 1,
-        "kind": kind,
         "name": run.name,
         "benchmark": run.settings["benchmark"],
         "complete": len(run.rollouts) >= asked,
@@ -259,24 +252,23 @@ def tail_lines(run: Run, controls: Sequence[LabeledRun]) -> list[str]:
     return lines
 
 
-def publish(
-    run: Run, controls: Sequence[LabeledRun], content: Mapping[str, Any], page: Sequence[str], by: Grouping
+def write_with_plot(
+    run: Run, kind: str, controls: Sequence[LabeledRun], content: Mapping[str, Any], page: Sequence[str], by: Grouping
 ) -> Path:
     """Write ``report.json``, the plot and ``report.md`` into the run folder; return the last.
 
     Args:
         run: The run.
+        kind: Of the report.
         controls: Shown in the plot.
         content: Of ``report.json``; its ``categories`` are the plot's rows.
         page: Lines of ``report.md``.
         by: Groups the rollouts by category.
     """
-    write_text(run.path / "report.json", json_text(content))
     rows = list(content["categories"])
     counts = {}
     for entry in (LabeledRun(run.name, run), *controls):
         groups = grouped(entry.run.rollouts, by)
         counts[entry.label] = [counts_of(groups[row]) if row in groups else None for row in rows]
     plot_success([content["categories"][row].get("label", row) for row in rows], counts, run.path / PLOT)
-    write_text(run.path / "report.md", "\n".join(page).rstrip() + "\n")
-    return run.path / "report.md"
+    return write_files(run.path, kind, content, "\n".join(page).rstrip() + "\n")

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.common.files import json_text, only_writer
+from eval.common.files import only_writer
 from eval.common.markdown import facts, table
 from eval.common.statistics import format_difference, format_rate
-from eval.report.data import REPORT_FILE, LabeledRun, enumeration, rate_figures
+from eval.report.data import LabeledRun, enumeration, rate_figures, write_files
 from eval.report.page import provenance_lines, reliance_lines
 from eval.report.reliance_results import with_reliance
 from eval.robustness.camera_shift.grid import MEANINGS, Point, view_path
@@ -15,7 +15,6 @@ from eval.robustness.camera_shift.plots import Measured, plot_shifts, plot_views
 from eval.robustness.camera_shift.results import OF_A_POLICY, Counts, Results
 from eval.rollout.plan import comparable
 from eval.rollout.run_folder import Run
-from lerobot_atlasvla.files.replacing import write_text
 
 KIND = "camera_shift"
 PLOT, VIEWS = "success.png", "views.png"
@@ -55,8 +54,7 @@ def _write_files(results: Results, folder: Path, note: str) -> None:
         plot_views(images, folder / VIEWS)
     else:
         (folder / VIEWS).unlink(missing_ok=True)
-    write_text(folder / REPORT_FILE, json_text(as_json(results, folder.name, note)))
-    write_text(folder / "report.md", markdown(results, note, views=bool(images)))
+    write_files(folder, KIND, as_json(results, note), markdown(results, note, views=bool(images)))
 
 
 def _lines(results: Results, direction: str) -> dict[str, Measured]:
@@ -72,7 +70,7 @@ def _short(direction: str) -> str:
     return MEANINGS[direction].split(";")[1].strip()
 
 
-def as_json(results: Results, name: str, note: str) -> dict[str, Any]:
+def as_json(results: Results, note: str) -> dict[str, Any]:
     """Return everything in the report, for programs. Rates and intervals are in [0, 1]."""
     grid = results.grid
     points, totals, unfinished, differences = [], [], [], []
@@ -98,9 +96,6 @@ def as_json(results: Results, name: str, note: str) -> dict[str, Any]:
                 | {"difference": value, "interval": [low, high], "verdict": results.verdict(difference)}
             )
     return {
-        "schema_version": 1,
-        "kind": KIND,
-        "name": name,
         "title": title(results),
         **rate_figures(*results.total(grid.labels[0])),
         "complete": not unfinished,

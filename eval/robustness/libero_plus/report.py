@@ -77,7 +77,7 @@ def write_report(run: Run, controls: Sequence[Run], catalog: Catalog) -> Path:
         *_base_lines(content, labels),
         *shared.tail_lines(run, beside),
     ]
-    return shared.publish(run, beside, content, page, category)
+    return shared.write_with_plot(run, KIND, beside, content, page, category)
 
 
 def _task(tasks: Mapping[tuple[str, int], PlusTask], rollout: Rollout) -> PlusTask:
@@ -119,7 +119,7 @@ def _content(
         }
     bases = shared.grouped(run.rollouts, lambda r: (_task(tasks, r).suite, _task(tasks, r).base))
     suites = shared.grouped(run.rollouts, lambda rollout: _task(tasks, rollout).suite)
-    return shared.common_content(run, KIND, asked, categories, "task_name") | {
+    return shared.common_content(run, asked, categories, "task_name") | {
         "robot_start": run.settings["robot_start"],
         "suites": {suite: shared.figures(rollouts) for suite, rollouts in suites.items()},
         "base_tasks": [

@@ -56,7 +56,7 @@ def write_report(run: Run, controls: Sequence[Run]) -> Path:
     of_suites = {suite: shared.figures(rollouts) for suite, rollouts in suites.items()}
     wanted = [(suite, kind) for suite in settings["suites"] for kind in settings["perturbations"]]
     asked = sum(SUITE_TASKS[suite] for suite, _ in wanted) * settings["episodes"]
-    content = shared.common_content(run, KIND, asked, categories, "init_state") | {
+    content = shared.common_content(run, asked, categories, "init_state") | {
         "suites": of_suites,
         "tasks": list(of_tasks.values()),
         "controls": shared.control_figures(run, beside, perturbation_of),
@@ -87,4 +87,4 @@ def write_report(run: Run, controls: Sequence[Run]) -> Path:
         "",
         *shared.tail_lines(run, beside),
     ]
-    return shared.publish(run, beside, content, page, perturbation_of)
+    return shared.write_with_plot(run, KIND, beside, content, page, perturbation_of)
