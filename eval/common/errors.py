@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from lerobot_atlasvla.utils import setting_checks
 
 LARGEST_SEED = 2**32 - 1
 """Of random numbers, as NumPy takes it."""
@@ -16,6 +19,11 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else "no message"
+
+
+check_at_least = partial(setting_checks.check_at_least, EvalError)
+check_at_most = partial(setting_checks.check_at_most, EvalError)
+check_in_range = partial(setting_checks.check_in_range, EvalError)
 
 
 def check_report_name(name: str, reports: object) -> None:
@@ -39,30 +47,6 @@ def check_labels(flag: str, labels: Sequence[str]) -> None:
         raise EvalError(
             f"--{flag}={list(labels)} must differ from each other, not be empty, and have no line ends and no '|'."
         )
-
-
-def check_at_least(settings: object, **minimums: int) -> None:
-    """Refuse numbers that are too small; None is allowed.
-
-    Raises:
-        EvalError: Naming the first flag, its value and the least allowed.
-    """
-    for flag, least in minimums.items():
-        value = getattr(settings, flag)
-        if value is not None and not value >= least:
-            raise EvalError(f"--{flag}={value} must be at least {least}.")
-
-
-def check_at_most(settings: object, **maximums: int) -> None:
-    """Refuse numbers that are too large, slips that would fill the memory; None is allowed.
-
-    Raises:
-        EvalError: Naming the first flag, its value and the most allowed.
-    """
-    for flag, most in maximums.items():
-        value = getattr(settings, flag)
-        if value is not None and not value <= most:
-            raise EvalError(f"--{flag}={value} must be at most {most}.")
 
 
 def check_output_dir(folder: Path, marker: str, kind: str) -> None:

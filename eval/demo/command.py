@@ -19,7 +19,7 @@ from pathlib import Path
 
 from eval.common.cli import run_command
 from eval.common.commands import measure, tool
-from eval.common.errors import EvalError, check_at_least, check_at_most, check_output_dir
+from eval.common.errors import EvalError, check_at_least, check_at_most, check_in_range, check_output_dir
 from eval.common.files import only_writer, set_aside
 from eval.demo.progress import StageProgress
 from eval.demo.report import write_report
@@ -82,15 +82,9 @@ class DemoConfig:
         # One demonstration is held out, and one to learn from must be left.
         check_at_least(self, episodes=2, rollouts=1, image_size=1, render_size=1, workers=1, steps=1)
         check_at_most(self, image_size=LARGEST_IMAGE, render_size=LARGEST_IMAGE, workers=MOST_WORKERS)
-        for name, highest in {
-            "task_id": SUITE_TASKS[self.suite] - 1,
-            "recovery_share": 1,
-            "rollouts": FIXED_STATES,
-            # LIBERO seeds NumPy's generator, which takes 32 bits.
-            "seed": 2**32 - self.rollouts,
-        }.items():
-            if not 0 <= getattr(self, name) <= highest:
-                raise EvalError(f"--{name}={getattr(self, name)} must lie in 0 .. {highest}.")
+        check_in_range(self, task_id=(0, SUITE_TASKS[self.suite] - 1), rollouts=(0, FIXED_STATES))
+        # LIBERO seeds NumPy's generator, which takes 32 bits.
+        check_in_range(self, recovery_share=(0, 1), seed=(0, 2**32 - self.rollouts))
         try:
             check_displace_cm(self.displace_cm, "--displace_cm")
             check_render_quality(self.render_quality, "--render_quality")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from eval.common.cli import run_command, stoppable
-from eval.common.errors import EvalError, check_at_least, check_report_name
+from eval.common.errors import EvalError, check_at_least, check_in_range, check_report_name
 from eval.reading.goals import read_tasks
 from eval.reading.nominal import check_nominal, read_nominal
 from eval.reading.pairs import InstructionPairs
@@ -78,8 +78,7 @@ class ReadingConfig(PolicySettings):
         check_at_least(self, states=1)
         if self.states > FIXED_STATES:
             raise EvalError(f"--states={self.states} must be at most {FIXED_STATES}, as many as LIBERO fixes per task.")
-        if not 0 <= self.seed < 2**32 - self.states:
-            raise EvalError(f"--seed={self.seed} must lie in 0 .. {2**32 - self.states - 1}.")
+        check_in_range(self, seed=(0, 2**32 - self.states - 1))
         tasks = SUITE_TASKS[self.suite]
         for flag in ("task_ids", "told_task_ids"):
             ids = getattr(self, flag)

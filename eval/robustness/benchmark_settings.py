@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from eval.common.errors import EvalError
+from eval.common.errors import check_in_range
 from eval.rollout.settings import PolicySettings, RunConfig
 
 
@@ -38,8 +38,7 @@ class BenchmarkSettings(PolicySettings):
             EvalError: If the seed is none; the other settings are checked by ``eval.run``.
         """
         episodes = self.rollouts_per_task
-        if not 0 <= self.seed < 2**32 - episodes:
-            raise EvalError(f"--seed={self.seed} must lie in 0 .. {2**32 - episodes - 1}.")
+        check_in_range(self, seed=(0, 2**32 - episodes - 1))
         return RunConfig(
             suites=list(self.suites),
             seeds=[self.seed],

@@ -36,6 +36,7 @@ from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureC
 from lerobot_atlasvla.training.feature_cache.reader import cache_key, sample_pixels
 from lerobot_atlasvla.utils.cli import AGAIN, brief, exit_status
 from lerobot_atlasvla.utils.paths import existing_part, pattern_in, why_not
+from lerobot_atlasvla.utils.setting_checks import check_at_least
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +111,7 @@ def _go_on(folder: Path) -> str:
 
 
 def _check(cfg: TrainPipelineConfig) -> tuple[AtlasVLAConfig, Path]:
-    for name, minimum in {"batch_size": 1, "num_workers": 0}.items():
-        if getattr(cfg, name) < minimum:
-            raise FeatureCacheError(f"--{name}={getattr(cfg, name)} must be at least {minimum}.")
+    check_at_least(FeatureCacheError, cfg, batch_size=1, num_workers=0)
     config = cfg.policy
     if not isinstance(config, AtlasVLAConfig):
         kind = config.type if config else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_TASKS
-from lerobot_atlasvla.utils.paths import pattern_in
+from lerobot_atlasvla.utils.setting_checks import check_at_least, check_at_most, check_dataset_root
 
 LARGEST_IMAGE = 2048
 """Height and width that a picture may have, pixels: the largest that a policy takes."""
@@ -66,22 +66,10 @@ class DatasetConfig:
                     f"--task_ids={self.task_ids} must name tasks from 0 to {SUITE_TASKS[suite] - 1} of {suite}"
                     + (f"; not among them: {', '.join(map(str, unknown))}." if unknown else ".")
                 )
-        if not self.root.name and not self.root.is_absolute():
-            raise CollectionError(f"--root={str(self.root)!r} must name a folder.")
-        if problem := pattern_in(self.root, "--root"):
-            raise CollectionError(problem)
-        for name, minimum in self._minima().items():
-            value = getattr(self, name)
-            if value is not None and not value >= minimum:
-                raise CollectionError(f"--{name}={value} must be at least {minimum:g}.")
-        for name, maximum in {"image_size": LARGEST_IMAGE, "workers": MOST_WORKERS}.items():
-            if getattr(self, name) > maximum:
-                raise CollectionError(f"--{name}={getattr(self, name)} must be at most {maximum}.")
-
-    def _minima(self) -> dict[str, float]:
-        """Return the smallest value of each number that has one."""
-        one = ("episodes_per_task", "image_size", "workers", "save_every", "max_failures")
-        return {"seed": 0.0} | dict.fromkeys(one, 1.0)
+        check_dataset_root(CollectionError, self)
+        check_at_least(CollectionError, self, seed=0, episodes_per_task=1, save_every=1, max_failures=1)
+        check_at_least(CollectionError, self, image_size=1, workers=1)
+        check_at_most(CollectionError, self, image_size=LARGEST_IMAGE, workers=MOST_WORKERS)
 
     @property
     def suites(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lerobot_atlasvla.model.geometry.record import FRAMES, GeometryRecord, RecordError, check_views
 from lerobot_atlasvla.model.sizes.architecture import DINOV2_SIZES, PATCH_EMBEDDERS
-from lerobot_atlasvla.utils.paths import pattern_in
+from lerobot_atlasvla.utils.setting_checks import check_dataset_root, check_in_range, check_names_folder
 
 CELLS_PER_SIDE = 2
 """Cells per patch side, whose depth and point the heads predict."""
@@ -69,11 +69,8 @@ class PretrainConfig:
 
     def validate(self) -> None:
         """Raise :class:`PretrainError` for the first setting that cannot work."""
-        for name in ("dataset_root", "output_dir"):
-            if not (path := getattr(self, name)).name and not path.is_absolute():
-                raise PretrainError(f"--{name}={str(path)!r} must name a folder.")
-        if problem := pattern_in(self.dataset_root, "--dataset_root"):
-            raise PretrainError(problem)
+        check_dataset_root(PretrainError, self, "dataset_root")
+        check_names_folder(PretrainError, self, "output_dir")
         if self.frame not in FRAMES:
             raise PretrainError(f"--frame={self.frame} must be one of {', '.join(FRAMES)}.")
         if self.patch_embed not in PATCH_EMBEDDERS:
@@ -91,9 +88,7 @@ class PretrainConfig:
             "eval_every": (1, 10**9),
             "seed": (0, 2**32 - 1),
         }
-        for name, (least, most) in limits.items():
-            if not least <= getattr(self, name) <= most:
-                raise PretrainError(f"--{name}={getattr(self, name)} must lie in {least} .. {most}.")
+        check_in_range(PretrainError, self, **limits)
         for name in ("lr", "held_out"):
             if not 0 < getattr(self, name) < 1:
                 raise PretrainError(f"--{name}={getattr(self, name)} must lie between 0 and 1.")

@@ -4,6 +4,8 @@ import ipaddress
 import os
 from dataclasses import dataclass, field
 
+from lerobot_atlasvla.utils.setting_checks import check_in_range
+
 TOKEN_VARIABLE = "ATLASVLA_SERVER_TOKEN"
 
 
@@ -68,13 +70,10 @@ class ServerConfig:
             raise ServingError("--checkpoint= is empty; it must name a folder or a Hub id.")
         if not self.host or any(character in self.host for character in "/% "):
             raise ServingError(f"--host={self.host!r} is not an address, such as 127.0.0.1 or 0.0.0.0.")
-        if not 0 <= self.port <= 65535:
-            raise ServingError(f"--port={self.port} must be between 0 and 65535.")
+        check_in_range(ServingError, self, port=(0, 65535), max_message_mb=(1, 1024))
         for name in ("max_sessions", "session_idle_s", "request_timeout_s", "fps"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ServingError(f"--{name}={getattr(self, name)} must be positive.")
-        if not 1 <= self.max_message_mb <= 1024:
-            raise ServingError(f"--max_message_mb={self.max_message_mb} must be between 1 and 1024.")
         self._check_who_may_connect()
 
     def _check_who_may_connect(self) -> None:

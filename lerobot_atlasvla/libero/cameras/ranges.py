@@ -19,6 +19,7 @@ import numpy as np
 
 from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift, shifted
+from lerobot_atlasvla.utils.setting_checks import check_at_least, check_in_range
 
 if TYPE_CHECKING:
     from scipy.spatial.transform import Rotation
@@ -108,10 +109,8 @@ class RandomCameraConfig(DatasetConfig):
                     f"--{changed[0]}={getattr(self, changed[0])} has no effect without --random_cameras."
                 )
             return
-        if self.random_cameras < 1:
-            raise CollectionError(f"--random_cameras={self.random_cameras} must be at least 1.")
-        if not 0 <= self.kind_share <= 1:
-            raise CollectionError(f"--kind_share={self.kind_share} must be from 0 to 1.")
+        check_at_least(CollectionError, self, random_cameras=1)
+        check_in_range(CollectionError, self, kind_share=(0, 1))
         for name, limits in (_LIMITS | _HELD_OUT_LIMITS).items():
             _check_range(name, getattr(self, name), *limits)
         for name in _HELD_OUT_LIMITS:

@@ -14,6 +14,7 @@ from lerobot_atlasvla.libero.experts.mishaps import MAX_STEPS as MISHAP_STEPS
 from lerobot_atlasvla.libero.experts.scripted import SUITES, known_by_suite, known_tasks, moves_objects
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
 from lerobot_atlasvla.libero.tasks import LONGEST_EPISODE, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
+from lerobot_atlasvla.utils.setting_checks import check_at_least, check_in_range
 
 SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0, "random_cameras": None, "store_geometry": False}
 """Values of settings in datasets made before they existed."""
@@ -71,8 +72,8 @@ class CollectConfig(RandomCameraConfig):
                 f"--displace_cm={self.displace_cm:g} displaces loose objects, and the goal of these tasks names none: "
                 f"{', '.join(fixed)}. Leave them out with --task_ids, or give --displace_cm=0."
             )
-        if not 0 <= self.recovery_share <= 1:
-            raise CollectionError(f"--recovery_share={self.recovery_share} must be from 0 to 1.")
+        check_at_least(CollectionError, self, noise=0, extra_steps=0, max_steps=1)
+        check_in_range(CollectionError, self, recovery_share=(0, 1))
         self._check_steps()
         if self.store_geometry:
             self.check_cells()
@@ -87,9 +88,6 @@ class CollectConfig(RandomCameraConfig):
                 f"settling and mishaps (--recovery_share={self.recovery_share}) can take {before} before the first one "
                 "recorded."
             )
-
-    def _minima(self) -> dict[str, float]:
-        return super()._minima() | {"noise": 0, "extra_steps": 0, "max_steps": 1}
 
     @property
     def tasks(self) -> list[TaskKey]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lerobot_atlasvla.utils.paths import pattern_in
+from lerobot_atlasvla.utils.setting_checks import check_at_least, check_dataset_root
 
 TASK_TEXTS = ("benchmark", "attribute")
 TIMINGS = ("auto", "before", "after")
@@ -58,14 +58,8 @@ class ConvertConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConversionError(f"--{name}={value} is not known; allowed: {', '.join(allowed)}.")
-        if not self.root.name and not self.root.is_absolute():
-            raise ConversionError(f"--root={str(self.root)!r} must name a folder.")
-        if problem := pattern_in(self.root, "--root"):
-            raise ConversionError(problem)
-        for name in ("max_demos_per_file", "image_size", "save_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConversionError(f"--{name}={value} must be at least 1.")
+        check_dataset_root(ConversionError, self)
+        check_at_least(ConversionError, self, max_demos_per_file=1, image_size=1, save_every=1)
 
     def fixed_settings(self) -> dict[str, Any]:
         """Return the settings that every episode of one dataset shares; files and counts may grow from run to run."""

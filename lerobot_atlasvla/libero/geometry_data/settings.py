@@ -12,6 +12,7 @@ from lerobot_atlasvla.libero.cameras.ranges import RandomCameraConfig
 from lerobot_atlasvla.libero.dataset_settings import CollectionError, TaskKey, shared
 from lerobot_atlasvla.libero.experts.scripted import known_by_suite, known_tasks
 from lerobot_atlasvla.libero.tasks import SPATIAL
+from lerobot_atlasvla.utils.setting_checks import check_at_least, check_in_range
 
 EXPERT, FIXED, RANDOM = "expert", "fixed", "random"
 SOURCES = (EXPERT, FIXED, RANDOM)
@@ -67,9 +68,10 @@ class GeometryConfig(RandomCameraConfig):
                 f"--suite={self.suite} with --task_ids={self.task_ids}; it knows {known_by_suite()}. Leave the others "
                 f"out with --task_ids, or leave {EXPERT} out."
             )
-        for name in ("reach_share", "posture_share", "object_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise CollectionError(f"--{name}={getattr(self, name)} must be from 0 to 1.")
+        # LeRobot 0.6.1 can't add up the statistics of matrices when an episode has a single frame.
+        check_at_least(CollectionError, self, states_per_episode=2, every_steps=1, max_steps=1)
+        check_at_least(CollectionError, self, noise=0, object_offset_cm=0, layout_offset_cm=0)
+        check_in_range(CollectionError, self, reach_share=(0, 1), posture_share=(0, 1), object_share=(0, 1))
         if not self.posture_noise or not all(0 <= std < math.inf for std in self.posture_noise):
             raise CollectionError(f"--posture_noise={self.posture_noise} must be numbers of at least 0, in rad.")
         for name in ("noise", "object_offset_cm", "layout_offset_cm"):
@@ -78,11 +80,6 @@ class GeometryConfig(RandomCameraConfig):
         if self.random_cameras is None:
             raise CollectionError("--random_cameras=None must be at least 1.")
         self.check_cells()
-
-    def _minima(self) -> dict[str, float]:
-        # LeRobot 0.6.1 can't add up the statistics of matrices when an episode has a single frame.
-        own = {"states_per_episode": 2.0, "every_steps": 1.0, "max_steps": 1.0, "noise": 0.0}
-        return super()._minima() | own | {"object_offset_cm": 0.0, "layout_offset_cm": 0.0}
 
     def sources_of(self, suite: str) -> list[str]:
         """Return where states of a suite come from."""

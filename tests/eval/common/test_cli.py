@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from eval.common.cli import run_command
-from eval.common.errors import EvalError, check_at_least, check_report_name, first_line
+from eval.common.errors import EvalError, check_report_name, first_line
 
 
 @dataclass
@@ -48,12 +48,6 @@ def test_a_report_s_name_is_that_of_one_folder(name):
     with pytest.raises(EvalError, match="--name="):
         check_report_name(name, "eval/results")
     check_report_name("mine.v2", "eval/results")
-
-
-def test_numbers_that_are_too_small_are_named():
-    with pytest.raises(EvalError, match=r"--steps=nan must be at least 1\."):
-        check_at_least(Settings(float("nan")), steps=1)
-    check_at_least(Settings(None), steps=1)
 
 
 def test_the_first_line_of_an_error_that_says_something():

@@ -99,8 +99,8 @@ def test_what_is_held_out_is_reached_by_no_motion(name, held_out, value):
         ({"distance": [0.0, 100.0]}, r"--distance=\[0.0, 100.0\] must lie within \[10, 1000\]\."),
         ({"elevation": [0.0, 91.0]}, r"--elevation=\[0.0, 91.0\] must lie within \[-90, 90\]\."),
         ({"hold_out_azimuth": [-45.0, -30.0]}, r"--hold_out_azimuth=.* must lie within \[0, 180\]\."),
-        ({"kind_share": 1.1}, r"--kind_share=1.1 must be from 0 to 1\."),
-        ({"kind_share": float("nan")}, r"--kind_share=nan must be from 0 to 1\."),
+        ({"kind_share": 1.1}, r"--kind_share=1.1 must lie in 0 \.\. 1\."),
+        ({"kind_share": float("nan")}, r"--kind_share=nan must lie in 0 \.\. 1\."),
         (
             {"azimuth": [-40.0, -32.0], "hold_out_azimuth": [30.0, 45.0]},
             r"--hold_out_azimuth=\[30.0, 45.0\] leaves nothing of --azimuth=\[-40.0, -32.0\]; change one of them\.",
