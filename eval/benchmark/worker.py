@@ -24,9 +24,9 @@ from eval.benchmark.ceiling import DTYPES, flops_by_dtype, matmul_flops_per_s
 from eval.benchmark.policies import TASK, Built, build, classes, raw_batch, raw_observation
 from eval.benchmark.settings import Measurement, split
 from eval.common.commands import GIB
-from eval.common.errors import first_line
 from eval.common.files import json_text
 from lerobot_atlasvla.files.replacing import write_text
+from lerobot_atlasvla.utils.errors import first_line
 
 GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "temperature.gpu")
 # Steps between two chunks that are timed per chunk, so that a policy of 100 actions takes no longer than one of 10.
@@ -66,11 +66,6 @@ class Recorder:
         write_text(self.out, json_text(self.figures))
         sys.stdout.write(f"{self.figures['policy']}: {name}\n")
         sys.stdout.flush()
-
-
-def reason(error: BaseException) -> str:
-    """Return the kind and first line of an error."""
-    return f"{type(error).__name__}: {first_line(error)}"[:300]
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -148,7 +143,7 @@ def gpu_state() -> dict[str, str]:
     try:
         shown = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        return {"nvidia-smi": reason(error)}
+        return {"nvidia-smi": first_line(error, 300, kind=True)}
     return dict(zip(GPU_FIELDS, (value.strip() for value in shown.strip().split(",")), strict=True))
 
 
@@ -225,7 +220,7 @@ def arithmetic(cfg: WorkerConfig, built: Built) -> dict[str, Any]:
             batch = built.preprocess(observation)
             figures["chunk_flops"] = flops_by_dtype(lambda: built.policy.predict_action_chunk(dict(batch)))
     except Exception as error:  # noqa: BLE001  # Without the count there is no floor, and nothing else is missing.
-        figures["chunk_flops_error"] = reason(error)
+        figures["chunk_flops_error"] = first_line(error, 300, kind=True)
     return figures
 
 
@@ -240,8 +235,8 @@ def training(cfg: WorkerConfig, built: Built, meter: Meter, recorder: Recorder) 
             found.append(train(cfg, built, meter, optimizer, optimizer_config, size))
         except Exception as error:  # noqa: BLE001  # Whatever the policy raises is its result.
             lacking = out_of_memory(error)
-            found.append({"batch_size": size, "error": "out of memory" if lacking else reason(error)})
-            found[-1]["detail"] = reason(error)
+            detail = first_line(error, 300, kind=True)
+            found.append({"batch_size": size, "error": "out of memory" if lacking else detail, "detail": detail})
             optimizer.zero_grad(set_to_none=True)
             if not lacking:
                 break
@@ -351,7 +346,7 @@ def measure(cfg: WorkerConfig, recorder: Recorder) -> None:
         try:
             figures = {"checkpoint_bytes": checkpoint_bytes(built)}
         except Exception as error:  # noqa: BLE001  # Nothing else depends on it.
-            figures = {"checkpoint_error": reason(error)}
+            figures = {"checkpoint_error": first_line(error, 300, kind=True)}
     recorder.stage("done", **figures)
 
 
@@ -365,7 +360,7 @@ def main(cfg: WorkerConfig) -> None:
         measure(cfg, recorder)
     except Exception as error:  # noqa: BLE001  # Whatever the policy raises is its result.
         # The file keeps the stage in which it was raised.
-        recorder.stage(recorder.figures["stage"], failed=reason(error))
+        recorder.stage(recorder.figures["stage"], failed=first_line(error, 300, kind=True))
     # Some policies leave threads behind that would keep the process alive.
     sys.stdout.flush()
     os._exit(0)

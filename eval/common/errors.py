@@ -15,12 +15,6 @@ class EvalError(Exception):
     """Reports what a user can put right; the message says what is wrong and what to change."""
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"
-
-
 check_at_least = partial(setting_checks.check_at_least, EvalError)
 check_at_most = partial(setting_checks.check_at_most, EvalError)
 check_in_range = partial(setting_checks.check_in_range, EvalError)

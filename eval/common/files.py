@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.common.errors import EvalError, first_line
+from eval.common.errors import EvalError
 from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
+from lerobot_atlasvla.utils.errors import first_line
 from lerobot_atlasvla.utils.paths import why_not
 
 # Lists in which every entry has a line of its own, though it is no object.
@@ -56,7 +57,7 @@ def read_object(file: Path, writer: str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__} instead of an object")
     except (ValueError, TypeError, RecursionError) as error:
-        raise EvalError(f"{file} is not what {writer} writes: {type(error).__name__}: {first_line(error)}.") from error
+        raise EvalError(f"{file} is not what {writer} writes: {first_line(error, kind=True)}.") from error
     return content
 
 

@@ -21,7 +21,7 @@ from eval.common.errors import EvalError
 from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint, read_json
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.files.safetensors_files import save_tensors
-from lerobot_atlasvla.utils.cli import brief
+from lerobot_atlasvla.utils.errors import brief
 
 DIGESTS = "SHA256SUMS"
 CARD = "README.md"

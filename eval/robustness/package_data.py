@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.common.errors import EvalError, first_line
+from eval.common.errors import EvalError
+from lerobot_atlasvla.utils.errors import first_line
 
 LARGEST_FILE = 2**28
 """Bytes that a file of a package may have, unpacked; a small one can claim to hold more than the memory."""

@@ -34,7 +34,8 @@ from lerobot_atlasvla.policy.checks.types import ConfigError
 from lerobot_atlasvla.training.feature_cache.files import CacheWriter, done_before, row_bytes
 from lerobot_atlasvla.training.feature_cache.key import FLAG, CacheKey, FeatureCacheError, augmentation
 from lerobot_atlasvla.training.feature_cache.reader import cache_key, sample_pixels
-from lerobot_atlasvla.utils.cli import AGAIN, brief, exit_status
+from lerobot_atlasvla.utils.cli import AGAIN, exit_status
+from lerobot_atlasvla.utils.errors import brief
 from lerobot_atlasvla.utils.paths import existing_part, pattern_in, why_not
 from lerobot_atlasvla.utils.setting_checks import check_at_least
 

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from lerobot_atlasvla.utils.cli import brief
+from lerobot_atlasvla.utils.errors import brief
 from lerobot_atlasvla.utils.extras import MissingExtraError
 
 DISTRIBUTION = "lerobot_policy_atlasvla"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
 from lerobot_atlasvla.policy.columns import squeezed_views
-from lerobot_atlasvla.utils.cli import brief
+from lerobot_atlasvla.utils.errors import brief
 from lerobot_atlasvla.utils.paths import pattern_in
 from lerobot_atlasvla.utils.patience import with_patience
 

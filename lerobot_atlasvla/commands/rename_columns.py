@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.policy.columns import BOOKKEEPING
-from lerobot_atlasvla.utils.cli import brief, run_command
+from lerobot_atlasvla.utils.cli import run_command
+from lerobot_atlasvla.utils.errors import brief
 from lerobot_atlasvla.utils.paths import pattern_in
 
 INFO, STATS = Path("meta/info.json"), Path("meta/stats.json")

@@ -27,7 +27,7 @@ from lerobot_atlasvla.model.geometry.point_heads import cell_rays
 from lerobot_atlasvla.model.geometry.record import HeadSizes
 from lerobot_atlasvla.model.sizes.memory import available_memory
 from lerobot_atlasvla.training.held_out import demonstrations
-from lerobot_atlasvla.utils.cli import brief
+from lerobot_atlasvla.utils.errors import brief
 
 from .settings import CELLS_PER_SIDE, PretrainConfig, PretrainError
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lerobot_atlasvla.files.folder_lock import FolderInUseError, FolderLock
 from lerobot_atlasvla.files.replacing import replacing, write_text
 from lerobot_atlasvla.files.safetensors_files import save_tensors
-from lerobot_atlasvla.utils.cli import brief
+from lerobot_atlasvla.utils.errors import brief, first_line
 from lerobot_atlasvla.utils.paths import why_not
 
 from . import folder
@@ -91,7 +91,7 @@ class Trainer:
         try:
             self.network.to(config.device)
         except (RuntimeError, AssertionError) as error:
-            raise PretrainError(f"--device={config.device} can't be used: {str(error).splitlines()[0]}.") from error
+            raise PretrainError(f"--device={config.device} can't be used: {first_line(error)}.") from error
         decayed = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.network.parameters() if parameter.ndim <= 1]
         groups: Any = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]

@@ -28,11 +28,6 @@ def log_to_terminal(*loggers: str) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def brief(error: BaseException) -> str:
-    """Return an error in one line of at most 500 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
-
-
 def run_command(
     name: str,
     config: type[Any],

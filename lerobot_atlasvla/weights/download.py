@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lerobot_atlasvla.utils.errors import first_line
 from lerobot_atlasvla.utils.patience import size_of, with_patience
 
 logger = logging.getLogger(__name__)
@@ -337,8 +338,7 @@ def _brief(error: BaseException) -> str:
     # huggingface_hub wraps whatever went wrong in "cannot find the requested files in the local cache".
     if isinstance(error, FileNotFoundError) and error.__cause__:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}"[:200] if lines else type(error).__name__
+    return first_line(error, 200, kind=True)
 
 
 def _cached(name: str, file: str, revision: str) -> Path | None:

@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lerobot_atlasvla.utils.errors import first_line
+
 from .download import WeightsError, listing
 
 # Dtypes that may fill a floating-point tensor.
@@ -181,12 +183,14 @@ def _open(path: Path, stack: contextlib.ExitStack) -> _Checkpoint:
     except OSError as error:
         raise WeightsError(f"Cannot read the weight file {path}: {error}.") from error
     except SafetensorError as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file ({_first_line(error)}). {remedy}") from error
+        raise WeightsError(f"{path} is damaged or no safetensors file ({first_line(error, 200)}). {remedy}") from error
     # The message of an UnpicklingError recommends weights_only=False, that is, to run whatever code the file holds.
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} is damaged or holds other Python objects than tensors. {remedy}") from error
     except _BROKEN_PICKLE as error:
-        raise WeightsError(f"{path} is damaged or no PyTorch checkpoint ({_first_line(error)}). {remedy}") from error
+        raise WeightsError(
+            f"{path} is damaged or no PyTorch checkpoint ({first_line(error, 200)}). {remedy}"
+        ) from error
     return _from_pickle(path, content)
 
 
@@ -200,10 +204,6 @@ def _from_pickle(path: Path, content: object) -> _Checkpoint:
     if not tensors:
         raise WeightsError(f"{path} is no checkpoint: it holds no named tensors but a {type(content).__name__}.")
     return _Checkpoint({name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _check(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from eval.common.errors import EvalError, first_line
+from eval.common.errors import EvalError
 from eval.common.files import Recorded, read_object
 from eval.rollout.policy.camera_keys import SCENE, camera_mapping
 from eval.rollout.settings import RunConfig
+from lerobot_atlasvla.utils.errors import first_line
 from lerobot_atlasvla.utils.extras import MissingExtraError, require
 from lerobot_atlasvla.utils.paths import CheckpointNotFoundError, checkpoint_folder
 

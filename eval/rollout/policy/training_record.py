@@ -12,7 +12,7 @@ from eval.common.lerobot_results import read_training_curve
 from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, read_json, training_dataset
 from lerobot_atlasvla.training.held_out import split_episodes
 from lerobot_atlasvla.training.tensorboard import FOLDER
-from lerobot_atlasvla.utils.cli import brief
+from lerobot_atlasvla.utils.errors import brief
 
 COMMAND_FILE = "train_command.txt"
 _LOSS = "train/loss"

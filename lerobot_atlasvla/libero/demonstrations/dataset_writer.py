@@ -20,7 +20,7 @@ from typing import Any
 
 from lerobot_atlasvla.files.folder_lock import FolderLock
 from lerobot_atlasvla.files.replacing import sync
-from lerobot_atlasvla.utils.cli import brief
+from lerobot_atlasvla.utils.errors import brief
 from lerobot_atlasvla.utils.paths import existing_part, why_not
 
 STAGING = ".staging"

@@ -10,7 +10,7 @@ import torch
 from eval.benchmark import ceiling, worker
 from eval.benchmark.policies import ACTION_DIM, CAMERAS, RandomTokens, build, raw_batch, raw_observation
 from eval.benchmark.settings import ON_CPU_NOTE, RANDOM_LANGUAGE_NOTE, check_names, settings
-from eval.benchmark.worker import Recorder, WorkerConfig, measure, out_of_memory, reason
+from eval.benchmark.worker import Recorder, WorkerConfig, measure, out_of_memory
 from eval.common.errors import EvalError
 
 TINY_ACT = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1, "n_vae_encoder_layers": 1}
@@ -165,7 +165,6 @@ def test_inputs_follow_the_policy():
     assert observation[CAMERAS[1]].dtype.name == "uint8"
 
 
-def test_reasons():
-    assert reason(OSError("\n first \nsecond")) == "OSError: first"
+def test_a_lack_of_memory_is_told_from_other_errors():
     assert out_of_memory(torch.OutOfMemoryError("CUDA"))
     assert not out_of_memory(RuntimeError("shape"))

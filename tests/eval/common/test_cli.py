@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from eval.common.cli import run_command
-from eval.common.errors import EvalError, check_report_name, first_line
+from eval.common.errors import EvalError, check_report_name
 
 
 @dataclass
@@ -48,8 +48,3 @@ def test_a_report_s_name_is_that_of_one_folder(name):
     with pytest.raises(EvalError, match="--name="):
         check_report_name(name, "eval/results")
     check_report_name("mine.v2", "eval/results")
-
-
-def test_the_first_line_of_an_error_that_says_something():
-    assert first_line(ValueError("\n  \n wrong \nmore")) == "wrong"
-    assert first_line(ValueError()) == "no message"

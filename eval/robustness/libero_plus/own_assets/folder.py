@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from eval.common.errors import EvalError, first_line
+from eval.common.errors import EvalError
 from eval.robustness.libero_plus.catalog import Catalog
 from eval.robustness.libero_plus.own_assets.added_object import AddedObject
 from eval.robustness.libero_plus.own_assets.arena import Arena
 from eval.robustness.libero_plus.own_assets.package_code import arena_files, object_files
 from eval.robustness.libero_plus.tasks import PlusTask
+from lerobot_atlasvla.utils.errors import first_line
 
 _PARTS = ("scenes", "textures")
 # Of LIBERO's scenes, which its arenas give the chosen texture.
