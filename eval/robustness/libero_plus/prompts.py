@@ -6,7 +6,8 @@ import numpy as np
 
 from eval.common.errors import EvalError
 from eval.robustness.libero_plus.catalog import Catalog
-from eval.robustness.libero_plus.tasks import PlusTask, spoken
+from eval.robustness.libero_plus.tasks import PlusTask
+from lerobot_atlasvla.libero.tasks import task_from_name
 
 OTHER_TASK = "other_task"
 PROMPTS = {
@@ -41,11 +42,11 @@ def prompt_of(task: PlusTask, prompt: str, catalog: Catalog, seed: int) -> str:
     # LIBERO-Plus, too, takes the paraphrase from the description.
     if prompt == "bddl" or task.category == "language":
         return catalog.instruction(task)
-    return spoken(task.base if prompt == "clean" else task.name)
+    return task_from_name(task.base if prompt == "clean" else task.name)
 
 
 def _instruction_of_another(task: PlusTask, catalog: Catalog, seed: int) -> str:
-    others = sorted({spoken(base) for base in catalog.bases[task.suite]} - {spoken(task.base)})
+    others = sorted({task_from_name(base) for base in catalog.bases[task.suite]} - {task_from_name(task.base)})
     if not others:
         raise EvalError(f"--prompt={OTHER_TASK} needs two tasks in a suite, and {task.suite} has {task.base} only.")
     digest = hashlib.sha256(f"{seed} {task.suite} {task.name}".encode()).digest()

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-_SPATIAL = ("libero_spatial",)
-_ALL = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+from lerobot_atlasvla.libero.tasks import SPATIAL, SUITES
+
+_SPATIAL = (SPATIAL,)
 UNKNOWN = "not stated"
 _GAM_PAPER = "arXiv 2606.17046, table 12"
 _GAM_ALL = "arXiv 2606.17046, table 1"
@@ -56,7 +57,7 @@ PUBLISHED = (
     ),
     Published(
         "GAM",
-        _ALL,
+        SUITES,
         _GAM_ALL,
         85.5,
         {"camera": 83.1, "robot": 70.0, "language": 84.8, "noise": 95.3, "layout": 79.1},
@@ -64,28 +65,28 @@ PUBLISHED = (
     ),
     Published(
         "pi0.5 (run by GAM's authors)",
-        _ALL,
+        SUITES,
         _GAM_ALL,
         84.6,
         {"camera": 72.0, "robot": 76.6, "language": 86.5, "noise": 86.7, "layout": 86.0},
     ),
     Published(
         "openpi's pi05_libero",
-        _ALL,
+        SUITES,
         _OPENPI,
         84.2,
         {"camera": 67.3, "robot": 78.8, "language": 86.3, "noise": 87.3, "layout": 86.4},
     ),
     Published(
         "OpenVLA-OFT+ (trained on LIBERO-Plus)",
-        _ALL,
+        SUITES,
         "allenai/vla-evaluation-harness c37779a",
         80.7,
         {"camera": 92.8, "robot": 30.3, "language": 85.8, "noise": 89.3, "layout": 77.6},
     ),
     Published(
         "OpenVLA-OFT",
-        _ALL,
+        SUITES,
         _GAM_ALL,
         69.6,
         {"camera": 56.4, "robot": 31.9, "language": 79.5, "noise": 75.8, "layout": 74.3},

@@ -10,7 +10,8 @@ import numpy as np
 
 from eval.common.errors import EvalError
 from eval.robustness.libero_plus.catalog import LEVELS, Catalog
-from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS, SUITES, PlusTask
+from eval.robustness.libero_plus.tasks import ALL_CATEGORIES, CATEGORIES, NEEDS_ASSETS, PlusTask
+from lerobot_atlasvla.libero.tasks import SUITES
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ NEEDS_ASSETS = {
 ALL_CATEGORIES = (*CATEGORIES, *NEEDS_ASSETS)
 LABELS = {"layout": "layout (level only)", "layout_add": "layout (added objects only)"}
 """What reports call a category, where that is not its name."""
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
 _NAME = re.compile(
     r"(?P<base>.+?)"
@@ -106,8 +105,3 @@ def parse_task(suite: str, number: int, name: str) -> PlusTask:
     kinds = {"language": paraphrase, "noise": noise, "robot": robot}
     category = next((kind for kind, number in kinds.items() if number), "camera")
     return PlusTask(suite, number, name, base, category, view, robot, noise, paraphrase)
-
-
-def spoken(name: str) -> str:
-    """Turn a task's name into words, as LIBERO does: without the scene's name, spaces for underscores."""
-    return re.sub(r"^[A-Z].*?SCENE\d+_", "", name).replace("_", " ")

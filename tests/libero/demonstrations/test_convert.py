@@ -8,7 +8,7 @@ import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from lerobot_atlasvla.libero.demonstrations.convert import RECORD_NAME, convert, main, resize_image
-from lerobot_atlasvla.libero.demonstrations.hdf5 import moving_rows, open_data, task_from_name, task_text
+from lerobot_atlasvla.libero.demonstrations.hdf5 import moving_rows, open_data, task_text
 from lerobot_atlasvla.libero.demonstrations.schema import (
     FPS,
     IMAGE_KEY,
@@ -17,6 +17,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     WRIST_IMAGE_KEY,
     libero_features,
 )
+from lerobot_atlasvla.libero.tasks import task_from_name
 from tests.libero.demonstrations.hdf5_files import (
     INSTRUCTION,
     PIXELS,

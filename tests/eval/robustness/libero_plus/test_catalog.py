@@ -13,8 +13,9 @@ from eval.common.errors import EvalError
 from eval.robustness import package_data
 from eval.robustness.libero_plus.catalog import PLUS, read_catalog
 from eval.robustness.libero_plus.prompts import prompt_of
-from eval.robustness.libero_plus.tasks import SUITES, CameraView, parse_task, spoken
-from tests.eval.robustness.wheels import BOWL, DRAWER, MOKA, STATES, plus_files, plus_names, plus_wheel, write_wheel
+from eval.robustness.libero_plus.tasks import CameraView, parse_task
+from lerobot_atlasvla.libero.tasks import SUITES, task_from_name
+from tests.eval.robustness.wheels import BOWL, DRAWER, STATES, plus_files, plus_names, plus_wheel, write_wheel
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,6 @@ def test_words_in_a_base_name_are_no_perturbation():
         parse_task("libero_spatial", 1, base)
 
 
-def test_the_scene_is_not_spoken():
-    assert spoken(MOKA) == "put both moka pots on the stove"
-    assert spoken("LIVING_ROOM_SCENE10_put_it") == "put it"
-    assert spoken(BOWL) == BOWL.replace("_", " ")
-
-
 def test_tasks_are_numbered_within_their_suite(catalog):
     assert [task.number for task in catalog.tasks if task.suite == "libero_goal"] == [1]
     spatial = [task for task in catalog.tasks if task.suite == "libero_spatial"]
@@ -80,7 +75,7 @@ def test_the_three_prompts_differ(catalog):
 
 def test_another_tasks_instruction_is_drawn_from_the_suite(catalog):
     spatial = [task for task in catalog.tasks if task.suite == "libero_spatial"]
-    other = {BOWL: spoken(DRAWER), DRAWER: spoken(BOWL)}
+    other = {BOWL: task_from_name(DRAWER), DRAWER: task_from_name(BOWL)}
     assert [prompt_of(task, "other_task", catalog, 0) for task in spatial] == [other[task.base] for task in spatial]
     alone = next(task for task in catalog.tasks if task.suite == "libero_goal")
     with pytest.raises(EvalError, match="--prompt=other_task needs two tasks in a suite, and libero_goal has turn_on"):
@@ -98,9 +93,9 @@ def test_which_other_task_depends_on_seed_and_name(tmp_path):
         return [prompt_of(task, "other_task", catalog, seed) for task in catalog.tasks]
 
     assert told(0) == told(0) != told(1)
-    assert set(told(0)) == {spoken(base) for base in bases}
+    assert set(told(0)) == {task_from_name(base) for base in bases}
     assert len(set(told(0)[:8])) > 1
-    assert all(spoken(task.base) != words for task, words in zip(catalog.tasks, told(0), strict=True))
+    assert all(task_from_name(task.base) != words for task, words in zip(catalog.tasks, told(0), strict=True))
 
 
 def test_a_layout_has_its_own_state(catalog):

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from eval.robustness.libero_plus.perturbations.camera import SCENES, camera_pose
 from eval.robustness.libero_plus.perturbations.noise import corrupt, noise_rng
 from eval.robustness.libero_plus.perturbations.robot import robot_qpos
-from eval.robustness.libero_plus.tasks import SUITES, CameraView
+from eval.robustness.libero_plus.tasks import CameraView
+from lerobot_atlasvla.libero.tasks import SUITES
 from tests.eval.robustness.libero_plus.pictures import picture
 
 DATA = Path(__file__).parent / "data"
