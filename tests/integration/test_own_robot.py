@@ -1,12 +1,8 @@
 """The commands of examples/own_robot.md and examples/robot_loop.py, on a dataset and an arm as they are there."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import draccus
 import pytest
@@ -15,6 +11,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.scripts.lerobot_record import RecordConfig
 
 from tests.helpers import ROOT
+from tests.helpers.commands import succeed
 from tests.helpers.six_joint_arm import CAMERAS, FPS, JOINTS, record
 
 GUIDE = ROOT / "examples/own_robot.md"
@@ -30,24 +27,6 @@ def commands(program: str) -> list[list[str]]:
 
 def without(words: list[str], *prefixes: str) -> list[str]:
     return [word for word in words if not word.startswith(prefixes)]
-
-
-def succeed(*command: str, cwd: Path) -> str:
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
-
-
-def program(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
 
 
 def test_the_recording_parses_and_has_two_cameras():
@@ -98,9 +77,7 @@ def test_from_a_recording_to_the_arm(tmp_path):
         "--policy.device=cpu",
         "--policy.decoder_hidden_size=32",
     ]
-    log = succeed(
-        program("lerobot-train"), *without(train, "--steps=", "--dataset.eval_split="), *smaller, cwd=tmp_path
-    )
+    log = succeed("lerobot-train", *without(train, "--steps="), *smaller, cwd=tmp_path)
     assert "End of training" in log
 
     trained = next(word.partition("=")[2] for word in train if word.startswith("--output_dir="))
@@ -111,10 +88,8 @@ def test_from_a_recording_to_the_arm(tmp_path):
         "--output_dir=tuned",
         "--env_eval_freq=0",
     ]
-    data = [word for word in train if word.startswith("--dataset.") and not word.startswith("--dataset.eval_split=")]
-    log = succeed(
-        program("lerobot-train"), *fewer, *data, "--steps=1", "--batch_size=4", "--num_workers=0", cwd=tmp_path
-    )
+    data = [word for word in train if word.startswith("--dataset.")]
+    log = succeed("lerobot-train", *fewer, *data, "--steps=1", "--batch_size=4", "--num_workers=0", cwd=tmp_path)
     assert "End of training" in log
 
     (rollout,) = commands("lerobot-rollout")
@@ -126,7 +101,7 @@ def test_from_a_recording_to_the_arm(tmp_path):
     log_file = tmp_path / "rollout.json"
     words = [*without(rollout, "--robot.", "--duration="), *ARM, f"--robot.log={log_file}", "--duration=1"]
     words += ["--play_sounds=false", "--return_to_initial_position=false"]
-    succeed(program("lerobot-rollout"), *words, cwd=tmp_path)
+    succeed("lerobot-rollout", *words, cwd=tmp_path)
     assert json.loads(log_file.read_text())
 
     loop_file = tmp_path / "loop.json"
@@ -137,16 +112,12 @@ def test_from_a_recording_to_the_arm(tmp_path):
         "--duration=0.2",
         "--robot.type=six_joint_arm",
     ]
-    succeed(
-        sys.executable,
-        "-c",
-        "import runpy, sys, tests.helpers.six_joint_arm; sys.argv.pop(0);"
-        "runpy.run_path(sys.argv[0], run_name='__main__')",
-        str(ROOT / "examples/robot_loop.py"),
-        *loop,
-        f"--robot.log={loop_file}",
-        cwd=tmp_path,
-    )
+    script = tmp_path / "loop.py"
+    script.write_text(f"""
+import runpy, tests.helpers.six_joint_arm
+runpy.run_path("{ROOT / "examples/robot_loop.py"}", run_name="__main__")
+""")
+    succeed(str(script), *loop, f"--robot.log={loop_file}", cwd=tmp_path)
     received = json.loads(loop_file.read_text())
     assert len(received) == round(0.2 * FPS)
     assert list(received[0]) == [f"{joint}.pos" for joint in JOINTS]
