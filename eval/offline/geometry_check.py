@@ -1,4 +1,4 @@
-"""What a geometry backbone's points are worth on a robot's views: overlap, scale and accuracy, without any policy.
+"""Measure what a geometry backbone's points are worth on a robot's views: overlap, scale, accuracy, without any policy.
 
 The truth is a dataset with ``observation.depth.<view>`` (h, w), float32, meters along the optical axis, and
 ``observation.cameras.<view>.intrinsics`` (3, 3), pixels of the stored picture, and ``.extrinsics`` (4, 4), from the
@@ -23,7 +23,7 @@ from eval.offline.geometry_check_page import geometry_check_page
 from eval.offline.policy_data import read_dataset, read_metadata
 from eval.rollout.policy.checkpoint import choose_device
 from lerobot_atlasvla.files.replacing import write_text
-from lerobot_atlasvla.inspection.point_errors import Truth, View, compare, look, point_errors_cm
+from lerobot_atlasvla.inspection.point_errors import Truth, View, compare, estimate_geometry, point_errors_cm
 from lerobot_atlasvla.libero.cameras.features import geometry_keys
 
 if TYPE_CHECKING:
@@ -76,17 +76,17 @@ def check(cfg: GeometryCheckConfig) -> dict[str, Any]:
     count = min(cfg.frames, len(dataset))
     has_record = "vggt" in config.backbone_architectures
     unmirror = not has_record if cfg.unmirror is None else cfg.unmirror
-    rows, looks = [], []
+    rows, estimates = [], []
     for index in range(count):
         # Integers: (k + 1/2) / K of the length, rounded down.
         frame = (2 * index + 1) * len(dataset) // (2 * count)
         item: Any = dataset[frame]
         truth = Truth([read_view(cfg, item, name, frame) for name in views], unmirror)
-        looks.append(look(backbone, truth, config.image_size))
-        rows.append({"frame": frame} | compare(looks[-1], cfg.near_cm))
+        estimates.append(estimate_geometry(backbone, truth, config.image_size))
+        rows.append({"frame": frame} | compare(estimates[-1], cfg.near_cm))
     scale = statistics.median(row["scale"] for row in rows)
-    for row, seen in zip(rows, looks, strict=True):
-        row["point_one_scale_cm"] = point_errors_cm(seen, scale)
+    for row, estimate in zip(rows, estimates, strict=True):
+        row["point_one_scale_cm"] = point_errors_cm(estimate, scale)
     return {
         "vggt_model": cfg.vggt_model,
         "dataset": cfg.dataset_root.name,

@@ -69,8 +69,8 @@ class Truth:
         return poses.compose(poses.inverse(poses_V34[:1]), poses_V34)
 
 
-class Look(NamedTuple):
-    """What a backbone makes of a frame, beside the truth; everything in the first camera's frame.
+class GeometryEstimate(NamedTuple):
+    """Holds the points and cameras that a backbone estimates, and the true ones, all in the first camera's frame.
 
     Attributes:
         points_VQ3: In the backbone's unit.
@@ -88,8 +88,8 @@ class Look(NamedTuple):
 
 
 @torch.no_grad()
-def look(backbone: "GeometryBackbone", truth: Truth, image_size: tuple[int, int]) -> Look:
-    """Let a backbone look at a frame.
+def estimate_geometry(backbone: "GeometryBackbone", truth: Truth, image_size: tuple[int, int]) -> GeometryEstimate:
+    """Estimate a frame's points and cameras with a backbone, beside the truth.
 
     Args:
         backbone: Gives points.
@@ -101,21 +101,21 @@ def look(backbone: "GeometryBackbone", truth: Truth, image_size: tuple[int, int]
     images_1V3HW = ViewTransform(image_size)([view.image_3HW[None] for view in truth.views]).to(device)
     grid = image_size[0] // backbone.patch_size, image_size[1] // backbone.patch_size
     patches = backbone.embed(images_1V3HW)
-    seen = backbone.points(backbone.attend(patches, grid, backbone.point_layers).layers, grid, patches)
+    point_map = backbone.points(backbone.attend(patches, grid, backbone.point_layers).layers, grid, patches)
     side = round(backbone.cells_per_patch**0.5)
     true_VQ3, known_VQ = truth.points((grid[0] * side, grid[1] * side))
-    to_first_V34 = seen.poses_BV34[0].float().cpu()
+    to_first_V34 = point_map.poses_BV34[0].float().cpu()
     # Those of a backbone that sees the robot's base are in that frame.
     first_34 = poses.inverse(to_first_V34[:1])
-    points_VQ3 = poses.transform(first_34, seen.points_BVQ3[0].float().cpu())
-    return Look(points_VQ3, poses.compose(first_34, to_first_V34), true_VQ3, known_VQ, truth.poses())
+    points_VQ3 = poses.transform(first_34, point_map.points_BVQ3[0].float().cpu())
+    return GeometryEstimate(points_VQ3, poses.compose(first_34, to_first_V34), true_VQ3, known_VQ, truth.poses())
 
 
-def compare(seen: Look, near_cm: Sequence[float]) -> dict[str, Any]:
-    """Compare a look with the truth.
+def compare(estimate: GeometryEstimate, near_cm: Sequence[float]) -> dict[str, Any]:
+    """Compare an estimate with the truth.
 
     Args:
-        seen: The look.
+        estimate: Of :func:`estimate_geometry`.
         near_cm: Distances of the overlap.
 
     Returns:
@@ -124,24 +124,24 @@ def compare(seen: Look, near_cm: Sequence[float]) -> dict[str, Any]:
         lists with one number per view, after that scale: ``point_cm`` (median error), ``camera_cm``, ``camera_deg``
         and ``distance_cm`` (median true distance from the first camera).
     """
-    distances_VQ = seen.true_VQ3.norm(dim=-1)
-    ratios = (seen.points_VQ3.norm(dim=-1) / distances_VQ.clamp(min=1e-6))[seen.known_VQ].clamp(min=1e-9)
+    distances_VQ = estimate.true_VQ3.norm(dim=-1)
+    ratios = (estimate.points_VQ3.norm(dim=-1) / distances_VQ.clamp(min=1e-6))[estimate.known_VQ].clamp(min=1e-9)
     scale = ratios.median().item()
-    camera_V = (seen.poses_V34[..., 3] / scale - seen.true_V34[..., 3]).norm(dim=-1)
+    camera_V = (estimate.poses_V34[..., 3] / scale - estimate.true_V34[..., 3]).norm(dim=-1)
     return {
-        "overlap": overlap(seen.true_VQ3, seen.known_VQ, near_cm),
+        "overlap": overlap(estimate.true_VQ3, estimate.known_VQ, near_cm),
         "scale": scale,
         "spread": (ratios / scale).log().abs().median().exp().item(),
-        "point_cm": point_errors_cm(seen, scale),
+        "point_cm": point_errors_cm(estimate, scale),
         "camera_cm": (camera_V * CM).tolist(),
-        "camera_deg": poses.angle_between(seen.poses_V34[..., :3], seen.true_V34[..., :3]).tolist(),
-        "distance_cm": _medians_cm(distances_VQ, seen.known_VQ),
+        "camera_deg": poses.angle_between(estimate.poses_V34[..., :3], estimate.true_V34[..., :3]).tolist(),
+        "distance_cm": _medians_cm(distances_VQ, estimate.known_VQ),
     }
 
 
-def point_errors_cm(seen: Look, scale: float) -> list[float | None]:
+def point_errors_cm(estimate: GeometryEstimate, scale: float) -> list[float | None]:
     """Return each view's median error of the points, at so many units of the backbone per meter."""
-    return _medians_cm((seen.points_VQ3 / scale - seen.true_VQ3).norm(dim=-1), seen.known_VQ)
+    return _medians_cm((estimate.points_VQ3 / scale - estimate.true_VQ3).norm(dim=-1), estimate.known_VQ)
 
 
 def overlap(points_VQ3: Tensor, known_VQ: Tensor, near_cm: Sequence[float]) -> list[float] | None:

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from eval.offline.geometry_check import main
-from lerobot_atlasvla.inspection.point_errors import Look, Truth, View, compare, look, overlap, point_errors_cm
+from lerobot_atlasvla.inspection.point_errors import (
+    GeometryEstimate,
+    Truth,
+    View,
+    compare,
+    estimate_geometry,
+    overlap,
+    point_errors_cm,
+)
 from lerobot_atlasvla.model.geometry import poses
 from lerobot_atlasvla.model.geometry.points import PointMap
 from tests.helpers.geometry.dataset import CELLS, PIXELS, write_geometry_dataset
@@ -97,20 +105,20 @@ def test_mirrored_views_keep_their_points_when_they_are_turned_round():
 def test_what_a_backbone_of_known_faults_gets():
     truth = Truth([view(0), view(1, mirrored=True)], unmirror=True)
     backbone = Knowing(truth.upright(), unit=0.4, step_m=0.05, turn_deg=3.0)
-    seen = look(backbone, truth, (PIXELS, PIXELS))
-    row = compare(seen, [1.0, 20.0])
+    estimate = estimate_geometry(backbone, truth, (PIXELS, PIXELS))
+    row = compare(estimate, [1.0, 20.0])
     assert row["scale"] == pytest.approx(0.4, rel=1e-4)
     assert row["spread"] == pytest.approx(1, abs=1e-4)
     assert max(row["point_cm"]) < 1e-2
     assert row["camera_cm"] == pytest.approx([0, 5], abs=1e-2)
     assert row["camera_deg"] == pytest.approx([0, 3], abs=0.1)
-    half = point_errors_cm(seen, 0.2)
+    half = point_errors_cm(estimate, 0.2)
     assert half == pytest.approx(row["distance_cm"], rel=1e-3)
     # The mirrored picture was shown the right way round.
     assert torch.equal(backbone.shown[0, 1], truth.views[1].image_3HW.flip(-1))
     assert torch.equal(backbone.shown[0, 0], truth.views[0].image_3HW)
     as_stored = Truth(truth.views, unmirror=False)
-    look(backbone, as_stored, (PIXELS, PIXELS))
+    estimate_geometry(backbone, as_stored, (PIXELS, PIXELS))
     assert torch.equal(backbone.shown[0, 1], truth.views[1].image_3HW)
 
 
@@ -129,10 +137,10 @@ def test_what_is_not_known_does_not_count():
     truth = Truth([view(0), view(1)], unmirror=True)
     truth.views[1].depth_hw[:4] = 0
     truth.views[1].depth_hw[4:6] = float("inf")
-    seen = look(Knowing(truth, unit=2.0), truth, (PIXELS, PIXELS))
-    assert seen.known_VQ[1].float().mean() == 0.25
-    assert compare(seen, [1.0])["scale"] == pytest.approx(2.0, rel=1e-4)
-    assert isinstance(seen, Look)
+    estimate = estimate_geometry(Knowing(truth, unit=2.0), truth, (PIXELS, PIXELS))
+    assert estimate.known_VQ[1].float().mean() == 0.25
+    assert compare(estimate, [1.0])["scale"] == pytest.approx(2.0, rel=1e-4)
+    assert isinstance(estimate, GeometryEstimate)
 
 
 def test_a_small_random_vggt(data, released, tmp_path, capsys):
