@@ -30,7 +30,7 @@ __all__ = ["AtlasVLAConfig", "ConfigError"]
 @PreTrainedConfig.register_subclass("atlasvla")
 @dataclass
 class AtlasVLAConfig(PreTrainedConfig):
-    """Configuration of :class:`~.modeling_atlasvla.AtlasVLAPolicy`.
+    """Holds all settings of an :class:`~.modeling_atlasvla.AtlasVLAPolicy` and of its training, and checks them.
 
     The comment above each field is what ``lerobot-train --policy.type=atlasvla --help`` prints. Complete recipes are in
     ``configs/policy``.

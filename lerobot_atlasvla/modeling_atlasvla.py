@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class AtlasVLAPolicy(PreTrainedPolicy):
-    """LeRobot policy around :class:`~.model.atlasvla.AtlasVLA`.
+    """Predicts a robot's actions from camera images, its state and an instruction: AtlasVLA as a policy of LeRobot.
 
     Args:
         config: The configuration, with ``input_features`` and ``output_features`` filled in.

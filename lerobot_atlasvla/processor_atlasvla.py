@@ -1,4 +1,4 @@
-"""Pre- and post-processing pipelines."""
+"""Build the pipelines before and after the policy, and its tokenizer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the machine's matrix products allow: their rate, the arithmetic of one chunk, and the time it takes at least."""
+"""Measure what the machine's matrix products allow: their rate, one chunk's arithmetic, and the least time it takes."""
 
 from __future__ import annotations
 

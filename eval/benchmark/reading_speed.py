@@ -38,7 +38,7 @@ BATCH = 64
 
 @dataclass
 class ReadingConfig:
-    """Time LeRobot's reader."""
+    """Time how fast LeRobot's reader gives training samples, with chunks of actions and without."""
 
     # Folder of the dataset.
     root: Path
@@ -58,7 +58,7 @@ class ReadingConfig:
     reports: Path = Path("eval/results")
 
     def check(self) -> None:
-        """Find what can't work.
+        """Check the flags before anything is measured.
 
         Raises:
             EvalError: Naming the flag.
@@ -124,7 +124,7 @@ def _look_up_us(dataset: LeRobotDataset, chunk_size: int) -> float:
 
 
 def reading_page(cfg: ReadingConfig, values: Mapping[str, Any], command: str, environment: Mapping[str, str]) -> str:
-    """Return the Markdown report."""
+    """Return ``report.md``: the times of each way of reading, and what was read."""
     base = values["ms"]["one row"]["median_ms"]
     rows = []
     for name, one in values["ms"].items():
@@ -140,7 +140,7 @@ def reading_page(cfg: ReadingConfig, values: Mapping[str, Any], command: str, en
 
 
 def verdict(values: Mapping[str, Any]) -> str:
-    """Return one line."""
+    """Return the result in one line: the time of one row, and the others as multiples of it."""
     medians = {name: one["median_ms"] for name, one in values["ms"].items()}
     base = medians.pop("one row")
     others = ", ".join(f"{name} {median / base:.1f} times" for name, median in medians.items())

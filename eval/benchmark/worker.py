@@ -98,7 +98,7 @@ class Meter:
         return time.perf_counter() - started
 
     def reset_peak(self) -> None:
-        """Forget the peak."""
+        """Let :meth:`peak` count from what is in use now."""
         if self.cuda:
             self.cuda.reset_peak_memory_stats()
         else:

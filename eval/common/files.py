@@ -43,7 +43,7 @@ def only_writer(folder: Path, flag: str = "--output_dir") -> Iterator[FolderLock
 
 
 def read_object(file: Path, writer: str) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a file that holds one JSON object.
 
     Args:
         file: It must exist.

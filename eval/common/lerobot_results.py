@@ -14,7 +14,7 @@ _LOSS = re.compile(r"\bstep:\S+ .*?\bloss:(-?\d+\.\d+|-?inf|nan)")
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Rollouts of one task.
+    """Hold the outcomes of one task's rollouts, as ``lerobot-eval`` recorded them.
 
     Attributes:
         suite: LIBERO suite.
@@ -30,7 +30,7 @@ class TaskResult:
 
 
 def read_eval_info(path: Path) -> list[TaskResult]:
-    """Read ``eval_info.json`` of ``lerobot-eval``.
+    """Read each task's results from the ``eval_info.json`` of ``lerobot-eval``.
 
     Raises:
         ValueError: If the file lists no rollouts.

@@ -18,7 +18,7 @@ def cells(error: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def action_error_page(content: Mapping[str, Any]) -> str:
-    """Return the Markdown report.
+    """Return the Markdown report of ``eval.action_error``: each policy's mean error by part of the action.
 
     Args:
         content: Of ``report.json``.

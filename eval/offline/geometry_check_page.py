@@ -16,7 +16,7 @@ all. Acting takes about 1 cm at the gripper."""
 
 
 def geometry_check_page(content: Mapping[str, Any]) -> str:
-    """Return the Markdown report.
+    """Return the Markdown report of ``eval.geometry_check``: overlap, scale and errors over all frames.
 
     Args:
         content: Of ``report.json``.

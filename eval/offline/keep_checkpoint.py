@@ -80,7 +80,7 @@ def card(folder: Path, note: str) -> str:
 
 
 def keep(cfg: KeepConfig) -> None:
-    """Make the copy.
+    """Copy a checkpoint's policy, rounded to float16, to a new folder with digests and a card.
 
     Raises:
         EvalError: If the checkpoint is none of AtlasVLA's.

@@ -15,7 +15,7 @@ _FREE = ("fast_render", "retreat_steps", "threads")
 
 
 def read_nominal(path: Path, suite: str) -> Run:
-    """Read the run.
+    """Read the run of ``eval.run`` that fills the diagonal.
 
     Raises:
         EvalError: If it is none of ``eval.run`` with rollouts of the suite.

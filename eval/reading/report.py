@@ -50,7 +50,7 @@ def write_report(run: Run, folder: Path, nominal: Run | None, note: str) -> tupl
 
 
 def report_content(run: Run, nominal: Run | None = None) -> dict[str, Any]:
-    """Return what ``report.json`` says."""
+    """Return the content of ``report.json``: the run's settings, and its outcomes in all, by task told and by scene."""
     settings = run.settings
     (suite,) = settings["suites"]
     tasks = settings["instructions"]

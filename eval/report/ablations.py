@@ -123,7 +123,7 @@ def content_of(variants: Mapping[str, Mapping[int, LabeledRun]], cfg: AblationsC
 
 
 def ablations_page(variants: Mapping[str, Mapping[int, LabeledRun]], content: Mapping[str, Any]) -> str:
-    """Return the Markdown report."""
+    """Return the Markdown report of ``eval.ablations``: each variant's success rates, compared with the reference."""
     reference = content["reference"]
     lines = [f"# {content['title']}", ""]
     for line in content["incomplete"]:

@@ -51,7 +51,7 @@ class ReportConfig:
     note: Path | None = None
 
     def read(self) -> list[LabeledRun]:
-        """Read the runs.
+        """Read the runs, each with its label and its result of ``eval.reliance``, if one is given.
 
         Raises:
             EvalError: If a run can't be read or has no finished rollouts, labels and runs do not go together, or a

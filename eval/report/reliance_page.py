@@ -49,7 +49,7 @@ def frames_text(content: Mapping[str, Any]) -> str:
 
 
 def reliance_page(content: Mapping[str, Any]) -> str:
-    """Return the Markdown page.
+    """Return the page of ``eval.reliance``, in Markdown.
 
     Args:
         content: Of ``reliance.json``.

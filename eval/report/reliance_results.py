@@ -73,7 +73,7 @@ def figures(episodes: Iterable[float] | None, lowest: float | None = None) -> di
 
 
 def read_reliance(path: Path | str) -> dict[str, Any]:
-    """Read ``reliance.json``.
+    """Read the ``reliance.json`` of ``eval.reliance`` and check it.
 
     Args:
         path: The file, or the folder that has it.

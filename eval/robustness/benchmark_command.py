@@ -1,4 +1,4 @@
-"""What ``eval.plus`` and ``eval.pro`` do in the same way: roll out with ``eval.run``'s workers, then report."""
+"""Share between ``eval.plus`` and ``eval.pro``: roll out with ``eval.run``'s workers, then report."""
 
 import sys
 import tempfile

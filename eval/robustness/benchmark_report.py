@@ -1,4 +1,4 @@
-"""What the reports of ``eval.plus`` and ``eval.pro`` share: figures of a group of rollouts, controls, the page's parts.
+"""Share between the reports of ``eval.plus`` and ``eval.pro``: figures of groups of rollouts, controls, page parts.
 
 ``report.json`` depends on the rollouts only, not on the order in which they were finished or how long they took.
 """

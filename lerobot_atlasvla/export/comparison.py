@@ -1,4 +1,4 @@
-"""What an exported graph computes, beside what PyTorch computes for the same observations.
+"""Compare the actions of an exported graph with PyTorch's for the same observations.
 
 Shape suffixes: H and W in pixels, O observations, T chunk, A action.
 """
@@ -27,7 +27,7 @@ class Observation(NamedTuple):
 
 
 class Deviation(NamedTuple):
-    """How far actions are from PyTorch's.
+    """Measures how far the actions of an export are from PyTorch's.
 
     Attributes:
         observations: Over how many observations.

@@ -1,4 +1,4 @@
-"""What the dataset that a checkpoint was trained on says of instructions and actions, where it is still there."""
+"""Read instructions and action names from the dataset that a checkpoint was trained on, where it is still there."""
 
 import json
 from pathlib import Path

@@ -111,7 +111,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 
 def _mode_of_new_files(folder: Path) -> int:
-    """What the process's umask makes of a new file; reading the umask itself would change it for a moment."""
+    """Return the mode that the umask gives a new file, by making one: reading the umask changes it for a moment."""
     probe = folder / "probe"
     probe.touch()
     mode = probe.stat().st_mode & 0o777

@@ -34,7 +34,7 @@ def install() -> None:
 
 
 def _replace_file(tensors: Any, filename: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
-    """Do what ``safetensors.serialize_file`` does."""
+    """Write a file as ``safetensors.serialize_file`` does, but completely or not at all."""
     with replacing(Path(filename)) as scratch:
         _serialize_file(tensors, scratch, metadata=metadata)
         if metadata and len(metadata) > 1:

@@ -84,7 +84,7 @@ class AttentionRecorder:
         self._layers: list[Tensor] = []
 
     def clear(self) -> None:
-        """Forget what was recorded."""
+        """Forget the attention of all chunks recorded so far."""
         self.chunks.clear()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Where a policy's DA3 takes its cameras to be: its own camera decoder, read from its source when asked for.
+"""Estimate camera poses with the camera decoder of a policy's DA3, read from its source when asked for.
 
 The policy itself never uses it, so its weights are neither loaded with it nor saved.
 """

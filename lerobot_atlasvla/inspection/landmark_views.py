@@ -17,7 +17,7 @@ from lerobot_atlasvla.weights.peft import without_adapter
 
 @dataclass(frozen=True)
 class LandmarkViews:
-    """Where the landmarks of the first sample of a batch look. Landmark k of one view is not landmark k of another.
+    """Says where landmarks look in the first sample of a batch. Landmark k of one view is not landmark k of another.
 
     Attributes:
         views: Image keys, in the policy's order.

@@ -96,7 +96,7 @@ class LanguageEncoder(nn.Module):
         self.releasable: ReleasableWeights | None = None
 
     def forward(self, tokens_BL: Tensor, mask_BL: Tensor) -> TokenGroup:
-        """Encode instructions.
+        """Encode tokenized instructions, each distinct one only once.
 
         Args:
             tokens_BL: Token ids, padded on the right.
@@ -253,7 +253,7 @@ class InstructionCache:
         return len(self._features)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget the features of all instructions, and the last batch."""
         self._features.clear()
         self._batch = None
 

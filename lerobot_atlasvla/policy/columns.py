@@ -1,4 +1,4 @@
-"""Which columns of a dataset a policy reads: its cameras, its state, its action; and what to do about other names.
+"""Find the columns of a dataset that a policy reads, cameras, state and action; and say what to do about other names.
 
 Light on purpose, as the configuration that imports it.
 """

@@ -69,7 +69,7 @@ class GeometryData:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Return (H, W)."""
+        """Return height and width of the images, (H, W), in pixels."""
         _, _, height, width, _ = self.images_NAHW3.shape
         return height, width
 

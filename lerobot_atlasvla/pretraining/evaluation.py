@@ -150,7 +150,7 @@ def _picture(image_3HW: Tensor) -> np.ndarray:
 
 
 def _depth_picture(depth_hw: Tensor, span: tuple[float, float]) -> np.ndarray:
-    """Near is bright."""
+    """Return depths as a gray image, uint8; what is near is bright."""
     low, high = span
     gray = (255 * (1 - (depth_hw - low) / max(high - low, 1e-6))).clamp(0, 255).round().byte().numpy()
     large = Image.fromarray(gray).resize((_PIXELS, _PIXELS), Image.Resampling.NEAREST)

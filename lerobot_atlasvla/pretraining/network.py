@@ -1,4 +1,4 @@
-"""What is trained: the backbone with its heads, and a reading of colors that is not kept."""
+"""Put a backbone and its heads together for pretraining, with a reading of colors that is not kept."""
 
 from __future__ import annotations
 

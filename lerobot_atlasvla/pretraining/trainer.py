@@ -71,7 +71,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
 
 
 class Trainer:
-    """One training run.
+    """Trains a geometry backbone with its heads, from the start or from the last checkpoint in the folder.
 
     Args:
         config: Valid settings.

@@ -98,7 +98,7 @@ class ObservationSpec:
 
 
 def check_task(task: Any) -> None:
-    """Check an instruction.
+    """Check that an instruction is text, and not too long.
 
     Raises:
         ObservationError: If it is not text, or too long.

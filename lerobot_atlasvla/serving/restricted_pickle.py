@@ -117,7 +117,7 @@ class _FromBuffer(Array):
 
 
 class _Scalar(Array):
-    """``numpy._core.multiarray.scalar``: a single number."""
+    """Stands in for ``numpy._core.multiarray.scalar``, which makes a single number."""
 
     def __init__(self, dtype: Any, content: Any):
         self.fill(dtype, (), "C", content)

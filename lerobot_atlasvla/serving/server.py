@@ -67,7 +67,7 @@ class _Session:
 
 
 class PolicyService:
-    """Answers :class:`.client.PolicyClient`.
+    """Answers the calls of :class:`.client.PolicyClient` over gRPC, with a session for each client.
 
     Args:
         served: The policy.
@@ -153,7 +153,7 @@ class PolicyService:
         return pack({"action": await self._predict(await rpc.only_message(requests), session.cameras)})
 
     async def _close(self, requests: Requests, context: aio.ServicerContext) -> bytes:
-        """End a session."""
+        """End the session that the client names, so that its place is free for another."""
         self._sessions.close(rpc.metadata_value(context, SESSION_KEY))
         return b""
 
@@ -213,7 +213,7 @@ async def running(served: ServedPolicy, config: ServerConfig) -> AsyncIterator[i
 
 
 def serve(config: ServerConfig) -> None:
-    """Serve until interrupted.
+    """Load a checkpoint and serve it until the process is interrupted.
 
     Args:
         config: Valid settings.

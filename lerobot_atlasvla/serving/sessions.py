@@ -35,7 +35,7 @@ class Sessions[T]:
         return len(self._entries)
 
     def open(self, value: T, session: str | None = None) -> str:
-        """Remember a new client.
+        """Begin a session for a new client.
 
         Args:
             value: What to remember.

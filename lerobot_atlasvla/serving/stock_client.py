@@ -122,7 +122,7 @@ class _Robot(PolicyServer):
 
 
 class StockClientService:
-    """Answers LeRobot's robot client.
+    """Answers the calls of LeRobot's own robot client over gRPC, with a session for each robot.
 
     Args:
         served: The policy.
@@ -193,7 +193,7 @@ class StockClientService:
 
 
 def _parsed(kind: Any, message: bytes) -> Any:
-    """A protocol buffer.
+    """Read a message as a protocol buffer of one kind.
 
     Raises:
         MessageError: If it is something else.

@@ -49,7 +49,7 @@ def pack_json(value: Any) -> bytes:
 
 
 def unpack_json(message: bytes) -> Any:
-    """Read what :func:`pack_json` wrote.
+    """Read plain data as :func:`pack_json` wrote them.
 
     Raises:
         MessageError: If it is anything else.

@@ -1,4 +1,4 @@
-"""Which episodes LeRobot holds out, and whether training sees the same demonstrations all the same.
+"""Tell which episodes LeRobot holds out, and whether training sees the same demonstrations all the same.
 
 ``atlasvla-collect --random_cameras=K`` stores each demonstration K + 1 times, an episode each, and LeRobot splits
 episodes. Copies are told by what they have in common, states and actions, so that merged, thinned out or other

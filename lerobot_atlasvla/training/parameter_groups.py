@@ -1,4 +1,4 @@
-"""What learns, in groups for the optimizer."""
+"""Sort the parameters that learn into groups for the optimizer."""
 
 from typing import TYPE_CHECKING, Any
 

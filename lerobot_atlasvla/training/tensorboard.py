@@ -35,7 +35,7 @@ class TrainingCurves(logging.Filter):
         self._step = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass."""
+        """Write the metrics of a log record to TensorBoard, and let every record pass."""
         try:
             self._note(record)
         except (OSError, MissingExtraError) as error:

@@ -1,4 +1,4 @@
-"""Tell which commit runs."""
+"""Find out which commit of this repository is running."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each pretrained backbone of one policy came from, so that a checkpoint can refer to it and find it again."""
+"""Record where each pretrained backbone of a policy came from, so that a checkpoint can find it again."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -85,7 +85,7 @@ def from_vggt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_vggt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Invert :func:`from_vggt`.
+    """Rename tensors back to VGGT's own names: the inverse of :func:`from_vggt`.
 
     Raises:
         KeyError: For a DINOv2 tensor that no rule covers, or a q, k or v without its partners.

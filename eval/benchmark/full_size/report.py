@@ -237,7 +237,7 @@ def aggregator_table(outcome: FullSizeOutcome) -> list[str]:
 def full_size_page(
     outcome: FullSizeOutcome, last_line: str, commands: Sequence[str], environment: Mapping[str, str]
 ) -> str:
-    """Return the Markdown report.
+    """Return the Markdown report of ``eval.full_size``: bars, presets, loading, and VGGT's aggregator alone.
 
     Args:
         outcome: What was measured.

@@ -43,7 +43,7 @@ TIMED_FORWARDS = 3
 
 
 class What(Enum):
-    """Name the jobs."""
+    """Name the jobs that a worker can do."""
 
     data = "data"
     act = "act"

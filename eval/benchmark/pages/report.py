@@ -160,7 +160,7 @@ def floors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def benchmark_page(content: Mapping[str, Any]) -> str:
-    """Return the Markdown report.
+    """Return the Markdown report of ``eval.benchmark``: times and memory of acting and training, and their ratios.
 
     Args:
         content: Content of ``report.json``.
@@ -306,7 +306,7 @@ _POLICY = ("policy", itemgetter("policy"))
 
 
 def _n(value: float | None) -> str:
-    """Three digits, without exponents."""
+    """Return a number with three digits and without an exponent, or ``-`` for none."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

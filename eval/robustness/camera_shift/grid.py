@@ -165,7 +165,7 @@ def write_grid(grid: Grid, output_dir: Path) -> None:
 
 
 def read_grid(output_dir: Path) -> Grid:
-    """Read ``grid.json``.
+    """Read the camera positions and settings from a folder's ``grid.json``.
 
     Raises:
         EvalError: If the folder has none, or one of another version.

@@ -1,4 +1,4 @@
-"""What the report needs of a benchmark: which categories it has, and which one a rollout is of; no wheel is needed."""
+"""Describe each benchmark to the report: its categories, and which one a rollout is of; no wheel is needed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from eval.rollout.run_folder import Rollout
 
 @dataclass(frozen=True)
 class ReportedBenchmark:
-    """Describe a benchmark.
+    """Describe a benchmark to the report of ``eval.robustness``.
 
     Attributes:
         name: What run folders call it.

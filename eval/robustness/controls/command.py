@@ -44,7 +44,7 @@ class ControlsConfig:
 
 
 def read_entries(cfg: ControlsConfig) -> tuple[list[Entry], list[Entry], list[Entry], ReportedBenchmark]:
-    """Read the runs.
+    """Read the runs and pair them with their labels.
 
     Returns:
         Policies, controls, runs on other tasks' instructions (each with the label of its policy), and the benchmark.

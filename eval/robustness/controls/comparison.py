@@ -99,7 +99,7 @@ class Table:
 
     @property
     def entries(self) -> list[Entry]:
-        """Return policies and controls."""
+        """Return the policies, then the controls."""
         return [*self.policies, *self.controls]
 
     @property

@@ -15,7 +15,7 @@ who reads the instruction fails."""
 
 
 def page_of(report: Table, note: str) -> str:
-    """Return the Markdown report.
+    """Return the Markdown report of ``eval.robustness``: success of policies beside controls, paired differences.
 
     Args:
         report: What it says.

@@ -119,7 +119,7 @@ class PlusBenchmark:
         }
 
     def tasks(self, libero: Sequence[Task]) -> list[Task]:
-        """Return the chosen tasks.
+        """Return the chosen tasks of LIBERO-Plus, as ``eval.run``'s workers take them.
 
         Args:
             libero: All tasks of the suites.

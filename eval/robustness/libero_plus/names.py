@@ -1,4 +1,4 @@
-"""What run folders and reports call the benchmark."""
+"""Define what run folders and reports call the benchmark."""
 
 from eval.robustness.libero_plus.catalog import PLUS
 

@@ -1,4 +1,4 @@
-"""What the policy is told: LIBERO-Plus has three candidates, and results with different ones can't be compared."""
+"""Choose the instruction: LIBERO-Plus has three candidates, and results with different ones can't be compared."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Which tasks of LIBERO-Plus are run: by suite, category, level and name, and a fraction of those."""
+"""Choose which tasks of LIBERO-Plus are run: by suite, category, level and name, and a fraction of those."""
 
 import difflib
 import hashlib

@@ -1,4 +1,4 @@
-"""What a task of LIBERO-Plus is, read off its name: every perturbation but the layouts is encoded there.
+"""Read what a task of LIBERO-Plus is off its name: every perturbation but the layouts is encoded there.
 
 ``BASE_view_AZIMUTH_ELEVATION_SCALE_ROTATION_TILT_initstate_ROBOT``, with ``_language_NUMBER`` before ``_view`` or
 ``_noise_NUMBER`` at the end; ``BASE_level1_sample2`` and ``BASE_moved_level1_sample2`` for layouts; ``BASE_add_3``,
@@ -85,7 +85,7 @@ class PlusTask:
 
 
 def parse_task(suite: str, number: int, name: str) -> PlusTask:
-    """Read a task's name.
+    """Read a task's perturbation off its name.
 
     Raises:
         EvalError: If it is not of LIBERO-Plus's form.

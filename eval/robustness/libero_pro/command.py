@@ -81,7 +81,7 @@ class ProBenchmark:
         return {"perturbations": wanted, "prompt": self.cfg.prompt}
 
     def tasks(self, libero: Sequence[Task]) -> list[Task]:
-        """Return the perturbed tasks.
+        """Return the perturbed tasks, as ``eval.run``'s workers take them.
 
         Args:
             libero: All tasks of the suites.

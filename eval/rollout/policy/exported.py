@@ -37,7 +37,7 @@ class ExportedRolloutPolicy(PreTrainedPolicy):
         return int(self._exported.about["parameters"])
 
     def reset(self) -> None:
-        """Start an episode."""
+        """Forget the queued actions, as at the start of every episode."""
         self._exported.reset()
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:  # pyrefly: ignore[bad-override]

@@ -1,4 +1,4 @@
-"""How a rollout went, beside whether it succeeded: what it disturbed, and how far and how smoothly the gripper moved.
+"""Measure how a rollout went, beside its success: what it disturbed, and how far and how smoothly the gripper moved.
 
 *Undisturbed* follows PARC 2026, a competition on LIBERO-Plus, which counts a success only if no object that the task
 does not name moved by more than 1 mm from its pose after settling. Ours beside it: rotations above 1 degree, and the

@@ -1,4 +1,4 @@
-"""What a task adds to LIBERO's own: another description or states, a perturbation of each rollout, another judge."""
+"""Define what a task adds to LIBERO's own: other descriptions or states, perturbations of rollouts, another judge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -85,7 +85,7 @@ class RolloutJob:
 
 @dataclass(frozen=True)
 class FinishedRollout:
-    """Describe a finished :class:`RolloutJob`.
+    """Hold what a worker sends back of a finished :class:`RolloutJob`.
 
     Attributes:
         rollout: For the run folder.

@@ -35,7 +35,7 @@ class Schedule:
         return sum(len(jobs) for jobs in self._waiting.values())
 
     def take(self, held: Task | None, others: Iterable[Task]) -> RolloutJob | None:
-        """Hand out a rollout.
+        """Hand out the next rollout, if possible one that needs no new environment.
 
         Args:
             held: Task whose environment the worker has.

@@ -1,4 +1,4 @@
-"""How depth and cameras are stored in a LeRobotDataset: plain float32 arrays, exact, beside the images.
+"""Store depth and cameras in a LeRobotDataset: plain float32 arrays, exact, beside the images.
 
 LeRobot 0.6.1's own way (an image feature marked ``is_depth_map``) would make every policy take depth for one more
 camera, and hands it out in millimeters; of intrinsics and extrinsics it knows nothing.

@@ -40,7 +40,7 @@ def restore(data: Any, poses: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class View:
-    """What a camera sees.
+    """Holds one camera's image, with the depth and the camera's matrices.
 
     Attributes:
         image: (H, W, 3) uint8, turned by 180 degrees as it is stored.

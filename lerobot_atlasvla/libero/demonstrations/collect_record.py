@@ -1,4 +1,4 @@
-"""What a collected dataset says about its making, and which datasets may be continued."""
+"""Record how a dataset was collected, and decide whether it may be continued."""
 
 from __future__ import annotations
 

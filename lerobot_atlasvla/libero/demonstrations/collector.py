@@ -75,7 +75,7 @@ class Collector:
             self.progress.tasks.setdefault(key, TaskProgress())
 
     def run(self) -> None:
-        """Collect.
+        """Simulate and store attempts until every task has the demonstrations that were asked for.
 
         Raises:
             CollectionError: If a task keeps failing, or the disk is full; what was collected before is kept.

@@ -81,7 +81,7 @@ class Conversion:
 
 
 def survey(config: ConvertConfig) -> tuple[list[Source], list[tuple[str, str, str]]]:
-    """Look into every file.
+    """Open every file and list the demonstrations in it.
 
     Args:
         config: Valid settings.
@@ -177,7 +177,7 @@ class Converter:
         self._outcome = outcome
 
     def run(self) -> None:
-        """Convert.
+        """Write the demonstrations that were asked for and are not there yet, and note them in the outcome.
 
         Raises:
             ConversionError: If the dataset cannot be written; what was written before is kept.

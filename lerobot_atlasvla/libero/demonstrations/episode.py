@@ -43,7 +43,7 @@ SNAPSHOT = "atlasvla_snapshot"
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt to simulate.
+    """Describes one attempt that a worker is to simulate.
 
     Attributes:
         suite: LIBERO suite.
@@ -81,7 +81,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Outcome of a job.
+    """Holds what came of a :class:`Job`: the demonstration, if there is one, and facts for the record.
 
     Attributes:
         task_name: LIBERO's name of the task.
@@ -125,7 +125,7 @@ class ActionNoise:
         self._kick_steps = 0
 
     def __call__(self, action: np.ndarray, free_motion: bool) -> np.ndarray:
-        """Disturb one action.
+        """Add noise to one action, less of it near objects.
 
         Args:
             action: The expert's action, (7,) in [-1, 1].
@@ -188,7 +188,7 @@ class Demonstrator(TaskScene):
         self.env.env.add_observable(Observable(SNAPSHOT, poses, sampling_rate=self.env.env.control_freq))
 
     def attempt(self, job: Job) -> Attempt:
-        """Simulate one attempt.
+        """Simulate one attempt and, if it succeeds, record the demonstration.
 
         Args:
             job: The attempt; its suite, task and image size must be this object's.
@@ -263,7 +263,7 @@ class Demonstrator(TaskScene):
         )
 
         def suits(pose: CameraPose) -> bool:
-            """Whether it does so at the beginning, in the middle and at the end."""
+            """Return whether a pose will do at the beginning, in the middle and at the end of the demonstration."""
             for moment in (moments[0], moments[len(moments) // 2], moments[-1]):
                 restore(data, moment)
                 if not viewer.suits(pose):

@@ -81,7 +81,7 @@ def libero_features(image_size: int, depth_cell_px: int | None = None) -> dict[s
 
 
 class Episode(Protocol):
-    """What a worker hands to the process that writes."""
+    """Hands an episode's frames from the worker that made them to the process that writes the dataset."""
 
     def frames(self, task: str) -> Iterator[dict[str, Any]]:
         """Yield the frames for ``LeRobotDataset.add_frame``; ``task`` is the instruction."""

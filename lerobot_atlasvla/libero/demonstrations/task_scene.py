@@ -28,7 +28,7 @@ class Displacement:
 
 
 class TaskScene:
-    """One task's environment.
+    """Simulates one task of LIBERO, and resets it with or without displaced objects.
 
     Args:
         suite: LIBERO suite.

@@ -1,4 +1,4 @@
-"""Where the experts take hold of LIBERO's objects, and where they put them down.
+"""Define where the experts take hold of LIBERO's objects, and where they put them down.
 
 Heights are above a body's origin, which is the middle of a bowl's, a plate's and a bottle's underside and the middle of
 cans, boxes and cartons. The numbers were measured on LIBERO's own objects; no mesh is looked at.
@@ -47,7 +47,7 @@ def across(height_m: float, *, axis: int | None = None, center_m: tuple[float, f
 
 @dataclass(frozen=True)
 class Place:
-    """Where an object goes.
+    """Says where an object is to be put down, and how to carry it there.
 
     Attributes:
         name: Body of an object, or site of a region; the goal's own second name if empty.

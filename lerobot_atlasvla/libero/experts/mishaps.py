@@ -60,7 +60,7 @@ UPRIGHT = 0.9
 
 
 class Mishap(StrEnum):
-    """Mishap before the demonstration."""
+    """Names what goes wrong before a demonstration: a missed grasp, a lost bowl or a pushed one."""
 
     MISSED = "missed"
     LOST = "lost"

@@ -21,7 +21,7 @@ type Plan = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Pick:
-    """Carry an object.
+    """Takes an object and puts it down at another place: one step of a plan.
 
     Attributes:
         grasp: How to take it.

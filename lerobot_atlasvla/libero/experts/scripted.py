@@ -52,7 +52,7 @@ def moves_objects(suite: str, task_id: int) -> bool:
 
 
 def plan_of(task_name: str) -> Plan:
-    """Return a task's plan.
+    """Return the steps by which the expert solves a task.
 
     Raises:
         ValueError: If there is none.

@@ -1,4 +1,4 @@
-"""What skills share: the hand, the predicate that is to come true, and the state at the start.
+"""Define the base of all skills: the hand, the predicate that is to come true, and the state at the start.
 
 A :class:`Skill` decides one action after the other. A :class:`Motion` is a skill that is written as one sequence.
 """

@@ -33,7 +33,7 @@ def geometry_dataset_features(config: GeometryConfig) -> dict[str, dict[str, Any
 
 @dataclass(frozen=True)
 class GeometryEpisode:
-    """States that were rendered.
+    """Holds the T rendered states of one episode: what each camera saw, and the arm.
 
     Attributes:
         views: What each camera saw by its name, T views each.

@@ -110,7 +110,7 @@ class GeometryConfig(RandomCameraConfig):
 
 @dataclass(frozen=True)
 class GeometryJob:
-    """One episode to render.
+    """Describes one episode that a worker is to render.
 
     Attributes:
         config: Valid settings.

@@ -40,7 +40,7 @@ class DisplacementError(ValueError):
 
 
 def check_displace_cm(value: Any, name: str) -> float:
-    """Check a displacement's size.
+    """Check that a displacement is a number of centimeters that the objects can be moved by.
 
     Args:
         value: Half the side of the square, cm.

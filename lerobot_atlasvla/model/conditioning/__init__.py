@@ -1,1 +1,1 @@
-"""What the action queries know of the scene before they attend to it."""
+"""Condition the action queries on keypoints or landmarks of the views, before they attend to anything."""

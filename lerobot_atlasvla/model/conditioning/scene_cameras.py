@@ -1,4 +1,4 @@
-"""Where the cameras of an episode stand: the mean of what the backbone has estimated from frame to frame.
+"""Average the camera poses that a geometry backbone estimates from frame to frame of an episode.
 
 Shape suffixes: B batch (environments), V view.
 """
@@ -45,7 +45,7 @@ class SceneCameras:
 
 
 class Placement(NamedTuple):
-    """What is known of where the cameras are.
+    """Holds what is known of the cameras' poses beside the backbone's estimate of this frame.
 
     Attributes:
         first_to_base_B34: Pose of the first view's camera in the robot base's frame, from the state and the hand-eye

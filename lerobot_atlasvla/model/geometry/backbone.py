@@ -1,4 +1,4 @@
-"""What the rest of the model knows of a geometry backbone: views in, geometry tokens of some layers out.
+"""Define the interface of a geometry backbone: views in, geometry tokens of some layers out.
 
 There are two, VGGT's aggregator (:mod:`.vggt`) and DA3's encoder (:mod:`.da3`); whatever differs between them is in
 their files. Shape suffixes: B batch, V view, P tokens per view, R tokens, C width, H and W in pixels.

@@ -23,7 +23,7 @@ _LOG_DEPTHS = (-7.6, 5.0)
 
 
 class ScenePoints(NamedTuple):
-    """What the heads say of each view, float32.
+    """Holds what the heads estimate for each cell of each view, float32.
 
     Attributes:
         log_depth_BVQ: Logarithm of the depth along the viewing direction, m.

@@ -1,4 +1,4 @@
-"""What a geometry backbone made by ``atlasvla-pretrain`` says of itself, in the ``config.json`` beside its weights.
+"""Describe a geometry backbone made by ``atlasvla-pretrain``, in the ``config.json`` beside its weights.
 
 Light: imports no torch, for configurations read it.
 """
@@ -50,7 +50,7 @@ class HeadSizes:
 
     @classmethod
     def of(cls, content: Any, views: int) -> Self:
-        """Read what :func:`dataclasses.asdict` made.
+        """Make the object from the dictionary that :func:`dataclasses.asdict` made of another.
 
         Raises:
             RecordError: For anything missing, of another kind or out of range.
@@ -76,7 +76,7 @@ class HeadSizes:
 
 @dataclass(frozen=True)
 class GeometryRecord:
-    """Architecture of one backbone.
+    """Describes the architecture of one geometry backbone, its views, and its heads if it has any.
 
     Attributes:
         patch_embed: One of ``sizes.PATCH_EMBEDDERS``.

@@ -179,7 +179,7 @@ class Passage(nn.Module):
     """Stands where a block would be and changes nothing."""
 
     def forward(self, tokens: Tensor, rope: RopeTables, mask: Tensor | None) -> Tensor:
-        """Return the tokens."""
+        """Return the tokens as they came."""
         return tokens
 
 

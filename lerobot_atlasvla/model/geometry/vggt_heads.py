@@ -66,7 +66,7 @@ class CameraHead(nn.Module):
 
 
 class Depth(NamedTuple):
-    """Depth of every pixel.
+    """Holds the estimated depth of every pixel, and how sure it is.
 
     Attributes:
         depth_BVHW1: Depth, positive, in the scene's own unit.
@@ -157,7 +157,7 @@ class DepthHead(nn.Module):
         )
 
     def forward(self, layers: Sequence[Tensor], image_size: tuple[int, int], patch_start_idx: int) -> Depth:
-        """Estimate depth.
+        """Estimate the depth of every pixel from the aggregator's layers.
 
         Args:
             layers: The four aggregator outputs ``(B, V, P, C)`` of ``self.layers``, in that order.

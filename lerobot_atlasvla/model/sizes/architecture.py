@@ -1,4 +1,4 @@
-"""Which entries of a backbone's ``config.json`` may reach transformers: sizes, and nothing that chooses code.
+"""Limit which entries of a backbone's ``config.json`` reach transformers: sizes, and nothing that chooses code.
 
 transformers' configurations take any key: ``attn_implementation`` can name a kernel to download and run, others name
 classes, files and devices. So a file's dictionary is never passed on; what is listed here is.

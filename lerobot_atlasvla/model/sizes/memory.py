@@ -1,4 +1,4 @@
-"""How large a network becomes, known from its configuration before anything is built. Light: imports no torch."""
+"""Compute how large a network becomes from its configuration, before it is built. Light: imports no torch."""
 
 from __future__ import annotations
 

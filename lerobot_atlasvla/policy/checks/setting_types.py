@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 else:
 
     class Count(int):
-        """A whole number."""
+        """Marks a setting that must be a whole number; ``true`` is refused, which Python takes for 1."""
 
     class Number(float):
-        """A number."""
+        """Marks a setting that must be a number; ``true`` is refused, which Python takes for 1."""
 
 
 # draccus puts its registry on the function.

@@ -1,4 +1,4 @@
-"""What a checkpoint's pipelines do, checked before LeRobot builds them: steps, their settings, and their statistics.
+"""Check a checkpoint's pipelines before LeRobot builds them: their steps, settings and statistics.
 
 LeRobot passes through what it has no statistics for, and computes with whatever numbers a file has; a damaged pipeline
 then gives wrong actions and no error. Which code a step may name is checked in ``pipeline_files``.
@@ -188,7 +188,7 @@ def _check_tokenizer(file: Path, state: dict[str, Tensor] | None, saved: _Saved)
 
 @dataclass(frozen=True)
 class _Saved:
-    """What the checkpoint's own config.json says, which a passed configuration may depart from.
+    """Holds what the checkpoint's own config.json says, which a passed configuration may depart from.
 
     Attributes:
         shapes: Of state and action; empty without a config.json.

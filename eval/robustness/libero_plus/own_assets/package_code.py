@@ -1,4 +1,4 @@
-"""What LIBERO-Plus's package says about its own assets: its classes of scenes and objects, read as text, never run.
+"""Read what LIBERO-Plus's package says about its own assets: classes of scenes and objects, as text, never run.
 
 A task of light or background names a class of scene in its description, which differs from the base task's in nothing
 else; the class says which scene file and which styles of floor and wall are used. A kind of object is a class, too,

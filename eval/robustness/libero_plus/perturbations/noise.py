@@ -62,7 +62,7 @@ def noise_rng(task: str, seed: int, frame: int) -> np.random.RandomState:
 
 
 def corrupt(image: np.ndarray, noise: int, rng: np.random.RandomState) -> np.ndarray:
-    """Return a corrupted picture.
+    """Return an image with LIBERO-Plus's corruption of one number.
 
     Args:
         image: (height, width, 3) uint8, as the simulator renders it (the top row last).
