@@ -62,7 +62,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # (height, width) in pixels to which every view is resized; multiples of the patch size.
     image_size: tuple[Count, Count] = field(default=unset((224, 224)))
     # Training only: shift each view by up to this many pixels, edges repeated. 0 switches it off, which landmarks want:
-    # to a geometry backbone, a shifted picture is a turned camera.
+    # to a geometry backbone, a shifted image is a turned camera.
     random_shift: Count = 0
     # Training only: cut away up to this fraction of the side, the same window for all views of a sample. 0 is off.
     random_crop: Number = 0.0
@@ -175,7 +175,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     decoder_num_heads: Count = 12
     # Action queries; 0 is one per action of the chunk. With another number, every action is a mixture of all queries.
     num_action_queries: Count = 0
-    # What the action queries know from the start, beside state and language: keypoints (where each view's picture shows
+    # What the action queries know from the start, beside state and language: keypoints (where each view's image shows
     # what, and a narrow map of it), landmarks (where in space; of VGGT's depth and camera heads), only_landmarks (and
     # the decoder sees nothing else of the views). none: not even state and language, the queries are only learned.
     query_conditioning: str = "keypoints"

@@ -325,14 +325,14 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         inputs = prepare(self.config, batch, training=False)
         self._thread_queues.check_images(self.config, batch)
         with self._autocast():
-            words = self.model.encode_language(inputs)
+            language = self.model.encode_language(inputs)
             if self.config.compile_model:
                 # One shape for all instructions: a longer one must not compile everything again.
-                words = words.padded_to(self.config.tokenizer_max_length)
+                language = language.padded_to(self.config.tokenizer_max_length)
             placement = None
             if self.config.reads_landmarks:
                 placement = Placement(inputs.first_to_base_B34, cameras or self._thread_queues.cameras)
-            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, words, placement)
+            decoded_BTD = self.model(inputs.views.images(), inputs.views.present, inputs.state_BN, language, placement)
             actions_BTA = self.model.head.sample(decoded_BTD, noise, guidance=guidance)
         check_finite_actions(actions_BTA, self.config, batch, self)
         return actions_BTA

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+_LABELS = {"look": "render quality"}
+"""What reports call a fact, where the key that run folders of all versions have for it is another."""
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
@@ -17,7 +20,8 @@ def table_of(rows: Sequence[Any], *columns: tuple[str, Callable[[Any], str]]) ->
 
 def facts(values: Mapping[str, Any]) -> list[str]:
     """Return one bullet per value that is known; a long text stays on its bullet."""
-    return [f"- {name}: {_words(value)}" for name, value in values.items() if value not in (None, "")]
+    known = {name: value for name, value in values.items() if value not in (None, "")}
+    return [f"- {_LABELS.get(name, name)}: {_words(value)}" for name, value in known.items()]
 
 
 def _words(value: Any) -> str:

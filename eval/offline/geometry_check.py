@@ -1,7 +1,7 @@
 """Measure what a geometry backbone's points are worth on a robot's views: overlap, scale, accuracy, without any policy.
 
 The truth is a dataset with ``observation.depth.<view>`` (h, w), float32, meters along the optical axis, and
-``observation.cameras.<view>.intrinsics`` (3, 3), pixels of the stored picture, and ``.extrinsics`` (4, 4), from the
+``observation.cameras.<view>.intrinsics`` (3, 3), pixels of the stored image, and ``.extrinsics`` (4, 4), from the
 camera (OpenCV axes) to the robot's base, meters.
 """
 
@@ -52,8 +52,8 @@ class GeometryCheckConfig:
     image_size: list[int] = field(default_factory=list)
     # Overlap: distances, cm, within which a cell of the first view must have one of another view.
     near_cm: list[float] = field(default_factory=lambda: [1.0, 2.0, 5.0])
-    # Show pictures that are stored mirrored (by their camera matrix) the right way round. Unset: yes, but not to a
-    # backbone with a record, which learned from stored pictures.
+    # Show images that are stored mirrored (by their camera matrix) the right way round. Unset: yes, but not to a
+    # backbone with a record, which learned from stored images.
     unmirror: bool | None = None
     # Where to compute: cpu or cuda. Unset: on a GPU if there is one.
     device: str | None = None

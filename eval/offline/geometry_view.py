@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lerobot_atlasvla.inspection.landmark_views import LandmarkViews
 
 POLICY_TYPE = "atlasvla"
-# Landmarks from this visibility on are counted, and numbered in the picture.
+# Landmarks from this visibility on are counted, and numbered in the figure.
 SEEN = 0.5
 
 

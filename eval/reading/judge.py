@@ -35,7 +35,7 @@ class FirstGoal:
     told_task: int
     goals: tuple[tuple[int, Goal], ...]
 
-    def look(self, env: Any, before: Judgment | None) -> Judgment:
+    def assess(self, env: Any, before: Judgment | None) -> Judgment:
         """Judge an episode of LeRobot's ``LiberoEnv``; see :class:`.Judge`."""
         domain = env._env.env
         # LIBERO's own check asks for all predicates in the same way.

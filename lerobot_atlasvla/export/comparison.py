@@ -84,8 +84,8 @@ def compare(policy: ExportedPolicy, reference: Reference, seen: Sequence[Observa
     """Let both predict a chunk for each observation."""
     from_graph, from_torch = [], []
     for images, state, instruction in seen:
-        words = instruction if policy.about["instructions"] else reference.encode(instruction).numpy()
-        from_graph.append(policy.predict_chunk(images, state, words))
+        language = instruction if policy.about["instructions"] else reference.encode(instruction).numpy()
+        from_graph.append(policy.predict_chunk(images, state, language))
         from_torch.append(reference.predict(images, state, instruction))
     off_OTA = np.abs(np.stack(from_graph).astype(np.float64) - np.stack(from_torch))
     in_std_OTA = off_OTA / action_std(reference)

@@ -10,7 +10,7 @@ In a robot's own loop, with this file beside it:
     while running:
         action = policy.select_action({"observation.images.front": image}, state, "pick up the cube")
 
-Shape suffixes: V cameras, L words, E language width, T chunk, A action.
+Shape suffixes: V cameras, L language tokens, E language width, T chunk, A action.
 """
 
 import argparse
@@ -131,7 +131,7 @@ class ExportedPolicy:
         features_LE = np.asarray(instruction if not isinstance(instruction, str) else [], np.float32)
         if features_LE.ndim != 2 or features_LE.shape[1] != width or not 1 <= len(features_LE) <= longest:
             raise ValueError(
-                f"this export takes language features of shape (words, {width}), 1 to {longest} words, for the "
+                f"this export takes language features of shape (tokens, {width}), 1 to {longest} tokens, for the "
                 f"instruction; got {'text' if isinstance(instruction, str) else features_LE.shape}."
             )
         padded_LE = np.zeros((longest, width), np.float32)

@@ -1,6 +1,6 @@
 """The graph that is exported: raw images, state and an instruction in, the robot's actions out.
 
-Shape suffixes: B batch (one), I instructions, L words, E language width, T chunk, A action.
+Shape suffixes: B batch (one), I instructions, L language tokens, E language width, T chunk, A action.
 """
 
 import io
@@ -46,10 +46,10 @@ class PolicyGraph(nn.Module):
         self._unnormalize: Any = reference.unnormalize
         self.has_table = bool(table)
         if table:
-            longest = max(len(words) for words in table)
-            padded = [TokenGroup(words[None]).padded_to(longest) for words in table]
+            longest = max(len(features_LE) for features_LE in table)
+            padded = [TokenGroup(features_LE[None]).padded_to(longest) for features_LE in table]
             self.register_buffer("table_ILE", torch.cat([group.tokens_BSD for group in padded]))
-            masks = [torch.arange(longest) < len(words) for words in table]
+            masks = [torch.arange(longest) < len(features_LE) for features_LE in table]
             self.register_buffer("mask_IL", torch.stack(masks))
 
     @property
@@ -82,20 +82,20 @@ class PolicyGraph(nn.Module):
         if self.config.use_state:
             raw |= split_state(self.config, given[OBS_STATE][None])
         observation = self._normalize(create_transition(raw))[TransitionKey.OBSERVATION]
-        # The words come from the table.
+        # The language tokens come from the table.
         none = torch.zeros(1, 1, dtype=torch.int64)
         observation |= {OBS_LANGUAGE_TOKENS: none, OBS_LANGUAGE_ATTENTION_MASK: none.bool()}
         prepared = prepare(self.config, observation, training=False)
         views = prepared.views
-        decoded_BTD = self.model(views.images(), views.present, prepared.state_BN, self._words(given))
+        decoded_BTD = self.model(views.images(), views.present, prepared.state_BN, self._language(given))
         actions_BTA = self.model.head.sample(decoded_BTD)
         return self._unnormalize(create_transition(action=actions_BTA))[TransitionKey.ACTION][0]
 
-    def _words(self, given: Mapping[str, Tensor]) -> TokenGroup:
+    def _language(self, given: Mapping[str, Tensor]) -> TokenGroup:
         if not self.has_table:
             return TokenGroup(given[LANGUAGE][None], given[LANGUAGE_MASK][None])
-        words_BLE = self.table_ILE.index_select(0, given[INSTRUCTION])
-        return TokenGroup(words_BLE, self.mask_IL.index_select(0, given[INSTRUCTION]))
+        language_BLE = self.table_ILE.index_select(0, given[INSTRUCTION])
+        return TokenGroup(language_BLE, self.mask_IL.index_select(0, given[INSTRUCTION]))
 
 
 @torch.no_grad()

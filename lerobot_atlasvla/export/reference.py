@@ -1,6 +1,6 @@
 """The policy in PyTorch, which the exported graph is made of and compared with.
 
-Shape suffixes: L words, E language width, T chunk, A action.
+Shape suffixes: L language tokens, E language width, T chunk, A action.
 """
 
 from collections.abc import Mapping

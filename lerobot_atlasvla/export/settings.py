@@ -10,7 +10,7 @@ from lerobot_atlasvla.utils.paths import CheckpointNotFoundError, checkpoint_fol
 FORMATS = ("onnx",)
 TABLE, INPUT = "table", "input"
 LARGEST_SIDE = 8192
-"""Pixels of a camera's picture; a larger one is a slip, which would fill the memory."""
+"""Pixels of a camera's image; a larger one is a slip, which would fill the memory."""
 
 
 class ExportError(ValueError):

@@ -25,7 +25,7 @@ class View(NamedTuple):
     Attributes:
         image_3HW: RGB in [0, 1].
         depth_hw: Along the optical axis, meters; what is not positive is not known.
-        intrinsics_33: In pixels of the picture; a mirrored one has a negative focal length.
+        intrinsics_33: In pixels of the image; a mirrored one has a negative focal length.
         pose_34: From the camera (OpenCV axes) to the robot's base.
     """
 
@@ -41,7 +41,7 @@ class Truth:
 
     Attributes:
         views: As the dataset has them.
-        unmirror: Whether mirrored pictures are turned the right way round, with their depth and camera matrix.
+        unmirror: Whether mirrored images are turned the right way round, with their depth and camera matrix.
     """
 
     views: Sequence[View]

@@ -11,7 +11,7 @@ from lerobot_atlasvla.libero.tasks import SPATIAL, SUITE_TASKS
 from lerobot_atlasvla.utils.setting_checks import check_at_least, check_at_most, check_dataset_root
 
 LARGEST_IMAGE = 2048
-"""Height and width that a picture may have, pixels: the largest that a policy takes."""
+"""Height and width that an image may have, pixels: the largest that a policy takes."""
 MOST_WORKERS = 512
 """Processes that may simulate; each takes about half a gigabyte."""
 

@@ -1,7 +1,7 @@
 """AtlasVLA, the model: views, state and instruction in, an action chunk out.
 
-Shape suffixes: B batch, V view, P tokens per view, L words, S context, T chunk, A action, N state size, C backbone
-width, D decoder width.
+Shape suffixes: B batch, V view, P tokens per view, L language tokens, S context, T chunk, A action, N state size, C
+backbone width, D decoder width.
 """
 
 from collections.abc import Collection
@@ -155,11 +155,11 @@ class AtlasVLA(nn.Module):
         images_BV3HW: Tensor | None,
         present: tuple[int, ...],
         state_BN: Tensor,
-        words: TokenGroup,
+        language: TokenGroup,
         placement: Placement | None = None,
     ) -> Tensor:
-        """Run the action path, everything from encoded words to decoded queries, ``(B, T, D)``; what gets compiled."""
-        return self.decode(self.fuse(self._encode_images(images_BV3HW, present), words, state_BN, placement))
+        """Run the action path, from language features to decoded queries, ``(B, T, D)``; this is what gets compiled."""
+        return self.decode(self.fuse(self._encode_images(images_BV3HW, present), language, state_BN, placement))
 
     def encode_language(self, inputs: ModelInputs) -> TokenGroup:
         """Encode the instructions; features are remembered while the language model is frozen."""
@@ -176,17 +176,17 @@ class AtlasVLA(nn.Module):
         return self.fusion.encode(self._patch_tokens(images_BV3HW), present, self.aggregator)
 
     def fuse(
-        self, geometry: GeometryTokens, words: TokenGroup, state_BN: Tensor, placement: Placement | None = None
+        self, geometry: GeometryTokens, language: TokenGroup, state_BN: Tensor, placement: Placement | None = None
     ) -> Prefix:
         """Bring views, instruction and state to decoder width, and make the condition of the action queries.
 
         Args:
             geometry: What :meth:`encode_views` returned.
-            words: What :meth:`encode_language` returned.
+            language: What :meth:`encode_language` returned.
             state_BN: Normalized state.
             placement: Where the cameras are, as far as it is known; read by landmarks alone.
         """
-        fused = self.fusion(geometry, words, self.aggregator)
+        fused = self.fusion(geometry, language, self.aggregator)
         condition_BE = None
         if self.query_conditioning != "none":
             condition_BE = self._condition(fused, geometry, state_BN, placement)
@@ -230,16 +230,16 @@ class AtlasVLA(nn.Module):
 
     def _with_state(self, language: TokenGroup, state_BN: Tensor) -> TokenGroup:
         """Language tokens followed by the state token."""
-        words_BLD = language.tokens_BSD
+        language_BLD = language.tokens_BSD
         if self.state_projector is not None:
             state_B1D = self.state_projector(state_BN)[:, None]
         else:
             assert self.no_state is not None
-            state_B1D = self.no_state.weight[None].expand(len(words_BLD), -1, -1)
+            state_B1D = self.no_state.weight[None].expand(len(language_BLD), -1, -1)
         mask = language.mask_BS
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
-        return TokenGroup(torch.cat((words_BLD, state_B1D), dim=1), mask)
+        return TokenGroup(torch.cat((language_BLD, state_B1D), dim=1), mask)
 
 
 def make_geometry_backbone(config: AtlasVLAConfig, grid: tuple[int, int]) -> GeometryBackbone:

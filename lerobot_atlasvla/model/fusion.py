@@ -1,6 +1,6 @@
 """Fuse views and language: ``late`` (VGGT or DA3 sees images only) or ``early`` (language goes through it).
 
-Shape suffixes: B batch, V view, P patches per view, L words, S context, C backbone width, D decoder width.
+Shape suffixes: B batch, V view, P patches per view, L language tokens, S context, C backbone width, D decoder width.
 """
 
 from collections.abc import Sequence
@@ -261,14 +261,14 @@ class EarlyFusion(nn.Module):
         """
         (vision_BVPC,) = geometry.layers
         views, patches = vision_BVPC.shape[1:3]
-        words = TokenGroup(self.language_adapter(language.tokens_BSD), language.mask_BS)
+        instruction = TokenGroup(self.language_adapter(language.tokens_BSD), language.mask_BS)
         vision = (self.vision_adapter(vision_BVPC) + _of_views(self.view_embed, geometry.present)).flatten(1, 2)
-        vision = vision + self.language_attention(self.attention_norm(vision), words)
-        with frozen_forward(aggregator, vision, words.tokens_BSD):
+        vision = vision + self.language_attention(self.attention_norm(vision), instruction)
+        with frozen_forward(aggregator, vision, instruction.tokens_BSD):
             vision_BVPC = vision.unflatten(1, (views, patches))
-            aggregated = aggregator.attend(vision_BVPC, self.grid, self.output_layers, words)
+            aggregated = aggregator.attend(vision_BVPC, self.grid, self.output_layers, instruction)
         fused_BVSD = self.projector(torch.cat(aggregated.layers, dim=-1).float())
-        mask = None if words.mask_BS is None else words.mask_BS.repeat(1, views)
+        mask = None if instruction.mask_BS is None else instruction.mask_BS.repeat(1, views)
         return Fused(
             geometry_BVPD=fused_BVSD[:, :, :patches],
             language=TokenGroup(fused_BVSD[:, :, patches:].flatten(1, 2), mask),

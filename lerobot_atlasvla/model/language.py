@@ -1,6 +1,6 @@
 """The instruction encoder: a Qwen language model read at its last layer.
 
-Shape suffixes: B batch, L words, U distinct instructions, E language width.
+Shape suffixes: B batch, L language tokens, U distinct instructions, E language width.
 """
 
 import logging

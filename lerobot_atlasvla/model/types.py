@@ -1,7 +1,7 @@
 """The objects that cross the border between the policy (LeRobot's keys) and the model (tensors).
 
-Shape suffixes: B batch, V view, H height, W width, P patches per view, C backbone width, N state size, L words,
-S context, D decoder width.
+Shape suffixes: B batch, V view, H height, W width, P patches per view, C backbone width, N state size, L language
+tokens, S context, D decoder width.
 """
 
 from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from torch import Tensor
 from .data import APART_M, GeometryData, points_of
 
 BRIGHTNESS = 0.15
-"""Largest change of the brightness of each picture in training, as a factor."""
+"""Largest change of the brightness of each image in training, as a factor."""
 
 
 class Batch(NamedTuple):

@@ -1,4 +1,4 @@
-"""Errors on held-out states, in cm and degrees, and pictures of what was seen.
+"""Errors on held-out states, in cm and degrees, and figures of what was estimated.
 
 Shape suffixes: B samples, V roles, Q cells per view, E descriptor width.
 """
@@ -120,8 +120,8 @@ def _best_matches(
 
 
 @torch.no_grad()
-def write_pictures(network: PretrainingNetwork, data: GeometryData, states_N: Tensor, frame: str, folder: Path) -> None:
-    """Write ``depth.png`` (picture, true and estimated depth of each view) and ``matches.png`` of held-out states."""
+def write_figures(network: PretrainingNetwork, data: GeometryData, states_N: Tensor, frame: str, folder: Path) -> None:
+    """Write ``depth.png`` (image, true and estimated depth of each view) and ``matches.png`` of held-out states."""
     network.eval()
     batch = make_batch(data, states_N[:_SHOWN_STATES], None, frame).to(network.device)
     seen, _ = network(batch.images_BV3HW)
@@ -133,23 +133,23 @@ def write_pictures(network: PretrainingNetwork, data: GeometryData, states_N: Te
         for view in range(batch.depth_BVQ.shape[1]):
             true, estimated = batch.depth_BVQ[sample, view].cpu(), seen.log_depth_BVQ[sample, view].exp().cpu()
             span = true.min().item(), min(true.max().item(), 2 * FAR_M)
-            row += [_picture(batch.images_BV3HW[sample, view])]
-            row += [_depth_picture(depth.reshape(cells), span) for depth in (true, estimated)]
+            row += [_enlarged(batch.images_BV3HW[sample, view])]
+            row += [_depth_image(depth.reshape(cells), span) for depth in (true, estimated)]
         rows.append(np.concatenate(row, axis=1))
     _save(Image.fromarray(np.concatenate(rows)), folder / "depth.png")
     pairs = list(view_pairs(batch))
     if pairs:
-        shown = [_match_picture(seen, batch, pair, sample, cells) for pair in pairs for sample in range(batch.states)]
+        shown = [_match_image(seen, batch, pair, sample, cells) for pair in pairs for sample in range(batch.states)]
         columns = [np.concatenate(shown[start :: batch.states]) for start in range(batch.states)]
         _save(Image.fromarray(np.concatenate(columns, axis=1)), folder / "matches.png")
 
 
-def _picture(image_3HW: Tensor) -> np.ndarray:
+def _enlarged(image_3HW: Tensor) -> np.ndarray:
     pixels = (image_3HW.cpu() * 255).round().byte().permute(1, 2, 0).numpy()
     return np.asarray(Image.fromarray(pixels).resize((_PIXELS, _PIXELS), Image.Resampling.NEAREST))
 
 
-def _depth_picture(depth_hw: Tensor, span: tuple[float, float]) -> np.ndarray:
+def _depth_image(depth_hw: Tensor, span: tuple[float, float]) -> np.ndarray:
     """Return depths as a gray image, uint8; what is near is bright."""
     low, high = span
     gray = (255 * (1 - (depth_hw - low) / max(high - low, 1e-6))).clamp(0, 255).round().byte().numpy()
@@ -157,7 +157,7 @@ def _depth_picture(depth_hw: Tensor, span: tuple[float, float]) -> np.ndarray:
     return np.asarray(large.convert("RGB"))
 
 
-def _match_picture(
+def _match_image(
     seen: ScenePoints,
     batch: Batch,
     pair: tuple[tuple[int, slice], tuple[int, slice]],
@@ -168,7 +168,7 @@ def _match_picture(
     (view, samples), (second, others) = pair
     best_BQ, distance_BQQ = _best_matches(seen, batch, *pair)
     images = batch.images_BV3HW[samples, view][sample], batch.images_BV3HW[others, second][sample]
-    canvas = Image.fromarray(np.concatenate([_picture(image) for image in images], axis=1))
+    canvas = Image.fromarray(np.concatenate([_enlarged(image) for image in images], axis=1))
     pencil = ImageDraw.Draw(canvas)
     shared = (distance_BQQ[sample].min(dim=-1).values <= MATCH_M).nonzero()[:, 0].cpu()
     chosen = shared[torch.linspace(0, len(shared) - 1, min(len(shared), _SHOWN_MATCHES)).round().long()]

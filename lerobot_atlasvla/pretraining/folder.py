@@ -20,7 +20,7 @@ from .evaluation import MOST_STATES
 from .settings import PretrainConfig, PretrainError
 
 WEIGHTS, CARD, METRICS = "model.safetensors", "README.md", "metrics.json"
-PICTURES = ("depth.png", "matches.png")
+FIGURES = ("depth.png", "matches.png")
 _CHECKPOINTS = "checkpoints"
 CONVENTION = (
     "Camera axes are OpenCV's (x right, y down, z forward); lengths are meters; poses lead from a view's camera to the "
@@ -44,7 +44,7 @@ def check_free(config: PretrainConfig) -> None:
     if place.exists() and not place.is_dir():
         raise PretrainError(f"--output_dir={place} is a file; it must be a folder that does not exist yet.")
     names = {path.name for path in place.iterdir()} if place.is_dir() else set()
-    ours = {WEIGHTS, FILE, CARD, METRICS, _CHECKPOINTS, *PICTURES}
+    ours = {WEIGHTS, FILE, CARD, METRICS, _CHECKPOINTS, *FIGURES}
     if foreign := sorted(name for name in names - ours if not name.startswith(SCRATCH)):
         raise PretrainError(
             f"--output_dir={place} holds {foreign[0]}, which this command did not make. Nothing was touched; choose a "
@@ -159,7 +159,7 @@ def card(config: PretrainConfig, content: Mapping[str, Any], parameters: int) ->
         for name, value in config.fixed().items()
         if value is not None
     )
-    pictures = "\n".join(f"![{name}]({name})" for name in PICTURES if (config.output_dir / name).exists())
+    figures = "\n".join(f"![{name}]({name})" for name in FIGURES if (config.output_dir / name).exists())
     return f"""---
 license: apache-2.0
 library_name: lerobot
@@ -191,7 +191,7 @@ measured.
 |---|---|
 {rows}
 
-{pictures}
+{figures}
 
 ## Recipe
 

@@ -27,7 +27,7 @@ from lerobot_atlasvla.utils.paths import why_not
 from . import folder
 from .batches import make_batch
 from .data import GeometryData, read_data, scales
-from .evaluation import held_out_errors, write_pictures
+from .evaluation import held_out_errors, write_figures
 from .losses import WEIGHTS, loss_terms
 from .network import PretrainingNetwork
 from .settings import PretrainConfig, PretrainError
@@ -169,7 +169,7 @@ class Trainer:
             }
         )
         tqdm.write(f"step {self.step}: " + ", ".join(f"{name} {value:.2f}" for name, value in errors.items()))
-        write_pictures(self.network, self.data, self.held_out_N, config.frame, config.output_dir)
+        write_figures(self.network, self.data, self.held_out_N, config.frame, config.output_dir)
         write_text(config.output_dir / folder.METRICS, json.dumps(self.history, indent=1) + "\n")
         return errors
 

@@ -90,14 +90,14 @@ def _condition(
     Their columns are those of the state, of the pooled instruction, and of what the views give.
     """
     before, now, dim = saved.state_dim, policy.config.state_dim, policy.config.decoder_hidden_size
-    summary, count = policy.model.visual_summary, len(saved.view_keys)
-    views_width = count * sum(summary.widths) if summary is not None else fresh.shape[1] - now - dim
+    spatial_softmax, count = policy.model.visual_summary, len(saved.view_keys)
+    views_width = count * sum(spatial_softmax.widths) if spatial_softmax is not None else fresh.shape[1] - now - dim
     if weight.shape != (len(fresh), before + dim + views_width):
         return weight  # damaged, which is said where all shapes are compared
-    state, words, views = weight.tensor_split((before, before + dim), dim=1)
+    state, language, views = weight.tensor_split((before, before + dim), dim=1)
     if now != before:
         state = fresh[:, :now]
-    if places and summary is not None:
-        parts = views.split([count * width for width in summary.widths], dim=1)
+    if places and spatial_softmax is not None:
+        parts = views.split([count * width for width in spatial_softmax.widths], dim=1)
         views = torch.cat([part.unflatten(1, (count, -1))[:, places].flatten(1) for part in parts], dim=1)
-    return torch.cat((state, words, views), dim=1)
+    return torch.cat((state, language, views), dim=1)

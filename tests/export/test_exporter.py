@@ -81,7 +81,7 @@ def test_language_as_an_input(tmp_path):
     for text in ("lift it", ""):
         actions = policy.predict_chunk({}, state, reference.encode(text).numpy())
         np.testing.assert_allclose(actions, from_pytorch(made.checkpoint, {}, state, text), rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match=r"language features of shape \(words, 16\), 1 to 128 words.*got text"):
+    with pytest.raises(ValueError, match=r"language features of shape \(tokens, 16\), 1 to 128 tokens.*got text"):
         policy.predict_chunk({}, state, "lift it")
 
 

@@ -20,7 +20,7 @@ from eval.rollout.run_folder import Rollout, Run
 KIND = "libero_plus"
 
 SHOWS = """All camera, language and noise tasks start from fixed state 0 of their base task and change the scene
-camera's picture or the sentence only, so a policy that does not look passes camera and noise wherever it solves state
+camera's image or the sentence only, so a policy that does not look passes camera and noise wherever it solves state
 0, and where a scene has one instruction, as in libero_spatial, one that ignores the instruction passes language."""
 READING = f"Read every category beside a blind and a wrist-only control (`--controls`).\n{SHOWS}"
 LAYOUT = """"layout (level only)" has the tasks that move objects, less than half of the category; the others add

@@ -18,7 +18,7 @@ class EpisodeRecorder(gym.Wrapper):
     Args:
         env: LeRobot's ``LiberoEnv``.
         attention: Recorder of the policy's attention, if videos show it.
-        scene_view: Name of the scene camera's picture in the observations; None if the policy does not look at it.
+        scene_view: Name of the scene camera's image in the observations; None if the policy does not look at it.
         retreat_steps: Steps that an episode goes on after a success.
     """
 
@@ -61,7 +61,7 @@ class EpisodeRecorder(gym.Wrapper):
         observation, info = self.env.reset(**kwargs)
         self.states, self.chunks, self.gripper_m, self._success_step = [], [], [], None
         self._note()
-        self.judgment = self.judge.look(self.unwrapped, None) if self.judge is not None else None
+        self.judgment = self.judge.assess(self.unwrapped, None) if self.judge is not None else None
         return self._seen(observation), info
 
     def step(self, action: Any) -> Any:
@@ -71,7 +71,7 @@ class EpisodeRecorder(gym.Wrapper):
         if self._attention is not None:
             self.chunks.append(self._attention.chunks[-1])
         if self.judge is not None:
-            self.judgment = self.judge.look(self.unwrapped, self.judgment)
+            self.judgment = self.judge.assess(self.unwrapped, self.judgment)
             info["is_success"], terminated = self.judgment.success, self.judgment.over
         if self._success_step is None and info["is_success"]:
             self._success_step = self._taken
@@ -82,7 +82,7 @@ class EpisodeRecorder(gym.Wrapper):
         return self._seen(observation), reward, terminated, truncated, info
 
     def _seen(self, observation: Any) -> Any:
-        # Pictures that are not rendered anew are not looked at, either.
+        # Images that are not rendered anew are not looked at, either.
         if self.perturbation is None or self._taken % render_every():
             return observation
         env: Any = self.unwrapped

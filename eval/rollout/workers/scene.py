@@ -56,7 +56,7 @@ class Perturbation(Protocol):
             observation: It may be changed in place.
             frame: Control steps since the simulator was reset, settling included.
             seed: Seed of the rollout.
-            view: Name of the scene camera's picture in it; None if the policy does not look at it.
+            view: Name of the scene camera's image in it; None if the policy does not look at it.
         """
 
 
@@ -78,7 +78,7 @@ class Judgment:
 class Judge(Protocol):
     """Judge a rollout instead of its scene's own goal; picklable and hashable, since it travels to the workers."""
 
-    def look(self, env: Any, before: Judgment | None) -> Judgment:
+    def assess(self, env: Any, before: Judgment | None) -> Judgment:
         """Judge an episode after its reset and after each of its steps.
 
         Args:

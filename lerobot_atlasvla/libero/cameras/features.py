@@ -44,7 +44,7 @@ def geometry_features(view: str, image_size: int, depth_cell_px: int) -> dict[st
 
     Args:
         view: Name of the camera.
-        image_size: Height and width of its pictures, pixels.
+        image_size: Height and width of its images, pixels.
         depth_cell_px: Side of the cells that depth is reduced to, pixels.
     """
     cells = image_size // depth_cell_px

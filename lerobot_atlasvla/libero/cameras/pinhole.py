@@ -1,9 +1,9 @@
-"""The camera convention of stored pictures, and points from depth.
+"""The camera convention of stored images, and points from depth.
 
-Pictures are stored as LeRobot stores LIBERO's: upright, but mirrored, so what is to the camera's right is on their
+Images are stored as LeRobot stores LIBERO's: upright, but mirrored, so what is to the camera's right is on their
 left. Extrinsics are the true camera's, a proper rotation with OpenCV's axes (x right, y down, z forward), so the mirror
 is in the intrinsics: **the focal length along x is negative**. Pixel coordinates count from the top left corner of the
-picture; the center of its first pixel is (0.5, 0.5).
+image; the center of its first pixel is (0.5, 0.5).
 
 Shape suffixes: H and W pixels or cells, N points; any number of leading axes before them.
 """
@@ -19,7 +19,7 @@ _OPENCV_TO_MUJOCO = np.diag([1.0, -1.0, -1.0])
 
 
 def intrinsics_of(fovy_deg: float, size: int) -> np.ndarray:
-    """Return the (3, 3) float32 intrinsics of a stored square picture.
+    """Return the (3, 3) float32 intrinsics of a stored square image.
 
     Args:
         fovy_deg: Field of view from top to bottom, degrees.
@@ -51,10 +51,10 @@ def cell_medians(depth_HW: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarra
 
     Args:
         depth_HW: Depth, m.
-        cell: Side of a cell, pixels; it divides both sides of the picture.
+        cell: Side of a cell, pixels; it divides both sides of the image.
 
     Returns:
-        (H / cell, W / cell), m; and the pixels that have these depths, as indices into the flat picture.
+        (H / cell, W / cell), m; and the pixels that have these depths, as indices into the flat image.
     """
     height, width = (side // cell for side in depth_HW.shape)
 
@@ -67,13 +67,13 @@ def cell_medians(depth_HW: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarra
 
 
 def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray, extrinsics_44: np.ndarray, size: int) -> np.ndarray:
-    """Return the points that a picture shows, in the frame that the extrinsics lead to (the robot base's).
+    """Return the points that an image shows, in the frame that the extrinsics lead to (the robot base's).
 
     Args:
         depth_HW: Depth along the optical axis, m, of pixels or of cells.
-        intrinsics_33: In pixels of the stored picture.
+        intrinsics_33: In pixels of the stored image.
         extrinsics_44: From the camera's frame.
-        size: Height of the stored picture, pixels.
+        size: Height of the stored image, pixels.
 
     Returns:
         (H, W, 3), m: the point at the center of each pixel or cell.
@@ -86,11 +86,11 @@ def unproject(depth_HW: np.ndarray, intrinsics_33: np.ndarray, extrinsics_44: np
 
 
 def project(points_N3: np.ndarray, intrinsics_33: np.ndarray, extrinsics_44: np.ndarray) -> np.ndarray:
-    """Return where points appear: column and row in pixels of the stored picture, and depth, m, each (N, 3).
+    """Return where points appear: column and row in pixels of the stored image, and depth, m, each (N, 3).
 
     Args:
         points_N3: In the frame that the extrinsics lead to, m.
-        intrinsics_33: In pixels of the stored picture.
+        intrinsics_33: In pixels of the stored image.
         extrinsics_44: From the camera's frame.
     """
     camera_N3 = (points_N3 - extrinsics_44[:3, 3]) @ extrinsics_44[:3, :3]

@@ -129,7 +129,7 @@ class RandomCameraConfig(DatasetConfig):
         return {name: getattr(self, name) for name in (*_LIMITS, "kind_share", *_HELD_OUT_LIMITS)}
 
     def check_cells(self) -> None:
-        """Raise :class:`CollectionError` unless pictures can be cut into cells of depth."""
+        """Raise :class:`CollectionError` unless images can be cut into cells of depth."""
         if self.depth_cell_px < 1 or self.image_size % self.depth_cell_px:
             raise CollectionError(
                 f"--depth_cell_px={self.depth_cell_px} must be at least 1 and divide --image_size={self.image_size}."

@@ -25,7 +25,7 @@ _POSES += ("light_xdir",)
 
 
 def snapshot(data: Any) -> np.ndarray:
-    """Return all poses of a ``mujoco.MjData`` as one vector; a picture of them is one of this moment."""
+    """Return all poses of a ``mujoco.MjData`` as one vector; an image of them is one of this moment."""
     return np.concatenate([getattr(data, name).ravel() for name in _POSES])
 
 
@@ -64,7 +64,7 @@ class Viewer:
 
     Args:
         env: LIBERO's ``ControlEnv``, able to render.
-        image_size: Height and width of pictures, pixels.
+        image_size: Height and width of images, pixels.
         depth_cell_px: Side of the cells that depth is reduced to, pixels.
     """
 
@@ -117,12 +117,12 @@ class Viewer:
         at = self._data.cam(camera)
         return CameraPose(at.xpos.copy(), Rotation.from_matrix(at.xmat.reshape(3, 3)))
 
-    def look(self, camera: str, pose: CameraPose | None = None, *, object_coordinates: bool = False) -> View:
-        """Render a picture and its depth in one pass, and its object coordinates in another.
+    def render(self, camera: str, pose: CameraPose | None = None, *, object_coordinates: bool = False) -> View:
+        """Render an image and its depth in one pass, and its object coordinates in another.
 
         Args:
             camera: One of the simulator's cameras.
-            pose: Where it is to be for this picture; None leaves it alone.
+            pose: Where it is to be for this image; None leaves it alone.
             object_coordinates: Whether to render them, too.
         """
         with self._camera_at(camera, pose):
@@ -202,7 +202,7 @@ class Viewer:
         return bool((np.linalg.norm(gaps, axis=1) >= CLEARANCE_M).all())
 
     def _seen(self, pose: CameraPose) -> np.ndarray:
-        """(objects,) bool: the loose objects whose origin is in the picture, with nothing else in front of it."""
+        """(objects,) bool: the loose objects whose origin is in the image, with nothing else in front of it."""
         from mujoco import mj_ray  # pyrefly: ignore[missing-module-attribute]
 
         rays = self._data.xpos[self._loose] - pose.position

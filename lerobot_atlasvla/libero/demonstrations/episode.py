@@ -74,7 +74,7 @@ class Job:
     store_geometry: bool = False
 
     @property
-    def looks_again(self) -> bool:
+    def renders_again(self) -> bool:
         """Return whether a demonstration is rendered once more when it is complete."""
         return self.cameras is not None and (bool(self.cameras.random_cameras) or self.store_geometry)
 
@@ -202,7 +202,7 @@ class Demonstrator(TaskScene):
         noise = ActionNoise(job.noise, np.random.default_rng(noise_seed))
         rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(RECOVERY_STREAM,)))
         recovery = self._clumsy is not None and rng.random() < job.recovery_share
-        if job.looks_again:
+        if job.renders_again:
             self.take_snapshots()
         observation = self.reset(int(placement_seed), job.displace_cm)
         if self.env.check_success():
@@ -233,13 +233,13 @@ class Demonstrator(TaskScene):
         if not solved:
             return attempt
         trajectory = _trajectory(observations, actions)
-        if job.cameras is None or not job.looks_again:
+        if job.cameras is None or not job.renders_again:
             return replace(attempt, trajectory=trajectory)
         moments = [observation[SNAPSHOT] for observation in observations]
-        (original, *copies), frames_of_reference = self._look_again(job, job.cameras, trajectory, moments)
+        (original, *copies), frames_of_reference = self._render_again(job, job.cameras, trajectory, moments)
         return replace(attempt, trajectory=original, copies=tuple(copies), frames_of_reference=frames_of_reference)
 
-    def _look_again(
+    def _render_again(
         self, job: Job, cameras: RandomCameraConfig, trajectory: Trajectory, moments: list[np.ndarray]
     ) -> tuple[list[Trajectory], dict[str, Any]]:
         """Render a demonstration from random scene cameras, and the geometry of all its views if that is asked for.
@@ -276,14 +276,14 @@ class Demonstrator(TaskScene):
         for moment in moments:
             restore(data, moment)
             if job.store_geometry:
-                wrist_views.append(viewer.look(WRIST_CAMERA))
-            scene_views.append([viewer.look(SCENE_CAMERA, pose) for pose in poses])
+                wrist_views.append(viewer.render(WRIST_CAMERA))
+            scene_views.append([viewer.render(SCENE_CAMERA, pose) for pose in poses])
         seen = []
         for views in zip(*scene_views, strict=True):
             arrays = geometry_arrays(SCENE_VIEW, views) if job.store_geometry else {}
             arrays |= geometry_arrays(WRIST_VIEW, wrist_views) if job.store_geometry else {}
-            pictures = rotate_image(np.stack([view.image for view in views]))
-            seen.append(replace(trajectory, agentview=pictures, geometry=arrays))
+            images = rotate_image(np.stack([view.image for view in views]))
+            seen.append(replace(trajectory, agentview=images, geometry=arrays))
         frames_of_reference = viewer.frames_of_reference(trajectory.eef_pos[-1], trajectory.eef_quat[-1])
         return seen if job.store_geometry else [trajectory, *seen], frames_of_reference
 

@@ -34,7 +34,7 @@ ACTION_KEY = "action"
 SCENE_VIEW = "scene_0"
 WRIST_VIEW = "wrist"
 """Names of the two cameras in the keys of their geometry. LeRobot takes statistics of whatever has "image" in its key
-for those of a picture, so they can't be named like the images."""
+for those of an image, so they can't be named like the images."""
 
 STATE_DIM = 8
 ACTION_DIM = 7
@@ -50,7 +50,7 @@ axis-angle (3, rad) and the two finger positions (m). They are kept because name
 
 
 def image_feature(image_size: int) -> dict[str, Any]:
-    """Return the feature specification of a square picture, ``image_size`` pixels high and wide."""
+    """Return the feature specification of a square image, ``image_size`` pixels high and wide."""
     return {"dtype": "image", "shape": (image_size, image_size, 3), "names": ["height", "width", "channel"]}
 
 

@@ -73,7 +73,7 @@ class Hand:
         self.gap = np.inf
 
     def observe(self) -> None:
-        """Look where the hand is."""
+        """Read the hand's position, velocity, rotation and gap from the simulator."""
         # Through env.sim every time: a hard reset replaces the simulation.
         data = self._env.sim.data
         self.position = data.get_site_xpos("gripper0_grip_site").copy()

@@ -15,7 +15,7 @@ from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig
 
 
 def view_image_key(view: str) -> str:
-    """Return the key of a view's picture."""
+    """Return the key of a view's image."""
     return f"observation.images.{view}"
 
 

@@ -60,10 +60,10 @@ class StateScene(TaskScene):
                 arm.scatter(config.object_offset_cm / 100, config.layout_offset_cm / 100, rng)
             observations.append(self.env.env._get_observations(force_update=True))
             wrist, *scenes = config.views
-            views[wrist].append(viewer.look(WRIST_CAMERA, object_coordinates=True))
+            views[wrist].append(viewer.render(WRIST_CAMERA, object_coordinates=True))
             for name in scenes:
                 pose = config.draw(viewer.nominal, rng, viewer.suits)
-                views[name].append(viewer.look(SCENE_CAMERA, pose, object_coordinates=True))
+                views[name].append(viewer.render(SCENE_CAMERA, pose, object_coordinates=True))
         parts = ("eef_pos", "eef_quat", "gripper_qpos")
         pos, quat, fingers = (np.stack([seen[f"robot0_{part}"] for seen in observations]) for part in parts)
         return Attempt(

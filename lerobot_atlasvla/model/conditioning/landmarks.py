@@ -1,6 +1,6 @@
 """3-D landmarks: where in space each view shows what, for the action queries before they attend to the scene.
 
-A camera that moves changes where in the picture a thing is, but not where it is in space. Shape suffixes: B batch,
+A camera that moves changes where in the image a thing is, but not where it is in space. Shape suffixes: B batch,
 V view, Q cells of a view, K landmarks, E descriptor width.
 """
 

@@ -143,7 +143,7 @@ def cell_rays(intrinsics_X33: Tensor, cells: tuple[int, int]) -> Tensor:
 
     Args:
         intrinsics_X33: Camera matrices in image widths and heights (first and second row divided by them), any number
-            of leading axes X. A mirrored picture has a negative focal length.
+            of leading axes X. A mirrored image has a negative focal length.
         cells: Cells per (column, row).
 
     Returns:

@@ -130,7 +130,7 @@ class Aggregator(GeometryBackbone):
         patches_BVPC: Tensor,
         grid: tuple[int, int],
         output_layers: Sequence[int] | None = None,
-        words: TokenGroup | None = None,
+        language: TokenGroup | None = None,
     ) -> AggregatorOutput:
         """Alternate frame and global attention over patch tokens.
 
@@ -138,11 +138,11 @@ class Aggregator(GeometryBackbone):
             patches_BVPC: Patch tokens of each view, row-major.
             grid: Patches per (column, row); their product is the number of patches.
             output_layers: As in :meth:`forward`.
-            words: Tokens of an instruction, of width C, that every view's sequence ends with. They sit at position
+            language: Tokens of an instruction, of width C, that every view's sequence ends with. They sit at position
                 (0, 0), as camera and register tokens do; padding is never attended to.
 
         Returns:
-            Layers of width P = specials, patches, words.
+            Layers of width P = specials, patches, language tokens.
         """
         wanted = self._check_layers(output_layers)
         batch, views = patches_BVPC.shape[:2]
@@ -150,17 +150,17 @@ class Aggregator(GeometryBackbone):
         if self.special_tokens:
             specials = (self.camera_token, self.register_token)
             parts[:0] = [first_view_then_others(token, batch, views) for token in specials]
-        if words is not None:
-            parts.append(words.tokens_BSD.repeat_interleave(views, dim=0))
+        if language is not None:
+            parts.append(language.tokens_BSD.repeat_interleave(views, dim=0))
         dtype = next((parameter.dtype for parameter in self.parameters()), patches_BVPC.dtype)
         tokens = torch.cat([part.to(dtype) for part in parts], dim=1)
         per_view = tokens.shape[1]
         mask_frame = mask_global = None
-        if words is not None and words.mask_BS is not None:
-            seen = words.mask_BS.new_ones(batch, per_view - words.mask_BS.shape[1])
-            mask_BP = torch.cat((seen, words.mask_BS), dim=1)
+        if language is not None and language.mask_BS is not None:
+            seen = language.mask_BS.new_ones(batch, per_view - language.mask_BS.shape[1])
+            mask_BP = torch.cat((seen, language.mask_BS), dim=1)
             mask_frame, mask_global = mask_BP.repeat_interleave(views, dim=0), mask_BP.repeat(1, views)
-        layout = TokenLayout(self.patch_start_idx, *grid, 0 if words is None else words.tokens_BSD.shape[1])
+        layout = TokenLayout(self.patch_start_idx, *grid, 0 if language is None else language.tokens_BSD.shape[1])
         rope_frame, rope_global = rope_tables(_make_tables, layout, views, self.head_dim, tokens.device)
 
         kept: dict[int, Tensor] = {}

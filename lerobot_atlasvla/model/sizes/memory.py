@@ -93,10 +93,10 @@ def parameter_counts(config: AtlasVLAConfig, *, without: Collection[str] = ()) -
     queries = config.num_action_queries or config.chunk_size
     if config.query_conditioning != "none":
         channels = config.summary_keypoints + config.summary_map_channels
-        summary = views * (2 * config.summary_keypoints + patches * config.summary_map_channels)
+        views_width = views * (2 * config.summary_keypoints + patches * config.summary_map_channels)
         if config.reads_landmarks:
-            channels, summary = 0, views * 4 * config.summary_keypoints
-        condition = config.state_dim + dim + summary
+            channels, views_width = 0, views * 4 * config.summary_keypoints
+        condition = config.state_dim + dim + views_width
         counts["condition"] = dim * channels + config.condition_hidden_size * (condition + queries * dim)
     counts["decoder"] = 20 * config.decoder_num_layers * dim**2 + queries * dim + config.state_dim * dim
     counts["action_head"] = config.action_dim * dim

@@ -42,7 +42,7 @@ def scene():
 def test_turning_the_stove_on_is_judged_in_the_scene_of_another_task(scene, state, told, outcome):
     (task,) = InstructionPairs("libero_goal", read_tasks("libero_goal"), [state], [told]).tasks()
     env = SimpleNamespace(_env=scene)
-    start = task.judge.look(env, None)
+    start = task.judge.assess(env, None)
     assert (start.over, start.record["true_at_start"]) == (False, [])
     assert start.record["judged"] == list(range(10))
     (joint,) = scene.env.get_object("flat_stove_1").joints
@@ -50,10 +50,10 @@ def test_turning_the_stove_on_is_judged_in_the_scene_of_another_task(scene, stat
     try:
         scene.sim.data.set_joint_qpos(joint, 1.0)
         scene.sim.forward()
-        turned = task.judge.look(env, start)
+        turned = task.judge.assess(env, start)
     finally:
         scene.sim.data.qpos[:] = before
         scene.sim.forward()
     assert (turned.over, turned.success) == (True, outcome == "told")
     assert (turned.record["outcome"], turned.record["goal"]) == (outcome, STOVE)
-    assert not task.judge.look(env, start).over
+    assert not task.judge.assess(env, start).over

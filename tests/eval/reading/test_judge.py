@@ -16,7 +16,7 @@ def played(*steps: set) -> list:
     judgment, seen = None, []
     for true in steps:
         domain = SimpleNamespace(_eval_predicate=lambda predicate, true=true: tuple(predicate) in true)
-        judgment = JUDGE.look(SimpleNamespace(_env=SimpleNamespace(env=domain)), judgment)
+        judgment = JUDGE.assess(SimpleNamespace(_env=SimpleNamespace(env=domain)), judgment)
         seen.append((judgment.over, judgment.success, judgment.record["outcome"], judgment.record["goal"]))
     assert judgment is not None
     return [*seen, judgment.record]

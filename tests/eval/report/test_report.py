@@ -45,7 +45,7 @@ def test_figures_of_one_run(tmp_path, capsys):
         "- commit: abc123",
         "- mujoco: 3.3.2",
         "- gl: egl",
-        "- look: default",
+        "- render quality: default",
         "- assets: official",
         "- dataset: local/spatial",
         "- seeds: 1000",

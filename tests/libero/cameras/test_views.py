@@ -57,7 +57,7 @@ def to_base(point: np.ndarray) -> np.ndarray:
 
 
 def test_the_fixed_camera_is_where_mujoco_has_it(viewer):
-    extrinsics = viewer.look("agentview").extrinsics
+    extrinsics = viewer.render("agentview").extrinsics
     np.testing.assert_allclose(extrinsics[:3, 3], to_base(np.array([0.66, 0, 0.9])), atol=1e-6)
     turn = Rotation.from_euler("z", 90, degrees=True).inv()
     # OpenCV's axes: right, down, forward.
@@ -67,7 +67,7 @@ def test_the_fixed_camera_is_where_mujoco_has_it(viewer):
 
 @pytest.mark.parametrize("motion", [{}, {"azimuth": 40, "elevation": 10, "pan": 5}, {"distance": 120, "roll": 10}])
 def test_an_object_appears_where_its_position_is_projected(viewer, motion):
-    view = viewer.look("agentview", moved(viewer.nominal, **motion))
+    view = viewer.render("agentview", moved(viewer.nominal, **motion))
     red = (view.image[..., 0] > 60) & (view.image[..., 1:].max(axis=-1) < 30)
     rows, columns = np.nonzero(red)
     column, row, depth = project(to_base(BALL)[None], view.intrinsics, view.extrinsics)[0]
@@ -78,7 +78,7 @@ def test_an_object_appears_where_its_position_is_projected(viewer, motion):
 
 def test_both_cameras_see_the_same_points(viewer):
     pose = moved(viewer.nominal, azimuth=-30, right=10, tilt=3)
-    wrist, scene = viewer.look("robot0_eye_in_hand"), viewer.look("agentview", pose)
+    wrist, scene = viewer.render("robot0_eye_in_hand"), viewer.render("agentview", pose)
     points = unproject(wrist.depth, wrist.intrinsics, wrist.extrinsics, PIXELS).reshape(-1, 3)
     column, row, depth = project(points, scene.intrinsics, scene.extrinsics).T
     inside = (np.minimum(column, row) > 0) & (np.maximum(column, row) < PIXELS)
@@ -98,7 +98,7 @@ def test_a_thing_shows_the_same_parts_wherever_it_is_and_from_anywhere(env, view
         data.qpos[1] = BALL[0] - displaced
         data.qpos[4:8] = Rotation.from_euler("x", 900 * displaced, degrees=True).as_quat(scalar_first=True)
         env.sim.forward()
-        view = viewer.look(camera, moved(viewer.nominal, **motion), object_coordinates=True)
+        view = viewer.render(camera, moved(viewer.nominal, **motion), object_coordinates=True)
         red = (view.image[..., 0] > 60) & (view.image[..., 1:].max(axis=-1) < 30)
         assert red.sum() > 4
         ball = view.object_coordinates[..., 3] == number
@@ -108,12 +108,12 @@ def test_a_thing_shows_the_same_parts_wherever_it_is_and_from_anywhere(env, view
         assert view.object_coordinates[ball][:, 1 if displaced else 2].max() > 0.02
         table = (view.object_coordinates[..., 3] == zlib.crc32(b"world") % 2**24) & (view.depth < 5)
         assert np.isclose(view.object_coordinates[table][:, 2], 0, atol=0.004).mean() > 0.9
-    assert viewer.look("agentview").object_coordinates is None
+    assert viewer.render("agentview").object_coordinates is None
 
 
 def test_cells_are_medians_of_the_pixels(env, viewer):
-    full = viewer.look("agentview", object_coordinates=True)
-    cells = Viewer(env, PIXELS, depth_cell_px=4).look("agentview", object_coordinates=True)
+    full = viewer.render("agentview", object_coordinates=True)
+    cells = Viewer(env, PIXELS, depth_cell_px=4).render("agentview", object_coordinates=True)
     assert cells.depth.shape == (16, 16)
     assert cells.depth[3, 5] == np.sort(full.depth[12:16, 20:24], axis=None)[7]
     for row, column in np.ndindex(16, 16):
@@ -126,25 +126,25 @@ def test_cells_are_medians_of_the_pixels(env, viewer):
 
 def test_an_earlier_moment_is_seen_again_to_the_byte(env, viewer):
     data = env.sim.data._data
-    before = {name: viewer.look(name) for name in ("agentview", "robot0_eye_in_hand")}
+    before = {name: viewer.render(name) for name in ("agentview", "robot0_eye_in_hand")}
     moment = snapshot(data)
     data.qpos[:3] += 0.1
     env.sim.forward()
-    assert not np.array_equal(viewer.look("agentview").image, before["agentview"].image)
+    assert not np.array_equal(viewer.render("agentview").image, before["agentview"].image)
     restore(data, moment)
     for name, view in before.items():
-        again = viewer.look(name)
+        again = viewer.render(name)
         np.testing.assert_array_equal(again.image, view.image)
         np.testing.assert_array_equal(again.depth, view.depth)
         np.testing.assert_array_equal(again.extrinsics, view.extrinsics)
 
 
 def test_a_camera_is_back_in_its_place_after_a_view(viewer):
-    before = viewer.look("agentview")
-    elsewhere = viewer.look("agentview", moved(viewer.nominal, azimuth=30))
+    before = viewer.render("agentview")
+    elsewhere = viewer.render("agentview", moved(viewer.nominal, azimuth=30))
     assert not np.array_equal(elsewhere.image, before.image)
-    np.testing.assert_array_equal(viewer.look("agentview").image, before.image)
-    unmoved = viewer.look("agentview", moved(viewer.nominal))
+    np.testing.assert_array_equal(viewer.render("agentview").image, before.image)
+    unmoved = viewer.render("agentview", moved(viewer.nominal))
     np.testing.assert_array_equal(unmoved.image, before.image)
 
 

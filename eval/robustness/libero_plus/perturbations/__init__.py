@@ -1,1 +1,1 @@
-"""Perturbations of LIBERO-Plus: of the camera, of the picture and of the arm."""
+"""Perturbations of LIBERO-Plus: of the camera, of the image and of the arm."""

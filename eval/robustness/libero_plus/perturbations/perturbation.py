@@ -67,9 +67,9 @@ class PlusPerturbation:
         control.set_init_state = set_init_state_but_the_arm
 
     def observe(self, observation: dict[str, Any], frame: int, seed: int, view: str | None) -> dict[str, Any]:
-        """Corrupt the scene camera's picture, if the task is one of noise.
+        """Corrupt the scene camera's image, if the task is one of noise.
 
-        The picture that an initial state brings, frame 0, is clean, as in LIBERO-Plus.
+        The image that an initial state brings, frame 0, is clean, as in LIBERO-Plus.
         """
         if self.noise and frame and view is not None:
             pixels = observation["pixels"]

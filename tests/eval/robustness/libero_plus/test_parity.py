@@ -117,5 +117,5 @@ def test_a_noise_that_libero_plus_does_not_have(noise):
 
 
 def test_a_picture_that_is_not_square():
-    with pytest.raises(ValueError, match="for square pictures, not 64 x 32 px"):
+    with pytest.raises(ValueError, match="for square images, not 64 x 32 px"):
         corrupt(picture(64)[:32], 41, np.random.RandomState(0))

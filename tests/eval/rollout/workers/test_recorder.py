@@ -93,7 +93,7 @@ class LastStep:
     def __init__(self, step: int, success: bool):
         self.step, self.success = step, success
 
-    def look(self, env, before):
+    def assess(self, env, before):
         assert (before is None) == (env.taken == 0)
         over = env.taken == self.step
         return Judgment(over, over and self.success, {"taken": env.taken})
