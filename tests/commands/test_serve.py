@@ -107,12 +107,12 @@ def test_lerobots_own_robot_client(address, arm, expected, checkpoint, tmp_path,
     moving = threading.Thread(target=client.control_loop, args=(TASK,), daemon=True)
     receiving.start()
     moving.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while len(arm.received) < CHUNK + 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     client.shutdown_event.set()
-    moving.join(10)
-    receiving.join(10)
+    moving.join(PATIENCE_S)
+    receiving.join(PATIENCE_S)
     client.stop()
     received = torch.tensor(arm.received[: CHUNK + 3])
     # The next chunk begins at the last step that was executed, whose action comes too late.
