@@ -364,7 +364,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     @property
     def state_keys(self) -> tuple[str, ...]:
         """Return the key of the state, or those of its parts in the order in which they make one state."""
-        return state_keys(self)
+        return state_keys(self.input_features or {})
 
     @property
     def action_dim(self) -> int:

@@ -77,9 +77,9 @@ def select_columns(config: AtlasVLAConfig, dataset: Any | None = None) -> None:
             )
     if dataset is not None:
         # A checkpoint's states may have had another size.
-        for key in set(_state_keys(found)) & dataset.features.keys():
+        for key in set(state_keys(found)) & dataset.features.keys():
             found[key] = PolicyFeature(FeatureType.STATE, tuple(dataset.features[key]["shape"]))
-    states = {key: feature for key, feature in found.items() if key in _state_keys(found)}
+    states = {key: feature for key, feature in found.items() if key in state_keys(found)}
     if config.use_state and (not states or any(len(feature.shape) != 1 for feature in states.values())):
         shapes = {key: tuple(feature.shape) for key, feature in states.items()}
         raise ValueError(
@@ -130,12 +130,8 @@ def squeezed_views(config: AtlasVLAConfig) -> str:
     )
 
 
-def state_keys(config: AtlasVLAConfig) -> tuple[str, ...]:
+def state_keys(features: Mapping[str, PolicyFeature]) -> tuple[str, ...]:
     """Return the key of the state, or the keys of its parts in the order in which they are put together."""
-    return _state_keys(config.input_features or {})
-
-
-def _state_keys(features: Mapping[str, PolicyFeature]) -> tuple[str, ...]:
     if OBS_STATE in features:
         return (OBS_STATE,)
     return tuple(key for key, one in features.items() if key.startswith(STATE_PART) and one.type is FeatureType.STATE)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 
-from lerobot_atlasvla.libero.dataset_settings import CollectionError
 from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME, Progress
 from lerobot_atlasvla.libero.demonstrations.collect_settings import CollectConfig
-from lerobot_atlasvla.libero.demonstrations.collector import fill_dataset
+from lerobot_atlasvla.libero.demonstrations.collector import collect_main, fill_dataset
 from lerobot_atlasvla.libero.demonstrations.episode import run_job
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
-from lerobot_atlasvla.utils.cli import AGAIN, log_to_terminal, run_command
 
 
 def collect(config: CollectConfig) -> Progress:
@@ -58,14 +55,7 @@ def summary(config: CollectConfig, progress: Progress, seconds: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit status 0 when every demonstration is in the dataset, else as :func:`.exit_status`."""
-    log_to_terminal()
-    started = time.monotonic()
-
-    def body(config: CollectConfig) -> None:
-        progress = collect(config)
-        sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
-
-    return run_command("atlasvla-collect", CollectConfig, body, argv, errors=CollectionError, again=AGAIN)
+    return collect_main("atlasvla-collect", CollectConfig, collect, summary, argv)
 
 
 if __name__ == "__main__":

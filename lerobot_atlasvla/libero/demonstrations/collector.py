@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -34,6 +35,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError
 from lerobot_atlasvla.libero.patches.frustum_culling import ENV_CULL
 from lerobot_atlasvla.libero.setup import require_libero
+from lerobot_atlasvla.utils.cli import AGAIN, log_to_terminal, run_command
 from lerobot_atlasvla.utils.extras import MissingExtraError
 
 SOLVED_AT_START = 3
@@ -187,6 +189,35 @@ class Collector:
             raise CollectionError(str(error)) from error
         self._batch = []
         self._commit_cut_short = False
+
+
+def collect_main[Config: DatasetConfig](
+    name: str,
+    settings: type[Config],
+    collect: Callable[[Config], Progress],
+    summary: Callable[[Config, Progress, float], str],
+    argv: Sequence[str] | None,
+) -> int:
+    """Run a command that fills a dataset, and print what the dataset then holds.
+
+    Args:
+        name: Of the command.
+        settings: Dataclass of its flags.
+        collect: Fills the dataset.
+        summary: Formats what the dataset holds, and the seconds that the command took.
+        argv: Arguments instead of ``sys.argv[1:]``.
+
+    Returns:
+        Exit status, as :func:`.exit_status`.
+    """
+    log_to_terminal()
+    started = time.monotonic()
+
+    def body(config: Config) -> None:
+        progress = collect(config)
+        sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
+
+    return run_command(name, settings, body, argv, errors=CollectionError, again=AGAIN)
 
 
 def fill_dataset(config: DatasetConfig, features: dict[str, Any], record_name: str, run_job: RunJob) -> Progress:

@@ -155,7 +155,7 @@ class DatasetWriter:
         # A PNG is hardly ever larger than its pixels, and each is on disk twice for a moment: as a file, and in the
         # dataset.
         needed = 2 * image_bytes
-        free = _free_bytes(self.root)
+        free = shutil.disk_usage(existing_part(self.root)).free
         if free < needed:
             fewer = f" (fewer with --save_every below {episodes})" if episodes > 1 else ""
             raise WriteError(
@@ -207,11 +207,6 @@ class DatasetWriter:
             os.replace(self._staging / file, self.root / file)
         _sync_tree(self.root / "meta")
         shutil.rmtree(self._staging)
-
-
-def _free_bytes(folder: Path) -> int:
-    """Room on the disk of a folder that need not exist yet."""
-    return shutil.disk_usage(existing_part(folder)).free
 
 
 def _publishing_order(file: Path) -> tuple[int, str]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 
-from lerobot_atlasvla.libero.dataset_settings import CollectionError
 from lerobot_atlasvla.libero.demonstrations.collect_record import Progress
-from lerobot_atlasvla.libero.demonstrations.collector import fill_dataset
+from lerobot_atlasvla.libero.demonstrations.collector import collect_main, fill_dataset
 from lerobot_atlasvla.libero.geometry_data.schema import geometry_dataset_features
 from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig
 from lerobot_atlasvla.libero.geometry_data.states import run_job
-from lerobot_atlasvla.utils.cli import AGAIN, log_to_terminal, run_command
 
 RECORD_NAME = "atlasvla_geometry.json"
 
@@ -46,14 +43,7 @@ def summary(config: GeometryConfig, progress: Progress, seconds: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit status 0 when every requested episode is in the dataset, else as :func:`.exit_status`."""
-    log_to_terminal()
-    started = time.monotonic()
-
-    def body(config: GeometryConfig) -> None:
-        progress = collect_geometry(config)
-        sys.stdout.write(summary(config, progress, time.monotonic() - started) + "\n")
-
-    return run_command("atlasvla-collect-geometry", GeometryConfig, body, argv, errors=CollectionError, again=AGAIN)
+    return collect_main("atlasvla-collect-geometry", GeometryConfig, collect_geometry, summary, argv)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from lerobot_atlasvla.libero.dataset_settings import CollectionError
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import collector as collector_module
-from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect, main
+from lerobot_atlasvla.libero.demonstrations.collect import collect, main
 from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.patches.displacement import DisplacementError

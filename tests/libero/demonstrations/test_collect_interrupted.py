@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lerobot_atlasvla.libero.dataset_settings import CollectionError
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import dataset_writer as writer_module
-from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect, main
+from lerobot_atlasvla.libero.demonstrations.collect import collect, main
 from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.demonstrations.schema import IMAGE_KEY
@@ -40,7 +42,7 @@ def test_a_full_disk_is_foreseen(tmp_path, fake_simulator, monkeypatch, capsys):
     flags = [f"--root={tmp_path / 'ds'}", f"--repo_id={REPO_ID}", "--task_ids=[2, 5]", "--episodes_per_task=3"]
     flags += ["--image_size=8", "--save_every=2"]
     with monkeypatch.context() as patched:
-        patched.setattr(writer_module, "_free_bytes", lambda folder: next(space))
+        patched.setattr(writer_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(space)))
         assert main(flags) == 1
     message = capsys.readouterr().err
     assert "The disk is full: the next 2 episodes" in message

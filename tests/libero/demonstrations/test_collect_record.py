@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from lerobot_atlasvla.libero.dataset_settings import CollectionError
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import collect_record as record_module
 from lerobot_atlasvla.libero.demonstrations import collector as collector_module
-from lerobot_atlasvla.libero.demonstrations.collect import CollectionError, collect
+from lerobot_atlasvla.libero.demonstrations.collect import collect
 from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME, describe_source
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement
