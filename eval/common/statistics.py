@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scipy.stats import binomtest
 from scipy.stats import t as student
@@ -26,6 +27,11 @@ def format_rate(successes: int, rollouts: int) -> str:
     """Return, for example, ``19/20 = 95.0 % [76.4, 99.1]``."""
     low, high = wilson_interval(successes, rollouts)
     return f"{successes}/{rollouts} = {100 * successes / rollouts:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def rate_of(figures: Mapping[str, Any] | None) -> str:
+    """Return the rate of a report's ``successes`` and ``rollouts``, as :func:`format_rate`; a dash for nothing."""
+    return format_rate(figures["successes"], figures["rollouts"]) if figures else "-"
 
 
 def newcombe_difference(

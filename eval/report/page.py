@@ -184,6 +184,7 @@ def provenance_lines(entry: LabeledRun) -> list[str]:
         "minutes": training.get("minutes"),
     }
     settings = {name: value for name, value in run.settings.items() if name not in ("camera_shift", "displace_cm")}
+    shifts = [f"{name} {value:g}" for name, value in run.settings["camera_shift"].items() if value]
     seconds = [rollout.wall_s for rollout in run.rollouts]
     return [
         f"## Provenance of {entry.label}",
@@ -201,7 +202,7 @@ def provenance_lines(entry: LabeledRun) -> list[str]:
         "```",
         "",
         *facts(settings),
-        f"- camera shift: {shift_words(run.settings['camera_shift'])}",
+        f"- camera shift: {', '.join(shifts) or 'none'}",
         f"- displacement of the objects: {entry.displacement or 'none'}",
         f"- seconds per rollout: {statistics.median(seconds):.1f} (median), {sum(seconds):.0f} in all, added up over "
         "workers",
@@ -211,8 +212,3 @@ def provenance_lines(entry: LabeledRun) -> list[str]:
         *facts({f"policy {name}": value for name, value in run.policy.items()} | run.versions | run.simulator),
         "",
     ]
-
-
-def shift_words(shift: Mapping[str, float]) -> str:
-    """Return, for example, ``right_cm 5``; ``none`` for a camera where LIBERO has it."""
-    return ", ".join(f"{name} {value:g}" for name, value in shift.items() if value) or "none"

@@ -17,7 +17,7 @@ from typing import Any
 
 from eval.common.errors import EvalError
 from eval.common.markdown import table
-from eval.common.statistics import format_difference, format_rate
+from eval.common.statistics import format_difference, rate_of
 from eval.report.data import REPORT_FILE, read_report
 from eval.report.tasks_page import tasks_block
 from lerobot_atlasvla.files.replacing import write_text
@@ -109,9 +109,9 @@ def _shift_cells(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
     points = [point for point in content["points"] if point["rollouts"]]
     for label in dict.fromkeys(point["label"] for point in points):
         of_label = [point for point in points if point["label"] == label]
-        unshifted = next((_rate(point) for point in of_label if point["shift"] == 0), "-")
+        unshifted = next((rate_of(point) for point in of_label if point["shift"] == 0), "-")
         far = [
-            f"{point['direction']} {point['shift']:+g}: {_rate(point)}"
+            f"{point['direction']} {point['shift']:+g}: {rate_of(point)}"
             for direction in dict.fromkeys(point["direction"] for point in of_label if point["shift"])
             for point in _extremes([point for point in of_label if point["direction"] == direction])
         ]
@@ -130,10 +130,6 @@ def _ablation_cells(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
         name = f"{figures['variant']}, incomplete" if content["incomplete"] else figures["variant"]
         cells.append((name, str(len(figures["runs"])), figures["total"], *against))
     return cells
-
-
-def _rate(point: Mapping[str, Any]) -> str:
-    return format_rate(point["successes"], point["rollouts"])
 
 
 def _extremes(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -7,7 +7,6 @@ Expert rates are read from the tables of ``experts.md`` and ``scripted_expert.md
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from eval.common.errors import EvalError
 from eval.common.markdown import table
@@ -68,12 +67,10 @@ def _policy_rates(results: Path, suite: str) -> dict[str, Mapping[int, str]]:
             kind = "blind" if run["label"].startswith("blind") else "" if place else "policy"
             displaced = ", objects displaced" if run["settings"].get("displace_cm") else ""
             if kind:
-                columns[kind + displaced] = {task["task_id"]: _task_rate(task) for task in run["tasks"]}
+                columns[kind + displaced] = {
+                    task["task_id"]: _rate(task["successes"], task["rollouts"]) for task in run["tasks"]
+                }
     return columns
-
-
-def _task_rate(task: Mapping[str, Any]) -> str:
-    return _rate(task["successes"], task["rollouts"])
 
 
 def _rate(successes: int, rollouts: int) -> str:

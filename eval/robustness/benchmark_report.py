@@ -12,7 +12,7 @@ from typing import Any
 from eval.common.errors import EvalError
 from eval.common.former_flags import flag_of
 from eval.common.markdown import table
-from eval.common.statistics import format_difference, format_rate, wilson_interval
+from eval.common.statistics import format_difference, format_rate, rate_of, wilson_interval
 from eval.report.compare import SIMULATOR, compare, differences
 from eval.report.data import LabeledRun, write_files
 from eval.report.data import counts as counts_of
@@ -154,11 +154,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return round(statistics.fmean(known), 4) if known else None
 
 
-def rate_text(group: Mapping[str, Any] | None) -> str:
-    """Return, for example, ``19/20 = 95.0 % [76.4, 99.1]``; a dash for nothing."""
-    return format_rate(group["successes"], group["rollouts"]) if group else "-"
-
-
 def clean_text(group: Mapping[str, Any]) -> str:
     """Return the rate of clean successes; a dash where they were not measured."""
     clean = group["clean_successes"]
@@ -170,7 +165,7 @@ def figures_table(head: str, groups: Mapping[str, Mapping[str, Any]]) -> list[st
     rows = [
         [
             name,
-            rate_text(group),
+            rate_of(group),
             clean_text(group),
             *(
                 f"{group[key]:g}" if group[key] is not None else "-"
@@ -223,7 +218,7 @@ def control_lines(content: Mapping[str, Any], labels: Mapping[str, str]) -> list
             theirs = control["total"] if group == "total" else control["categories"][group]
             p_value = "-" if pair["p_value"] is None else f"{pair['p_value']:.3g}"
             difference = format_difference(*pair["paired_difference"]) if pair["paired_difference"] else "-"
-            row = [labels.get(group, group), rate_text(ours), rate_text(theirs), difference]
+            row = [labels.get(group, group), rate_of(ours), rate_of(theirs), difference]
             rows.append([*row, str(pair["only_a"]), str(pair["only_b"]), p_value])
         head = ["", content["name"], control["label"], PAIRED, "only the first", "only the second", "McNemar's p"]
         lines += [f"## Beside {control['label']}", "", *table(head, rows), ""]
@@ -236,7 +231,7 @@ def head_lines(title: str, run: Run, content: Mapping[str, Any]) -> list[str]:
     if not content["complete"]:
         done = f"{len(run.rollouts)} of {content['rollouts_asked']}"
         lines += [f"> **incomplete: {done} rollouts are finished. These figures are preliminary.**", ""]
-    lines += [f"total: {rate_text(content['total'])}", "", f"clean success: {clean_text(content['total'])}", ""]
+    lines += [f"total: {rate_of(content['total'])}", "", f"clean success: {clean_text(content['total'])}", ""]
     lines += [f"mean of the categories: {100 * content['mean_of_categories']:.1f} %", ""]
     if limit_cm := run.settings["displace_cm"]:
         lines += [f"All objects displaced by up to {limit_cm:g} cm along x and y: **not the benchmark.**", ""]

@@ -46,7 +46,11 @@ def write_report(results: Results, folder: Path, note: str = "") -> None:
 
 
 def _write_files(results: Results, folder: Path, note: str) -> None:
-    panels = {f"{direction}: {_short(direction)}": _lines(results, direction) for direction in results.grid.sweeps}
+    panels = {
+        # Of what a direction means, the part that says which way is positive.
+        f"{direction}: {MEANINGS[direction].split(';')[1].strip()}": _lines(results, direction)
+        for direction in results.grid.sweeps
+    }
     plot_shifts(panels, folder / PLOT)
     images = {str(point): view_path(results.output_dir, point) for point in results.grid.extremes()}
     images = {name: file for name, file in images.items() if file.is_file()}
@@ -66,17 +70,14 @@ def _lines(results: Results, direction: str) -> dict[str, Measured]:
     return lines
 
 
-def _short(direction: str) -> str:
-    return MEANINGS[direction].split(";")[1].strip()
-
-
 def as_json(results: Results, note: str) -> dict[str, Any]:
     """Return everything in the report, for programs. Rates and intervals are in [0, 1]."""
     grid = results.grid
     points, totals, unfinished, differences = [], [], [], []
     for label in grid.labels:
         finished = results.finished(label)
-        together = [_share(results.together(label, points)) for points in (grid.points()[1:], *grid.rings())]
+        counts = [results.together(label, of) for of in (grid.points()[1:], *grid.rings())]
+        together = [None if of is None else of[0] / of[1] for of in counts]
         totals.append(
             {"label": label, "points": len(finished), "mean_shifted": together[0], "rings": together[1:]}
             | (rate_figures(*results.total(label)) if finished else {})
@@ -184,16 +185,8 @@ def markdown(results: Results, note: str, *, views: bool) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(table(header, rows))
-
-
 def _rate(counts: Counts | None) -> str:
     return format_rate(*counts) if counts and counts[1] else "-"
-
-
-def _share(counts: Counts | None) -> float | None:
-    return None if counts is None else counts[0] / counts[1]
 
 
 def _summary(results: Results) -> str:
@@ -207,10 +200,11 @@ def _summary(results: Results) -> str:
     if len(rings) > 1:
         header.append("all shifted points")
     which = "finished" if len(rows) == 1 else "finished by all checkpoints"
-    return (
-        f"{_table(header, rows)}\n\nShifted points are counted if {which}: {len(results.common())} are. Rollouts of "
-        "one initial state at several points are not independent: intervals of several points are too narrow."
+    note = (
+        f"Shifted points are counted if {which}: {len(results.common())} are. Rollouts of one initial state at several "
+        "points are not independent: intervals of several points are too narrow."
     )
+    return "\n".join([*table(header, rows), "", note])
 
 
 def _name(ring: Sequence[Point]) -> str:
@@ -233,7 +227,8 @@ def _sweep_section(results: Results, direction: str) -> str:
             difference = results.difference(point)
             row += ["-", "-"] if difference is None else [format_difference(*difference), results.verdict(difference)]
         rows.append(row)
-    return f"## {direction}\n\n{direction}: {MEANINGS[direction]}.\n\n{_table(header, rows)}"
+    lines = [f"## {direction}", "", f"{direction}: {MEANINGS[direction]}.", "", *table(header, rows)]
+    return "\n".join(lines)
 
 
 def _rate_or_progress(results: Results, label: str, point: Point) -> str:

@@ -1,7 +1,7 @@
 """``report.md`` of policies beside controls."""
 
 from eval.common.markdown import notes, table
-from eval.common.statistics import format_rate
+from eval.common.statistics import format_rate, rate_of
 from eval.report.page import INTERVAL_NOTE, provenance_lines
 from eval.robustness.benchmark_report import CLEAN_NOTE, PAIRED, PLOT, clean_text, figures
 from eval.robustness.controls.comparison import Pair, Table
@@ -49,7 +49,7 @@ def _rates(report: Table, *, clean: bool) -> list[str]:
     rows = []
     for group in report.groups:
         found = [figures(report.rollouts(entry, group)) for entry in report.entries]
-        shown = [clean_text(one) if clean else format_rate(one["successes"], one["rollouts"]) for one in found]
+        shown = [clean_text(one) if clean else rate_of(one) for one in found]
         rows.append([report.label_of(group), *shown])
     return table(["", *(entry.label for entry in report.entries)], rows)
 

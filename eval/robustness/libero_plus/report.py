@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.common.errors import EvalError
 from eval.common.markdown import table
+from eval.common.statistics import rate_of
 from eval.robustness import benchmark_report as shared
 from eval.robustness.libero_plus.catalog import LEVELS, Catalog
 from eval.robustness.libero_plus.names import NAME, SUITE_SUFFIX
@@ -169,8 +170,7 @@ def _category_lines(content: Mapping[str, Any]) -> list[str]:
         lines += [*OWN_ASSETS.splitlines(), ""]
     if any(group["levels"] for group in categories.values()):
         rows = [
-            [label, *(shared.rate_text(group["levels"].get(str(level))) for level in LEVELS)]
-            for label, group in named.items()
+            [label, *(rate_of(group["levels"].get(str(level))) for level in LEVELS)] for label, group in named.items()
         ]
         lines += ["## Levels", "", *table(["category", *(f"level {level}" for level in LEVELS)], rows), ""]
         lines += [LEVEL_NOTE, ""]
@@ -185,7 +185,7 @@ def _base_lines(content: Mapping[str, Any], labels: Mapping[str, str]) -> list[s
     for entry in content["base_tasks"]:
         parts = (entry["categories"].get(category) for category in content["categories"])
         shown = [f"{part['successes']}/{part['rollouts']}" if part else "-" for part in parts]
-        rows.append([f"{entry['suite']}: {entry['base_task'].replace('_', ' ')}", shared.rate_text(entry), *shown])
+        rows.append([f"{entry['suite']}: {entry['base_task'].replace('_', ' ')}", rate_of(entry), *shown])
     head = ["base task", "success", *(labels.get(category, category) for category in content["categories"])]
     return ["## Base tasks", "", *table(head, rows), ""]
 

@@ -49,11 +49,6 @@ def check_suites(names: Sequence[str]) -> None:
         raise EvalError(f"--suites names {unknown[0]!r}; LIBERO-PRO has {', '.join(SUITES)}.")
 
 
-def suite_of(suite: str, perturbation: str) -> str:
-    """Return LIBERO-PRO's name for a perturbed suite."""
-    return f"{suite}_{perturbation}"
-
-
 @dataclass(frozen=True)
 class ProTasks:
     """Make LIBERO-PRO's tasks of LIBERO's.
@@ -85,7 +80,7 @@ class ProTasks:
         return [self._task(base, name, perturbation) for perturbation in self.perturbations]
 
     def _task(self, base: Task, name: str, perturbation: str) -> Task:
-        suite = suite_of(base.suite, perturbation)
+        suite = f"{base.suite}_{perturbation}"  # LIBERO-PRO's name
         bddl = self.data.text_of(f"{_ROOT}bddl_files/{suite}/{name}.bddl")
         states = self.data.states_of(f"{_ROOT}init_files/{suite}/{name}.pruned_init.npz")
         if len(states) < self.episodes:
