@@ -179,7 +179,7 @@ class AtlasVLAConfig(PreTrainedConfig):
     # what, and a narrow map of it), landmarks (where in space; of VGGT's depth and camera heads), only_landmarks (and
     # the decoder sees nothing else of the views). none: not even state and language, the queries are only learned.
     query_conditioning: str = "keypoints"
-    # Former name of --policy.query_conditioning, read for checkpoints until version 0.2: true is keypoints, false none.
+    # Former name of --policy.query_conditioning, read for older checkpoints: true is keypoints, false is none.
     condition_queries: bool | None = None
     # Hidden width of the MLP through which the queries get it.
     condition_hidden_size: Count = 512

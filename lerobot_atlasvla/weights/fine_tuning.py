@@ -7,6 +7,7 @@ the checkpoint's.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ _HEAD = "model.head."
 _STATE = "model.state_projector.weight"
 _CONDITION = "model.decoder.queries.condition.0.weight"
 _FUSION, _VIEW_EMBED = "model.fusion.", ".view_embed"
+_OF_VIEWS = ("model.landmarks.prototypes_VKE", "model.landmarks.centers_VK3")
 
 
 def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, tensors: dict[str, Tensor]) -> bool:
@@ -42,7 +44,8 @@ def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, te
         Whether anything had to be changed.
 
     Raises:
-        WeightsError: If the policy is not made for a dataset, and its cameras are the checkpoint's in another order.
+        WeightsError: If the policy is not made for a dataset, and its cameras are the checkpoint's in another order; or
+            if its landmarks lie in the frame of a first camera that is another one now.
     """
     config, fresh = policy.config, policy.state_dict()
     other_views = config.view_keys != saved.view_keys and set(config.view_keys) <= set(saved.view_keys)
@@ -54,6 +57,8 @@ def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, te
             )
         return False
     places = [saved.view_keys.index(key) for key in config.view_keys] if other_views else []
+    if places:
+        _check_first_view(policy, saved, file)
     random: dict[str, Tensor] = {}
     pairs = {"actions": (saved.action_dim, config.action_dim), "states": (saved.state_dim, config.state_dim)}
     other = {name: both for name, both in pairs.items() if both[0] != both[1] and all(both)}
@@ -67,6 +72,8 @@ def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, te
         embeds_views = name.startswith(_FUSION) and name.endswith(_VIEW_EMBED)
         if embeds_views and tensors[name].shape[:2] == (1, len(saved.view_keys)):
             tensors[name] = tensors[name][:, places]
+        elif name in _OF_VIEWS and len(tensors[name]) == len(saved.view_keys):
+            tensors[name] = tensors[name][places]
     columns: list[str] = []
     if _CONDITION in tensors and _CONDITION in fresh and ("states" in other or places):
         tensors[_CONDITION] = _condition(policy, saved, places, tensors[_CONDITION], fresh[_CONDITION])
@@ -82,6 +89,17 @@ def fit_to_dataset(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path, te
     return bool(other or places)
 
 
+def _check_first_view(policy: AtlasVLAPolicy, saved: AtlasVLAConfig, file: Path) -> None:
+    landmarks, first = policy.model.landmarks, saved.view_keys[0]
+    if landmarks is None or policy.config.view_keys[0] == first:
+        return
+    if "first_view" in (landmarks.point_frame, landmarks.frame) or saved.hand_eye:
+        raise WeightsError(
+            f"{file} has landmarks in the frame of its first camera, {first}, which must stay the first one: "
+            f"--policy.views={list(policy.config.view_keys)} does not begin with it."
+        )
+
+
 def _condition(
     policy: AtlasVLAPolicy, saved: AtlasVLAConfig, places: list[int], weight: Tensor, fresh: Tensor
 ) -> Tensor:
@@ -90,14 +108,20 @@ def _condition(
     Their columns are those of the state, of the pooled instruction, and of what the views give.
     """
     before, now, dim = saved.state_dim, policy.config.state_dim, policy.config.decoder_hidden_size
-    spatial_softmax, count = policy.model.visual_summary, len(saved.view_keys)
-    views_width = count * sum(spatial_softmax.widths) if spatial_softmax is not None else fresh.shape[1] - now - dim
+    count = len(saved.view_keys)
+    # What a view gives: parts, each of them view by view.
+    widths: Sequence[int] = ()
+    if policy.model.visual_summary is not None:
+        widths = policy.model.visual_summary.widths
+    elif policy.model.landmarks is not None:
+        widths = (policy.model.landmarks.output_dim // len(policy.config.view_keys),)
+    views_width = count * sum(widths)
     if weight.shape != (len(fresh), before + dim + views_width):
         return weight  # damaged, which is said where all shapes are compared
     state, language, views = weight.tensor_split((before, before + dim), dim=1)
     if now != before:
         state = fresh[:, :now]
-    if places and spatial_softmax is not None:
-        parts = views.split([count * width for width in spatial_softmax.widths], dim=1)
+    if places and widths:
+        parts = views.split([count * width for width in widths], dim=1)
         views = torch.cat([part.unflatten(1, (count, -1))[:, places].flatten(1) for part in parts], dim=1)
     return torch.cat((state, language, views), dim=1)

@@ -11,6 +11,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import IMAGE, STATE, WRIST, tiny_config
+from tests.helpers.landmark_policies import landmark_policy
 from tests.helpers.released import WEIGHTS, change_file, inputs_of, preprocessed
 
 CONDITION = "model.decoder.queries.condition.0.weight"
@@ -83,6 +84,24 @@ def test_with_fewer_cameras_it_decodes_what_the_checkpoint_does_without_the_othe
     # The cameras are told apart.
     assert not torch.allclose(decoded(before, 0), decoded(before, 1), atol=1e-3)
     assert "start from RANDOM weights, everything else" not in caplog.text
+
+
+def test_the_landmarks_of_a_camera_go_with_it(tmp_path):
+    before = landmark_policy()
+    before.save_pretrained(tmp_path)
+    after = started_from(tmp_path, dataset(tmp_path), views=(WRIST,))
+    old, new = before.state_dict(), after.state_dict()
+    for name in ("model.landmarks.prototypes_VKE", "model.landmarks.centers_VK3"):
+        assert torch.equal(old[name][:1], new[name])
+    lost = before.model.landmarks.output_dim // 2
+    assert torch.equal(old[CONDITION][:, :-lost], new[CONDITION])
+
+
+@pytest.mark.parametrize("views", [(IMAGE,), (IMAGE, WRIST)])
+def test_landmarks_keep_their_first_camera(tmp_path, views):
+    landmark_policy(landmark_frame="first_view", hand_eye=()).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=f"frame of its first camera, {WRIST}, which must stay the first one"):
+        started_from(tmp_path, dataset(tmp_path), views=views)
 
 
 def test_what_was_started_from_a_checkpoint_saves_and_loads(tmp_path):
