@@ -21,6 +21,7 @@ from .model.sizes.memory import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
 from .policy.checks.values import check_finite_actions, check_finite_loss
+from .policy.columns import note_image_sizes
 from .policy.pipelines.files import check_pipelines
 from .policy.pipelines.saved import check_saved_pipelines
 from .policy.pretrained_geometry import order_views
@@ -263,6 +264,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}.")
         actions_BTA, valid_BT = self.action_chunks.of(batch)
         inputs = prepare(self.config, batch, training=self.training)
+        if self.training and self.action_chunks.meta is not None:
+            note_image_sizes(self.config, batch, self.action_chunks.meta)
         self._thread_queues.check_images(self.config, batch)
         encode_views = (self.feature_cache or self.model).encode_views
         with self.randomness.step(actions_BTA.device, training=self.training), self._autocast():

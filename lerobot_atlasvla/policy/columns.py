@@ -53,6 +53,8 @@ def select_columns(config: AtlasVLAConfig, dataset: Any | None = None) -> None:
     for key in config.empty_camera_keys:
         if config.image_features or config.is_blind:
             found.setdefault(key, PolicyFeature(FeatureType.VISUAL, (3, *config.image_size)))
+    if dataset is not None:
+        found |= _sizes_in(dataset, found)
     # Elsewhere LeRobot's pipelines don't look.
     cameras = {
         key: feature
@@ -75,10 +77,6 @@ def select_columns(config: AtlasVLAConfig, dataset: Any | None = None) -> None:
                 f"{key} must be an RGB image of shape (3, H, W), got {shape}. Depth and gray images are not read: name "
                 "the RGB cameras with --policy.views, or store a gray image three times, as R, G and B."
             )
-    if dataset is not None:
-        # A checkpoint's states may have had another size.
-        for key in set(state_keys(found)) & dataset.features.keys():
-            found[key] = PolicyFeature(FeatureType.STATE, tuple(dataset.features[key]["shape"]))
     states = {key: feature for key, feature in found.items() if key in state_keys(found)}
     if config.use_state and (not states or any(len(feature.shape) != 1 for feature in states.values())):
         shapes = {key: tuple(feature.shape) for key, feature in states.items()}
@@ -99,6 +97,32 @@ def select_columns(config: AtlasVLAConfig, dataset: Any | None = None) -> None:
     config.output_features = {ACTION: action}
     if dataset is not None and (words := squeezed_views(config)):
         logger.warning("%s.", words)
+
+
+def _sizes_in(dataset: Any, found: Mapping[str, PolicyFeature]) -> dict[str, PolicyFeature]:
+    """Return the cameras and states that a dataset has, too, as they are there: a checkpoint's had other sizes."""
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    cameras = {key for key, feature in found.items() if feature.type is FeatureType.VISUAL}
+    shared = {key: dataset.features[key] for key in (cameras | {*state_keys(found)}) & dataset.features.keys()}
+    return {key: PolicyFeature(one.type, tuple(one.shape)) for key, one in dataset_to_policy_features(shared).items()}
+
+
+def note_image_sizes(config: AtlasVLAConfig, batch: Mapping[str, Any], dataset: Any) -> None:
+    """Write down the sizes of the images that only a batch can tell: of cameras that ``--rename_map`` renames.
+
+    Args:
+        config: The configuration; changed if such a camera's images have another size than it says.
+        batch: A batch of training data, checked; images (..., 3, H, W).
+        dataset: LeRobot's metadata of the dataset.
+    """
+    renamed = [key for key in config.view_keys if key in batch and key not in dataset.features]
+    sizes = {key: tuple(batch[key].shape[-3:]) for key in renamed}
+    other = {key: size for key, size in sizes.items() if size != tuple(config.image_features[key].shape)}
+    if other and config.input_features is not None:
+        config.input_features |= {key: PolicyFeature(FeatureType.VISUAL, size) for key, size in other.items()}
+        if words := squeezed_views(config):
+            logger.warning("%s.", words)
 
 
 def squeezed_views(config: AtlasVLAConfig) -> str:

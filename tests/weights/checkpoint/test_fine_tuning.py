@@ -10,7 +10,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAPolicy
 from lerobot_atlasvla.weights.download import WeightsError
-from tests.conftest import IMAGE, STATE, WRIST, tiny_config
+from tests.conftest import IMAGE, PIXELS, STATE, WRIST, tiny_config
 from tests.helpers.landmark_policies import landmark_policy
 from tests.helpers.released import WEIGHTS, change_file, inputs_of, preprocessed
 
@@ -54,7 +54,7 @@ def test_another_action_size_starts_the_head_at_random_and_nothing_else(tmp_path
 def test_another_state_size_starts_what_reads_the_state_at_random_and_nothing_else(tmp_path, caplog):
     before = AtlasVLAPolicy(tiny_config())
     before.save_pretrained(tmp_path)
-    after = started_from(tmp_path, dataset(tmp_path, **{STATE: {"shape": [6]}}))
+    after = started_from(tmp_path, dataset(tmp_path, **{STATE: {"dtype": "float32", "shape": (6,)}}))
     assert after.config.state_dim == 6
     assert changed_names(before, after) == {STATE_LAYER, CONDITION}
     # The condition begins with the state; what comes after it is as it was.
@@ -104,9 +104,25 @@ def test_landmarks_keep_their_first_camera(tmp_path, views):
         started_from(tmp_path, dataset(tmp_path), views=views)
 
 
+def test_images_of_another_size_are_written_down(tmp_path, caplog):
+    """Those of a camera that --rename_map renames are known from the first batch on."""
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    image = {"dtype": "image", "shape": (48, 80, 3), "names": ["height", "width", "channel"]}
+    policy = started_from(tmp_path, dataset(tmp_path, **{IMAGE: image}))
+    assert {key: camera.shape for key, camera in policy.config.image_features.items()} == {
+        IMAGE: (3, 48, 80),
+        WRIST: (3, PIXELS, PIXELS),
+    }
+    assert f"{IMAGE} (48 x 80)" in caplog.text
+    batch = preprocessed(tiny_config())
+    batch |= {IMAGE: torch.rand(3, 3, 48, 80), WRIST: torch.rand(3, 3, 40, 40)}
+    policy.train().forward(batch)
+    assert policy.config.image_features[WRIST].shape == (3, 40, 40)
+
+
 def test_what_was_started_from_a_checkpoint_saves_and_loads(tmp_path):
     AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path / "before")
-    meta = dataset(tmp_path, **{STATE: {"shape": [6]}})
+    meta = dataset(tmp_path, **{STATE: {"dtype": "float32", "shape": (6,)}})
     after = started_from(tmp_path / "before", meta, action=5, views=(WRIST,))
     after.save_pretrained(tmp_path / "after")
     assert not changed_names(after, AtlasVLAPolicy.from_pretrained(tmp_path / "after"))
@@ -145,7 +161,7 @@ def test_damaged_weights_are_no_fewer_cameras(tmp_path, name):
     AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
     change_file(tmp_path / WEIGHTS, lambda tensors: tensors.update({name: torch.zeros(4)}))
     with pytest.raises(WeightsError, match=f"of another shape: {name}"):
-        started_from(tmp_path, dataset(tmp_path, **{STATE: {"shape": [6]}}), views=(WRIST,))
+        started_from(tmp_path, dataset(tmp_path, **{STATE: {"dtype": "float32", "shape": (6,)}}), views=(WRIST,))
 
 
 def test_an_adapter_can_not_be_kept_without_such_a_base(tmp_path):
