@@ -82,8 +82,10 @@ class Reference:
     def __init__(self, folder: Path, config: AtlasVLAConfig):
         self.policy = AtlasVLAPolicy.from_pretrained(folder, config=config).eval().requires_grad_(False)
         self.config = self.policy.config
+        # Observations come under the policy's own names, not under those of its training data.
+        here = {"device_processor": {"device": "cpu"}, "rename_observations_processor": {"rename_map": {}}}
         self._preprocess, self._postprocess = make_pre_post_processors(
-            self.config, str(folder), preprocessor_overrides={"device_processor": {"device": "cpu"}}
+            self.config, str(folder), preprocessor_overrides=here
         )
         steps: list[Any] = [*self._preprocess.steps, *self._postprocess.steps]
         if other := [type(step).__name__ for step in steps if not isinstance(step, _EXPORTED_STEPS)]:

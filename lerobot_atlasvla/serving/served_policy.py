@@ -74,7 +74,8 @@ class ServedPolicy:
                     f"{OBS_STATE} only. Run it without a server, or train on a dataset with the parts in one column."
                 )
             policy = AtlasVLAPolicy.from_pretrained(name, config=config)
-            here = {"device_processor": {"device": config.device}}
+            # Observations come under the policy's own names, not under those of its training data.
+            here = {"device_processor": {"device": config.device}, "rename_observations_processor": {"rename_map": {}}}
             preprocess, postprocess = make_pre_post_processors(config, name, preprocessor_overrides=here)
             served = cls(checkpoint, policy, preprocess, postprocess)
             served.predict(served.blank_observation())

@@ -303,7 +303,11 @@ def _load(checkpoint: "Checkpoint", environment: Any) -> tuple[Any, Any, Any]:
     preprocessor, postprocessor = make_pre_post_processors(
         policy_cfg=checkpoint.config,
         pretrained_path=str(checkpoint.folder),
-        preprocessor_overrides={"device_processor": {"device": str(checkpoint.config.device)}},
+        preprocessor_overrides={
+            "device_processor": {"device": str(checkpoint.config.device)},
+            # The environment's cameras have the policy's names.
+            "rename_observations_processor": {"rename_map": {}},
+        },
     )
     return policy, preprocessor, postprocessor
 
