@@ -23,7 +23,7 @@ from .policy.action_queues import ActionQueues
 from .policy.checks.values import check_finite_actions, check_finite_loss
 from .policy.columns import note_image_sizes
 from .policy.pipelines.files import check_pipelines
-from .policy.pipelines.saved import check_saved_pipelines
+from .policy.pipelines.saved import check_instruction_length, check_saved_pipelines
 from .policy.pretrained_geometry import order_views
 from .training import tensorboard
 from .training.action_chunks import ActionChunks
@@ -143,6 +143,8 @@ class AtlasVLAPolicy(PreTrainedPolicy):
             # LeRobot builds the pipelines next, which runs the code that they name.
             check_pipelines(pretrained_name_or_path, **kwargs)
             check_saved_pipelines(pretrained_name_or_path, **kwargs)
+            if kwargs.get("dataset_meta") is not None:
+                check_instruction_length(pretrained_name_or_path, policy.config.tokenizer_max_length, **kwargs)
             policy.name_or_path = str(pretrained_name_or_path)
         policy.feature_cache = open_cache(policy)
         return policy

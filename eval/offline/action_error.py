@@ -33,6 +33,7 @@ from eval.offline.policy_data import (
 from eval.report.data import note_text, publish
 from eval.rollout.policy.checkpoint import LOADING_ERRORS, Checkpoint, choose_device, read_checkpoint
 from eval.rollout.policy.training_record import training_record
+from lerobot_atlasvla.inspection.reliance import renamed_keys
 from lerobot_atlasvla.libero.demonstrations.schema import ACTION_DIM
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ def check_fit(checkpoint: Checkpoint, path: Path, dataset: "LeRobotDataset", ste
         raise EvalError(
             f"--steps={steps} is more than the {checkpoint.images_every} actions that {path} executes per chunk."
         )
-    check_observations(checkpoint.config, dataset.meta, f"--checkpoints: {path}")
+    before, _ = load_processors(checkpoint)
+    check_observations(checkpoint.config, dataset.meta, f"--checkpoints: {path}", renamed_keys(before))
 
 
 def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: ActionErrorConfig) -> list[Any]:
@@ -192,8 +194,8 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
     Returns:
         Two tensors like ``frames.actions_SNA``.
     """
-    policy = load_policy(checkpoint, dataset.meta)
     before, after = load_processors(checkpoint)
+    policy = load_policy(checkpoint, dataset.meta, renamed_keys(before))
     done = []
     for other_images in (False, True):
         chunks = []

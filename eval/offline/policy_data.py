@@ -111,8 +111,13 @@ def action_statistic(meta: "LeRobotDatasetMetadata", root: Path, name: str) -> t
     return values
 
 
-def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:
+def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata", rename_map: Mapping[str, str]) -> Any:
     """Load the policy onto its device, in eval mode.
+
+    Args:
+        checkpoint: The checkpoint.
+        meta: The dataset's metadata.
+        rename_map: Keys of the dataset that the policy's preprocessor renames.
 
     Raises:
         EvalError: If the dataset's actions have another size: LeRobot would load it as for fine-tuning to that size.
@@ -125,7 +130,7 @@ def load_policy(checkpoint: Checkpoint, meta: "LeRobotDatasetMetadata") -> Any:
     if known is not None and shape != tuple(known.shape):
         has = "has none" if shape is None else f"has {shape}"
         raise EvalError(f"{checkpoint.folder} predicts {ACTION} of shape {tuple(known.shape)}; the dataset {has}.")
-    return make_policy(checkpoint.config, ds_meta=meta).eval()
+    return make_policy(checkpoint.config, ds_meta=meta, rename_map=dict(rename_map)).eval()
 
 
 def load_processors(checkpoint: Checkpoint) -> tuple[Any, Any]:

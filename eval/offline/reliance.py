@@ -124,9 +124,10 @@ def measure_checkpoint(cfg: RelianceConfig, checkpoint: Checkpoint) -> tuple[Rel
         raise EvalError(f"--{error}") from error
     try:
         preprocess, postprocess = load_processors(checkpoint)
-        check_observations(checkpoint.config, meta, f"--checkpoint={cfg.checkpoint}", renamed_keys(preprocess))
+        renamed = renamed_keys(preprocess)
+        check_observations(checkpoint.config, meta, f"--checkpoint={cfg.checkpoint}", renamed)
         measured = measure(
-            load_policy(checkpoint, meta),
+            load_policy(checkpoint, meta, renamed),
             preprocess,
             postprocess,
             frames,

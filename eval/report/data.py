@@ -209,6 +209,8 @@ def read_runs(path: Path) -> list[LabeledRun]:
     content = read_report(file)
     if content["kind"] != "rollouts":
         raise EvalError(f"{file} is a report of kind {content['kind']!r}; only 'rollouts' holds single rollouts.")
+    if content.get("runs") == []:
+        raise EvalError(f"{file} holds no run.")
     try:
         return [
             replace(labeled(entry["label"], _run_of(file, entry)), reliance=entry.get("reliance"))

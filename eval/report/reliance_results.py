@@ -88,6 +88,7 @@ def read_reliance(path: Path | str) -> dict[str, Any]:
     content = read_object(file, "eval.reliance")
     try:
         kind, version, digest = content["kind"], content["schema_version"], content["checkpoint"]["weights_sha256"]
+        content["n_action_steps"]  # compared with a run's
         summary(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise EvalError(f"{file} is not what eval.reliance writes: {error!r}.") from error

@@ -68,7 +68,7 @@ def build(cfg: TrainPipelineConfig) -> Path:
         dataset = _open(cfg)
         policy = _make_policy(cfg, config, dataset)
     # What LeRobot, the policy and its weights say of settings and data that don't go together.
-    except (ValueError, ConfigError) as error:
+    except (ValueError, ConfigError, OSError) as error:
         raise FeatureCacheError(" ".join(str(error).split())) from error
     device = next(policy.model.backbones()[policy.config.geometry_backbone].parameters()).device
     key = cache_key(policy, dataset.meta)
@@ -236,7 +236,7 @@ def main() -> int:
     init_logging()
     # The wrapper reads the command line.
     work: Any = _from_command_line
-    return exit_status("atlasvla-cache", work, errors=FeatureCacheError, again=AGAIN)
+    return exit_status("atlasvla-cache", work, errors=(FeatureCacheError, OSError), again=AGAIN)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,11 @@ def read_settings(arguments: Sequence[str]) -> Trial:
 
     from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 
+    if checkpoint := parser.parse_arg("policy.path", arguments):
+        raise UsageError(
+            f"--policy.path={checkpoint} is a checkpoint, which lerobot-train itself checks against the dataset before "
+            "its first step; atlasvla-check is for presets (--config_path) and their flags"
+        )
     path = parser.parse_arg("config_path", arguments)
     path = str(Path(path).expanduser()) if path else path
     if path and not Path(path).is_file():

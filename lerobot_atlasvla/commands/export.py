@@ -1,5 +1,6 @@
 """``atlasvla-export``: write a policy as one file that runs without LeRobot and PyTorch (see ``export``)."""
 
+import shlex
 import sys
 
 from lerobot_atlasvla.export.settings import ExportConfig, ExportError
@@ -27,8 +28,8 @@ def _export(settings: ExportConfig) -> None:
     from lerobot_atlasvla.export.exporter import export
 
     export(settings)
-    sys.stdout.write(f"{NAME}: {settings.output_dir} is ready: python {settings.output_dir}/exported_policy.py ")
-    sys.stdout.write(f"{settings.output_dir}\n")
+    command = shlex.join(["python", f"{settings.output_dir}/exported_policy.py", str(settings.output_dir)])
+    sys.stdout.write(f"{NAME}: {settings.output_dir} is ready: {command}\n")
 
 
 if __name__ == "__main__":

@@ -75,12 +75,14 @@ class Reference:
         config: As :func:`read_config` read it.
 
     Raises:
-        ExportError: If its pipelines do what is not exported.
-        ValueError: If it can't be loaded.
+        ExportError: If it can't be loaded, or its pipelines do what is not exported.
     """
 
     def __init__(self, folder: Path, config: AtlasVLAConfig):
-        self.policy = AtlasVLAPolicy.from_pretrained(folder, config=config).eval().requires_grad_(False)
+        try:
+            self.policy = AtlasVLAPolicy.from_pretrained(folder, config=config).eval().requires_grad_(False)
+        except ValueError as error:
+            raise ExportError(f"--checkpoint={folder} can't be exported: {error}") from error
         self.config = self.policy.config
         # Observations come under the policy's own names, not under those of its training data.
         here = {"device_processor": {"device": "cpu"}, "rename_observations_processor": {"rename_map": {}}}

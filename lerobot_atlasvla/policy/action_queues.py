@@ -63,7 +63,7 @@ class ActionQueues(threading.local):
         self._begin(config)
 
     def _begin(self, config: AtlasVLAConfig) -> None:
-        self._by_name = {ACTION: deque(maxlen=config.n_action_steps)}
+        self._by_name = {ACTION: deque()}
         self._ensemble = None
         self._images_checked = False
         self._cameras = SceneCameras()

@@ -78,6 +78,11 @@ def select_columns(config: AtlasVLAConfig, dataset: Any | None = None) -> None:
                 "the RGB cameras with --policy.views, or store a gray image three times, as R, G and B."
             )
     states = {key: feature for key, feature in found.items() if key in state_keys(found)}
+    if config.use_state and dataset is not None and dataset.features and (lost := states.keys() - dataset.features):
+        raise ValueError(
+            f"The dataset has no {', '.join(sorted(lost))}, but {_have(config, dataset)}. --rename_map does not reach "
+            "its statistics: rename the column in a copy with `python -m lerobot_atlasvla.commands.rename_columns`."
+        )
     if config.use_state and (not states or any(len(feature.shape) != 1 for feature in states.values())):
         shapes = {key: tuple(feature.shape) for key, feature in states.items()}
         raise ValueError(

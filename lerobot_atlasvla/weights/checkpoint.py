@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.files.safetensors_files import save_tensors
+from lerobot_atlasvla.policy.checks.types import shown
 
 from . import backbones
 from .download import WeightsError, listing
@@ -44,6 +46,20 @@ UNREADABLE_CONFIG = (
     DraccusException,
 )
 _REFERENCES = "atlasvla_references"
+# What the settings begin with that give weights other names or shapes.
+_SIZES = (
+    "chunk_size",
+    "views",
+    "empty_cameras",
+    "image_size",
+    "use_state",
+    "vision",
+    "vggt_",
+    "da3_",
+    "language_",
+    "fusion",
+)
+_SIZES += ("decoder_", "num_action_queries", "query_conditioning", "condition_", "summary_", "head", "flow_")
 # A tensor that only checkpoints from before 26 November 2026 have (up to commit b6cd926).
 _GATE = "geometry_gate"
 # Only checkpoints from before 27 November 2026 have the first without the second (up to commit 849e219).
@@ -127,7 +143,12 @@ def load(policy: AtlasVLAPolicy, file: Path) -> None:
         raise WeightsError(f"{file} refers to {unknown}, which this policy's config.json does not take from a source.")
     if (saved := _saved_config(file.parent)) is not None:
         policy.departs_from_checkpoint = fit_to_dataset(policy, saved, file, tensors)
-    _check_fit(policy, file, tensors, tuple(starts[name] for name in left_out))
+    try:
+        _check_fit(policy, file, tensors, tuple(starts[name] for name in left_out))
+    except WeightsError as error:
+        if saved is None or not (changed := _changed(saved, config)):
+            raise
+        raise WeightsError(f"{error} The checkpoint was made with other settings: {', '.join(changed)}.") from error
     for name, start in starts.items():
         if name in left_out:
             policy.backbone_record.load_from_checkpoint(name, parts[name])
@@ -172,6 +193,17 @@ def _saved_config(folder: Path) -> AtlasVLAConfig | None:
     except (FileNotFoundError, *UNREADABLE_CONFIG):
         return None
     return config if isinstance(config, AtlasVLAConfig) and config.input_features and config.output_features else None
+
+
+def _changed(saved: AtlasVLAConfig, config: AtlasVLAConfig) -> list[str]:
+    """Return the flags that give a policy other weights than its checkpoint, and the checkpoint's own values."""
+    names = [field.name for field in fields(config) if field.name.startswith(_SIZES)]
+    pairs = {name: (getattr(saved, name), getattr(config, name)) for name in names}
+    return [
+        f"--policy.{name} was {shown(before)}, not {shown(now)}"
+        for name, (before, now) in pairs.items()
+        if before != now
+    ]
 
 
 def _check_fit(policy: nn.Module, file: Path, tensors: Mapping[str, Tensor], left_out: tuple[str, ...]) -> None:

@@ -123,6 +123,7 @@ def test_without_a_preset_it_is_the_policys_defaults():
         ([TINY, "--policy.no_such_flag=1"], "unrecognized arguments: --policy.no_such_flag=1"),
         ([TINY, "--policy.device=abacus"], "Unknown device abacus"),
         ([TINY, "--dataset.root=folder"], "repo_id"),
+        (["--policy.path=folder"], "--policy.path=folder is a checkpoint, which lerobot-train itself checks"),
         (["--config_path=nowhere.yaml"], "--config_path=nowhere.yaml is no file"),
         ([f"--config_path={__file__}"], "Failed to load config"),
     ],

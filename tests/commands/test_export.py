@@ -24,6 +24,9 @@ def root(tmp_path_factory):
 
     (root / "act").mkdir()
     ACTConfig(**SMALL_ACT)._save_pretrained(root / "act")
+    (root / "adapter").mkdir()
+    tiny_config()._save_pretrained(root / "adapter")
+    (root / "adapter/adapter_config.json").write_text("{}")
     (root / "full").mkdir()
     (root / "full/kept.txt").write_text("kept")
     return root
@@ -38,6 +41,7 @@ REFUSED = {
     "flow head": (["--checkpoint=only_config_flow"], "has the action head flow, which starts from noise"),
     "another policy": (["--checkpoint=act"], "act is a policy of type act, not atlasvla."),
     "no weights": (["--checkpoint=only_config_l1"], "model.safetensors"),
+    "adapter": (["--checkpoint=adapter"], "adapter holds an adapter and no whole policy."),
     "camera": (['--image_sizes={"front": [2, 2]}'], "--image_sizes names front, but the policy looks through []."),
     "size": ([f'--image_sizes={{"{IMAGE}": [2]}}'], "the size [2]; it must be [height, width] in pixels, each"),
     "zero": ([f'--image_sizes={{"{IMAGE}": [0, 2]}}'], "the size [0, 2]; it must be [height, width] in pixels, each"),

@@ -31,6 +31,16 @@ PLAIN = {FRONT: image(), "observation.state": vector(6), "action": vector(5)}
 OPENPI = {"image": image(), "wrist_image": image(), "state": vector(8), "actions": vector(7)}
 
 
+def test_a_state_that_only_a_rename_map_could_bring_is_refused(tmp_path):
+    """Its statistics would keep the old name."""
+    dataset = LeRobotDataset.create(
+        "local/data", 10, {FRONT: image(), "robot": vector(6), "action": vector(7)}, tmp_path / "x"
+    )
+    config = tiny_config()
+    with pytest.raises(ValueError, match=rf"no {STATE}, but \['{FRONT}', 'robot', 'action'\].* --rename_map does not"):
+        AtlasVLAPolicy(config, dataset_meta=dataset.meta)
+
+
 def write(root, features, task="push"):
     dataset = LeRobotDataset.create("local/data", 10, features, root=root, use_videos=False)
     random = np.random.default_rng(0)

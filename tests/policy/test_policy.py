@@ -58,6 +58,15 @@ def test_queue_order_and_replanning():
     torch.testing.assert_close(policy.select_action(observations[1]), chunks[1][:, 0])
 
 
+def test_another_number_of_actions_skips_none():
+    policy = AtlasVLAPolicy(tiny_config(n_action_steps=3))
+    policy.select_action(raw_observation(0))
+    policy.config.n_action_steps = 5
+    chunk = policy.predict_action_chunk(raw_observation(1))
+    executed = [policy.select_action(raw_observation(1)) for _ in range(7)]
+    torch.testing.assert_close(torch.stack(executed[2:], dim=1), chunk[:, :5])
+
+
 def raw_observation(seed: int) -> dict:
     raw = raw_batch(seed=seed)
     return {k: raw[k] for k in (IMAGE, WRIST, STATE)} | {

@@ -102,6 +102,30 @@ def check_saved_pipelines(checkpoint: str | Path, **hub: Any) -> None:
                     _check_tokenizer(file, state, saved)
 
 
+def check_instruction_length(checkpoint: str | Path, asked: int, **hub: Any) -> None:
+    """Check that a checkpoint that is trained on cuts instructions where its configuration says.
+
+    LeRobot keeps the saved pipeline, whatever ``--policy.tokenizer_max_length`` says.
+
+    Args:
+        checkpoint: A folder, or the id of a model on the Hub.
+        asked: The configuration's ``tokenizer_max_length``.
+        hub: As in :func:`check_saved_pipelines`.
+
+    Raises:
+        PipelineError: If the preprocessor has another limit.
+    """
+    file = find_file(checkpoint, FILES[0], **hub)
+    steps = [] if file is None else json.loads(file.read_text(encoding="utf-8"))["steps"]
+    for step in steps:
+        kept = step.get("config", {}).get("max_length", asked)
+        if _name(step) == STEP_NAME and kept != asked:
+            raise PipelineError(
+                f"{file} cuts instructions to {kept} tokens, and is kept when its checkpoint is trained on: leave out "
+                f"--policy.tokenizer_max_length={asked}, or change max_length in that file."
+            )
+
+
 def _is_vector(key: str) -> bool:
     """Return whether a feature is the action, the state or a part of a split state."""
     return key in (ACTION, OBS_STATE) or key.startswith(f"{OBS_STATE}.")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from eval.offline.policy_data import action_statistic, load_policy, load_process
 from eval.report import command as report
 from eval.report.reliance_results import image_reliance, interval_text, last_line, read_reliance
 from eval.rollout.policy.checkpoint import read_checkpoint
+from lerobot_atlasvla.commands import rename_columns
 from lerobot_atlasvla.inspection.paired_frames import PairedFrames
 from lerobot_atlasvla.training.held_out import split_episodes
 from tests.conftest import IMAGE, STATE, TASK, WRIST
@@ -103,7 +105,7 @@ def test_figures_are_those_of_the_paired_frames(tmp_path, dataset_root, act_chec
     assert [one["name"] for one in content["parts"]][-1] == "everything"
     checkpoint = read_checkpoint(act_checkpoint, "cpu", None)
     dataset = LeRobotDataset("local/dataset", root=dataset_root)
-    policy, (before, _) = load_policy(checkpoint, dataset.meta), load_processors(checkpoint)
+    policy, (before, _) = load_policy(checkpoint, dataset.meta, {}), load_processors(checkpoint)
     std = torch.as_tensor(dataset.meta.stats["action"]["std"])
     frames = PairedFrames(dataset, [3], 2, seed=1000)
     own, other = frames.own(0), frames.other(0)
@@ -345,6 +347,26 @@ def test_data_whose_statistics_lack_the_actions_spread_are_refused(stats):
     assert action_statistic(SimpleNamespace(stats=stats, features=meta.features), Path("data"), "std").shape == (7,)
 
 
+def test_a_camera_that_the_training_data_called_otherwise(tmp_path, dataset_root, act_checkpoint, atlasvla_checkpoint):
+    """Its pipeline renames the camera, as --rename_map of lerobot-train has it."""
+    front = "observation.images.front"
+    renamed = [f"--root={dataset_root}", f"--output_dir={tmp_path / 'data'}", f'--rename_map={{"{IMAGE}": "{front}"}}']
+    assert rename_columns.main(renamed) == 0
+    for number, checkpoint in enumerate((act_checkpoint, atlasvla_checkpoint)):
+        folder = shutil.copytree(checkpoint, tmp_path / f"checkpoint{number}")
+        file = folder / "policy_preprocessor.json"
+        content = json.loads(file.read_text())
+        (step,) = (step for step in content["steps"] if step["registry_name"] == "rename_observations_processor")
+        step["config"]["rename_map"] = {front: IMAGE}
+        file.write_text(json.dumps(content))
+        parts = []
+        for place, given in ((dataset_root, checkpoint), (tmp_path / "data", folder)):
+            out = tmp_path / f"out{number}_{place.name}"
+            assert run(given, place, episodes="[0]", output_dir=out) == 0
+            parts.append([part["action_change"] for part in read_reliance(out)["parts"]])
+        assert parts[0] == parts[1]
+
+
 def test_what_is_no_result_is_refused(tmp_path, dataset_root, act_checkpoint):
     with pytest.raises(EvalError, match=r"has no reliance\.json"):
         read_reliance(tmp_path)
@@ -359,7 +381,11 @@ def test_what_is_no_result_is_refused(tmp_path, dataset_root, act_checkpoint):
         with pytest.raises(EvalError, match=message):
             read_reliance(file)
     assert run(act_checkpoint, dataset_root, output_dir=tmp_path, episodes="[0]") == 0
-    content = json.loads(file.read_text()) | {"schema_version": 9}
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in content.items() if key != "n_action_steps"}))
+    with pytest.raises(EvalError, match=r"is not what eval\.reliance writes: KeyError"):
+        read_reliance(file)
+    content |= {"schema_version": 9}
     file.write_text(json.dumps(content))
     with pytest.raises(EvalError, match="of kind 'reliance', version 9"):
         read_reliance(tmp_path)

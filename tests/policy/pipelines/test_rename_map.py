@@ -1,4 +1,4 @@
-"""A checkpoint keeps the --rename_map of its training data; observations under the policy's own names are left alone."""
+"""A checkpoint keeps the --rename_map of its training data; what comes under the policy's own names stays."""
 
 import json
 import shutil

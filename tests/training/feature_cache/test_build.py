@@ -231,6 +231,7 @@ def test_the_stem_of_the_tiny_preset_has_a_cache_too(data, tmp_path):
         (["--policy.views=[observation.images.third]"], "views names"),
         (["--dataset.root=nowhere"], "--dataset.repo_id=.*, --dataset.root=nowhere, can't be read"),
         (["--policy.feature_cache=null"], "Name the folder of the cache"),
+        (["--config_path=nowhere.yaml"], ".*nowhere.yaml"),
     ],
 )
 def test_what_can_not_be_cached_is_one_line(data, tmp_path, monkeypatch, capsys, flags, words):

@@ -9,6 +9,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from lerobot_atlasvla import AtlasVLAPolicy
+from lerobot_atlasvla.policy.pipelines.files import PipelineError
 from lerobot_atlasvla.weights.download import WeightsError
 from tests.conftest import IMAGE, PIXELS, STATE, WRIST, tiny_config
 from tests.helpers.landmark_policies import landmark_policy
@@ -108,7 +109,8 @@ def test_images_of_another_size_are_written_down(tmp_path, caplog):
     """Those of a camera that --rename_map renames are known from the first batch on."""
     AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
     image = {"dtype": "image", "shape": (48, 80, 3), "names": ["height", "width", "channel"]}
-    policy = started_from(tmp_path, dataset(tmp_path, **{IMAGE: image}))
+    state = {"dtype": "float32", "shape": (8,)}
+    policy = started_from(tmp_path, dataset(tmp_path, **{IMAGE: image, STATE: state}))
     assert {key: camera.shape for key, camera in policy.config.image_features.items()} == {
         IMAGE: (3, 48, 80),
         WRIST: (3, PIXELS, PIXELS),
@@ -118,6 +120,30 @@ def test_images_of_another_size_are_written_down(tmp_path, caplog):
     batch |= {IMAGE: torch.rand(3, 3, 48, 80), WRIST: torch.rand(3, 3, 40, 40)}
     policy.train().forward(batch)
     assert policy.config.image_features[WRIST].shape == (3, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("chunk_size", 20, "chunk_size was 10, not 20"),
+        ("head", "flow", "head was 'l1', not 'flow'"),
+        ("use_state", False, "use_state was True, not False"),
+        ("image_size", (64, 64), rf"image_size was \({PIXELS}, {PIXELS}\), not \(64, 64\)"),
+        ("views", ("none",), "views was .*none"),
+    ],
+)
+def test_a_setting_that_gives_other_weights_is_named(tmp_path, setting, value, words):
+    AtlasVLAPolicy(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=rf"The checkpoint was made with other settings: --policy\.{words}"):
+        started_from(tmp_path, dataset(tmp_path), **{setting: value})
+
+
+def test_the_kept_pipeline_cuts_instructions_where_the_settings_say(tmp_path, checkpoint):
+    with pytest.raises(
+        PipelineError, match=r"cuts instructions to 128 tokens.* leave out --policy\.tokenizer_max_length=64"
+    ):
+        started_from(checkpoint, dataset(tmp_path), tokenizer_max_length=64)
+    started_from(checkpoint, dataset(tmp_path))
 
 
 def test_what_was_started_from_a_checkpoint_saves_and_loads(tmp_path):
