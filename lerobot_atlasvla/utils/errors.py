@@ -1,4 +1,4 @@
-"""What an error says, in one line."""
+"""Bring what an error says into one line."""
 
 
 def brief(error: BaseException) -> str:
