@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own alias)
 from torch import Tensor
 
 from lerobot_atlasvla.inputs import ViewTransform
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from lerobot_atlasvla.model.geometry.backbone import GeometryBackbone
 
 CM = 100.0
+SMOOTH = 0.05
+"""Depths around a place belong to one surface if interpolating changes the nearest by less than this share."""
 
 
 class View(NamedTuple):
@@ -170,13 +173,30 @@ def _unmirrored(view: View) -> View:
     )
 
 
+def _depth_at(depth_hw: Tensor, places_RC2: Tensor) -> Tensor:
+    """Depth at places in [0, 1], x and y, ``(R, C)``; 0 where it is not known.
+
+    1/depth is linear in the pixels of a plane, and so interpolated; at the edge of a thing the nearest depth counts.
+    """
+    known_hw = (depth_hw > 0) & depth_hw.isfinite()
+    inverse_11hw = torch.where(known_hw, 1 / depth_hw, 0.0)[None, None]
+    places_1RC2 = 2 * places_RC2[None] - 1
+
+    def sampled(mode: str) -> Tensor:
+        return F.grid_sample(inverse_11hw, places_1RC2, mode=mode, padding_mode="border", align_corners=False)[0, 0]
+
+    nearest_RC, linear_RC = sampled("nearest"), sampled("bilinear")
+    smooth_RC = (linear_RC / nearest_RC - 1).abs() < SMOOTH
+    chosen_RC = torch.where(smooth_RC, linear_RC, nearest_RC)
+    return torch.where(chosen_RC > 0, 1 / chosen_RC, 0.0)
+
+
 def _local_points(view: View, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Points at the middle of each cell in the camera's own frame, ``(Q, 3)``, and where depth is known."""
     (rows, columns), (height, width) = grid, view.image_3HW.shape[-2:]
     y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
     pixels_Q3 = torch.stack((x.flatten() * width, y.flatten() * height, torch.ones(rows * columns)), dim=-1)
-    h, w = view.depth_hw.shape
-    depth_Q = view.depth_hw[(y * h).long(), (x * w).long()].flatten()
-    known_Q = (depth_Q > 0) & depth_Q.isfinite()
+    depth_Q = _depth_at(view.depth_hw, torch.stack((x, y), dim=-1)).flatten()
+    known_Q = depth_Q > 0
     rays_Q3 = pixels_Q3 @ torch.linalg.inv(view.intrinsics_33).mT
     return rays_Q3 * torch.where(known_Q, depth_Q, 1.0)[:, None], known_Q

@@ -40,6 +40,7 @@ def scene_images(env: Any, states: Sequence[np.ndarray], size: int) -> Iterator[
     for state in states:
         sim.set_state_from_flattened(state)
         sim.forward()
+        env._env.env.set_visualization()  # whether a stove is shown as on is no part of the state
         yield fresh_image(env, SCENE_CAMERA, size)
 
 

@@ -19,23 +19,27 @@ CLEARANCE_M = 0.15
 HIDDEN_M = 0.01
 """An object is hidden if a ray to its origin meets something else more than this far in front of it."""
 
-# What MuJoCo draws from: everything that moves, in the world's frame.
+# What MuJoCo draws from: everything that moves, in the world's frame, and the colors of sites, by which LIBERO shows
+# that a stove is on.
 _POSES = ("xpos", "xmat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos")
 _POSES += ("light_xdir",)
 
 
-def snapshot(data: Any) -> np.ndarray:
-    """Return all poses of a ``mujoco.MjData`` as one vector; an image of them is one of this moment."""
-    return np.concatenate([getattr(data, name).ravel() for name in _POSES])
+def snapshot(sim: Any) -> np.ndarray:
+    """Return all that a robosuite ``MjSim`` draws from as one vector; an image of it is one of this moment."""
+    return np.concatenate([array.ravel() for array in _drawn(sim)])
 
 
-def restore(data: Any, poses: np.ndarray) -> None:
-    """Set the poses of a ``mujoco.MjData`` to those of a snapshot. MuJoCo's next step or ``mj_forward`` undoes it."""
+def restore(sim: Any, moment: np.ndarray) -> None:
+    """Let a simulation draw the moment of a snapshot. The next step or ``sim.forward()`` undoes it, but for colors."""
     start = 0
-    for name in _POSES:
-        array = getattr(data, name)
-        array[...] = poses[start : start + array.size].reshape(array.shape)
+    for array in _drawn(sim):
+        array[...] = moment[start : start + array.size].reshape(array.shape)
         start += array.size
+
+
+def _drawn(sim: Any) -> list[np.ndarray]:
+    return [*(getattr(sim.data._data, name) for name in _POSES), sim.model._model.site_rgba]
 
 
 @dataclass(frozen=True)

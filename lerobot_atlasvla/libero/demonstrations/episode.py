@@ -17,7 +17,7 @@ from lerobot_atlasvla.libero.cameras.features import geometry_arrays
 from lerobot_atlasvla.libero.cameras.ranges import CameraPose, RandomCameraConfig
 from lerobot_atlasvla.libero.cameras.views import Viewer, restore, snapshot
 from lerobot_atlasvla.libero.demonstrations.schema import SCENE_VIEW, WRIST_VIEW, Episode, Trajectory, rotate_image
-from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement, TaskScene, kept_scene
+from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement, TaskScene, entropy_of, kept_scene
 from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, has_mishaps
 from lerobot_atlasvla.libero.experts.scripted import Phase, ScriptedExpert
 from lerobot_atlasvla.libero.tasks import SCENE_CAMERA, SCENE_OBSERVATION, WRIST_CAMERA, WRIST_OBSERVATION
@@ -183,7 +183,7 @@ class Demonstrator(TaskScene):
 
         @sensor(modality=SNAPSHOT)
         def poses(_cache: dict[str, Any]) -> np.ndarray:
-            return snapshot(self.env.sim.data._data)
+            return snapshot(self.env.sim)
 
         self.env.env.add_observable(Observable(SNAPSHOT, poses, sampling_rate=self.env.env.control_freq))
 
@@ -197,7 +197,7 @@ class Demonstrator(TaskScene):
             The trajectory up to ``job.extra_steps`` past the first success, or none if the task was not solved within
             ``job.max_steps`` or did not stay solved.
         """
-        entropy = [job.seed, job.task_id, job.attempt]
+        entropy = entropy_of(job.suite, job.seed, job.task_id, job.attempt)
         placement_seed, noise_seed = np.random.SeedSequence(entropy).generate_state(2)
         noise = ActionNoise(job.noise, np.random.default_rng(noise_seed))
         rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(RECOVERY_STREAM,)))
@@ -257,15 +257,16 @@ class Demonstrator(TaskScene):
             CollectionError: If no pose will do.
         """
         viewer = Viewer(self.env, job.image_size, cameras.depth_cell_px)
-        data = self.env.sim.data._data
         rng = np.random.default_rng(
-            np.random.SeedSequence([job.seed, job.task_id, job.attempt], spawn_key=(CAMERA_STREAM,))
+            np.random.SeedSequence(
+                entropy_of(job.suite, job.seed, job.task_id, job.attempt), spawn_key=(CAMERA_STREAM,)
+            )
         )
 
         def suits(pose: CameraPose) -> bool:
             """Return whether a pose will do at the beginning, in the middle and at the end of the demonstration."""
             for moment in (moments[0], moments[len(moments) // 2], moments[-1]):
-                restore(data, moment)
+                restore(self.env.sim, moment)
                 if not viewer.suits(pose):
                     return False
             return True
@@ -274,7 +275,7 @@ class Demonstrator(TaskScene):
         poses += [cameras.draw(viewer.nominal, rng, suits) for _ in range(cameras.random_cameras or 0)]
         wrist_views, scene_views = [], []
         for moment in moments:
-            restore(data, moment)
+            restore(self.env.sim, moment)
             if job.store_geometry:
                 wrist_views.append(viewer.render(WRIST_CAMERA))
             scene_views.append([viewer.render(SCENE_CAMERA, pose) for pose in poses])

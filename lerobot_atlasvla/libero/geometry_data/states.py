@@ -12,7 +12,7 @@ import numpy as np
 
 from lerobot_atlasvla.libero.cameras.views import View, Viewer
 from lerobot_atlasvla.libero.demonstrations.episode import ActionNoise, Attempt
-from lerobot_atlasvla.libero.demonstrations.task_scene import TaskScene, kept_scene
+from lerobot_atlasvla.libero.demonstrations.task_scene import TaskScene, entropy_of, kept_scene
 from lerobot_atlasvla.libero.experts.scripted import ScriptedExpert
 from lerobot_atlasvla.libero.geometry_data.arm import Arm
 from lerobot_atlasvla.libero.geometry_data.schema import GeometryEpisode
@@ -35,7 +35,8 @@ class StateScene(TaskScene):
             CollectionError: If the ranges leave no pose of the scene camera.
         """
         config = job.config
-        sequence = np.random.SeedSequence([config.seed, job.task_id, job.attempt], spawn_key=(GEOMETRY_STREAM,))
+        entropy = entropy_of(job.suite, config.seed, job.task_id, job.attempt)
+        sequence = np.random.SeedSequence(entropy, spawn_key=(GEOMETRY_STREAM,))
         placement_seed, seed = sequence.generate_state(2)
         rng = np.random.default_rng(seed)
         sources = config.sources_of(job.suite)

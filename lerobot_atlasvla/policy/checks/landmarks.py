@@ -114,6 +114,12 @@ def check_landmarks_of(config: AtlasVLAConfig) -> None:
             f"be a multiple of {_WIDTH_UNIT}, got {config.vggt_embed_dim} (--policy.vggt_embed_dim)."
         )
     sees_base = heads is not None and heads.frame == "base"
+    if sees_base and config.hand_eye:
+        raise ConfigError(
+            "hand_eye gives the first camera's place in the frame of the state, which need not be the robot base's (in "
+            "LIBERO it is the world's), and this backbone sees its cameras in the base's itself: leave out "
+            "--policy.hand_eye."
+        )
     if config.landmark_frame == "base" and not config.hand_eye and not sees_base:
         raise ConfigError(
             "landmark_frame='base' needs the pose of the first camera in the end effector's frame, and hand_eye is "

@@ -3,6 +3,7 @@
 import zlib
 from types import SimpleNamespace
 
+import mujoco
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -127,16 +128,26 @@ def test_cells_are_medians_of_the_pixels(env, viewer):
 def test_an_earlier_moment_is_seen_again_to_the_byte(env, viewer):
     data = env.sim.data._data
     before = {name: viewer.render(name) for name in ("agentview", "robot0_eye_in_hand")}
-    moment = snapshot(data)
+    moment = snapshot(env.sim)
     data.qpos[:3] += 0.1
     env.sim.forward()
     assert not np.array_equal(viewer.render("agentview").image, before["agentview"].image)
-    restore(data, moment)
+    restore(env.sim, moment)
     for name, view in before.items():
         again = viewer.render(name)
         np.testing.assert_array_equal(again.image, view.image)
         np.testing.assert_array_equal(again.depth, view.depth)
         np.testing.assert_array_equal(again.extrinsics, view.extrinsics)
+
+
+def test_a_stove_is_seen_as_it_was():
+    """LIBERO shows that one is on by the color of a site, which is no part of the simulator's state."""
+    model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><site rgba="1 0 0 0"/></worldbody></mujoco>')
+    sim = SimpleNamespace(model=SimpleNamespace(_model=model), data=SimpleNamespace(_data=mujoco.MjData(model)))
+    off = snapshot(sim)
+    model.site_rgba[0, 3] = 1
+    restore(sim, off)
+    assert model.site_rgba[0].tolist() == [1, 0, 0, 0]
 
 
 def test_a_camera_is_back_in_its_place_after_a_view(viewer):

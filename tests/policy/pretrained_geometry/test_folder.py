@@ -16,6 +16,7 @@ from lerobot_atlasvla.training.feature_cache.key import CacheKey
 from lerobot_atlasvla.training.feature_cache.reader import cache_key
 from tests.conftest import IMAGE, PIXELS, STATE, WRIST, raw_batch, tiny_config
 from tests.helpers.geometry.backbone import write_backbone
+from tests.helpers.landmark_policies import HAND_EYE
 from tests.helpers.released import preprocessed, write_vggt
 from tests.policy.pretrained_geometry.policies import OF_RECORD, make, refusal, settings
 
@@ -149,6 +150,15 @@ def test_a_backbone_of_the_scene_alone_leaves_the_wrist_camera_out(tmp_path):
     assert policy.config.view_keys == (IMAGE,)
     assert set(policy.config.image_features) == {IMAGE}
     assert policy.model.aggregator.point_frame == "base"
+
+
+def test_a_backbone_that_sees_the_base_needs_no_hand_eye_calibration(tmp_path):
+    """LIBERO's state is in the world's frame, a meter from the base's."""
+    settings = {"query_conditioning": "landmarks", "views": (WRIST, IMAGE), "hand_eye": HAND_EYE}
+    assert "leave out --policy.hand_eye" in refusal(
+        write_backbone(tmp_path / "both", "wrist", "scene", frame="base"), **settings
+    )
+    make(write_backbone(tmp_path / "first_view", "wrist", "scene", frame="first_view"), **settings)
 
 
 def test_a_feature_cache_is_of_one_frame_and_one_scale(tmp_path):
