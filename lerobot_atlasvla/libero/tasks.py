@@ -24,8 +24,6 @@ CAMERA_NAME_MAPPING = {SCENE_OBSERVATION: "image", WRIST_OBSERVATION: "wrist_ima
 """LeRobot's ``--env.camera_name_mapping`` that leads to these keys."""
 LEROBOT_NAMES = ("image", "image2")
 """What LeRobot's environment calls scene and wrist camera without it."""
-WRIST_WORDS = ("wrist", "hand", "gripper")
-"""Words in the name of a camera that moves with the hand."""
 
 CONTROL_FREQ_HZ = 20
 SETTLE_STEPS = 10

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from lerobot.utils.constants import OBS_IMAGES
 
-from lerobot_atlasvla.libero.tasks import LEROBOT_NAMES, WRIST_WORDS
 from lerobot_atlasvla.model.geometry.record import GeometryRecord, HeadSizes, RecordError, check_views, read_record
 from lerobot_atlasvla.weights.download import is_hub_id
 
@@ -33,6 +32,10 @@ _SIZES = {
 }
 _IMAGE_SIZES = {"patch_embed": "vggt_patch_embed", "patch_size": "vggt_patch_size", "image_size": "image_size"}
 _LAYERS = "vggt_output_layers"
+WRIST_WORDS = ("wrist", "hand", "gripper")
+"""Words in the name of a camera that moves with the hand."""
+# The wrist camera as LeRobot's LIBERO environment calls it.
+_NAMELESS = {"image2"}
 
 
 class _Unset:
@@ -199,4 +202,4 @@ def role_of(key: str, roles: Sequence[str]) -> str:
     name = key.removeprefix(f"{OBS_IMAGES}.").lower()
     if name in roles:
         return name
-    return "wrist" if name == LEROBOT_NAMES[1] or any(word in name for word in WRIST_WORDS) else "scene"
+    return "wrist" if name in _NAMELESS or any(word in name for word in WRIST_WORDS) else "scene"

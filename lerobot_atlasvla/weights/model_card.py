@@ -20,7 +20,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from lerobot.utils.constants import OBS_IMAGES
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
-from lerobot_atlasvla.libero.tasks import SPATIAL
 from lerobot_atlasvla.utils.extras import require
 
 from . import backbones
@@ -177,7 +176,7 @@ def make(
         started_from=started_from,
         adapts_local=adapts_local,
         dataset=dataset,
-        suite=suite[0] if suite else SPATIAL,
+        suite=suite[0] if suite else "libero_spatial",
         repo=repo,
         # As they can be pasted into a shell, whatever characters are in them.
         policy_flag=shlex.quote(f"--policy.path={repo}"),

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from eval.common.errors import EvalError
-from lerobot_atlasvla.libero.tasks import LEROBOT_NAMES, WRIST_WORDS
+from lerobot_atlasvla.libero.tasks import LEROBOT_NAMES
 from lerobot_atlasvla.libero.tasks import SCENE_OBSERVATION as SCENE
 from lerobot_atlasvla.libero.tasks import WRIST_OBSERVATION as WRIST
+from lerobot_atlasvla.policy.pretrained_geometry import WRIST_WORDS
 
 CAMERAS = (SCENE, WRIST)
 PREFIX = "observation.images."

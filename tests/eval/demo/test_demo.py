@@ -220,6 +220,7 @@ def make_folder(out: Path, assets: str = "official") -> Path:
         f"reliance/{RELIANCE_FILE}": {
             "schema_version": 1,
             "kind": "reliance",
+            "n_action_steps": 10,
             "checkpoint": {"weights_sha256": "0" * 64},
             "dataset": "data",
             "episodes": [3],
