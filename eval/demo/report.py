@@ -12,6 +12,7 @@ from typing import Any
 from eval.common.environment_info import versions
 from eval.common.errors import EvalError
 from eval.common.lerobot_results import read_eval_info, read_training_curve, success_table, total
+from eval.common.markdown import facts
 from eval.common.statistics import format_rate, wilson_interval
 from eval.demo.contact_sheet import draw_contact_sheet, filmed_rollouts
 from eval.report.plots import plot_run
@@ -81,12 +82,12 @@ def write_report(out: Path, *, commands: Mapping[str, str], seconds: Mapping[str
     moved = [task["mean_displacement_cm"] for task in tasks if task["mean_displacement_cm"] is not None]
     environment = versions() | describe_simulator()
     # Without assets_path: a report must not depend on where the files lie.
-    facts = {name: value for name, value in environment.items() if name != "assets_path" and value}
-    facts["images"] = (
+    environment.pop("assets_path", None)
+    environment["images"] = (
         f"demonstrations {collected['settings']['image_size']} px, resized by the policy to "
         f"{train_config['policy']['image_size']}"
     )
-    facts["control"] = (
+    environment["control"] = (
         f"{CONTROL_FREQ_HZ} Hz, {SETTLE_STEPS} settle steps, n_action_steps {train_config['policy']['n_action_steps']}"
     )
     templates = jinja2.Environment(
@@ -110,7 +111,7 @@ def write_report(out: Path, *, commands: Mapping[str, str], seconds: Mapping[str
         reliance_line=reliance_line(reliance),
         commands=commands,
         seconds=seconds,
-        facts=facts,
+        facts=facts(environment),
         videos=[os.path.relpath(video, out) for result in results for video in result.videos],
     )
     write_text(out / "report.md", page)

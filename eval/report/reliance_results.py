@@ -87,8 +87,8 @@ def read_reliance(path: Path | str) -> dict[str, Any]:
         raise EvalError(f"{path} has no {RELIANCE_FILE} of eval.reliance.")
     content = read_object(file, "eval.reliance")
     try:
-        kind, version, digest = content["kind"], content["schema_version"], content["checkpoint"]["weights_sha256"]
-        content["n_action_steps"]  # compared with a run's
+        kind, version = content["kind"], content["schema_version"]
+        digest, _ = _measured(content)
         summary(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise EvalError(f"{file} is not what eval.reliance writes: {error!r}.") from error
@@ -179,10 +179,14 @@ def with_reliance(entries: Sequence[LabeledRun], given: Sequence[Path]) -> list[
     return found
 
 
+def _measured(content: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the digest of the weights that were measured, and how many actions of a chunk were executed."""
+    return content["checkpoint"]["weights_sha256"], content["n_action_steps"]
+
+
 def _is_of(content: Mapping[str, Any], run: Run) -> bool:
     """Return whether a result of ``eval.reliance`` is of a run's weights, and of as many executed actions."""
-    measured = content["checkpoint"]["weights_sha256"], content["n_action_steps"]
-    return measured == (run.policy.get("weights_sha256"), run.policy.get("n_action_steps"))
+    return _measured(content) == (run.policy.get("weights_sha256"), run.policy.get("n_action_steps"))
 
 
 def _nearby(run: Run) -> list[dict[str, Any]]:

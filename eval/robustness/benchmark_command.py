@@ -1,4 +1,4 @@
-"""Share between ``eval.plus`` and ``eval.pro``: roll out with ``eval.run``'s workers, then report."""
+"""Roll out with ``eval.run``'s workers, then report: what ``eval.plus`` and ``eval.pro`` have in common."""
 
 import sys
 import tempfile

@@ -1,4 +1,4 @@
-"""Share between the reports of ``eval.plus`` and ``eval.pro``: figures of groups of rollouts, controls, page parts.
+"""Compute figures of groups of rollouts, and write parts of pages, for the reports of ``eval.plus`` and ``eval.pro``.
 
 ``report.json`` depends on the rollouts only, not on the order in which they were finished or how long they took.
 """

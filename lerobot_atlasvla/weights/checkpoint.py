@@ -58,8 +58,14 @@ _SIZES = (
     "da3_",
     "language_",
     "fusion",
+    "decoder_",
+    "num_action_queries",
+    "query_conditioning",
+    "condition_",
+    "summary_",
+    "head",
+    "flow_",
 )
-_SIZES += ("decoder_", "num_action_queries", "query_conditioning", "condition_", "summary_", "head", "flow_")
 # A tensor that only checkpoints from before 26 November 2026 have (up to commit b6cd926).
 _GATE = "geometry_gate"
 # Only checkpoints from before 27 November 2026 have the first without the second (up to commit 849e219).

@@ -87,8 +87,8 @@ def test_a_missing_extra_is_named(root, monkeypatch, capsys):
 
 
 def test_the_command_writes_what_eval_run_reads(root, tmp_path, capsys):
-    target = tmp_path / "out"
+    target = tmp_path / "an export"
     assert main([f"--checkpoint={root / 'l1'}", f"--output_dir={target}", '--instructions=["lift it"]']) == 0
-    assert capsys.readouterr().out.strip().endswith(f"is ready: python {target}/exported_policy.py {target}")
+    assert capsys.readouterr().out.strip().endswith(f"is ready: python '{target}/exported_policy.py' '{target}'")
     checkpoint = read_checkpoint(target, "cpu", None)
     assert (checkpoint.kind, checkpoint.is_export) == ("atlasvla (onnx)", True)

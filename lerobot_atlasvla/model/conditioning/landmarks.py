@@ -151,10 +151,8 @@ class Landmarks(nn.Module):
         points_BVQ3 = points.points_BVQ3.float() * self.scale
         to_frame_BV34 = poses.scaled(points.poses_BV34.float(), self.scale)
         known_B34 = None if placement is None else placement.first_to_base_B34
-        if self.point_frame == "base":
+        if self.point_frame == "base":  # hand_eye is refused: its frame may be another
             to_base_BV34 = to_frame_BV34
-            if known_B34 is not None:
-                to_base_BV34 = torch.cat((known_B34[:, None], to_base_BV34[:, 1:]), dim=1)
         elif known_B34 is not None:
             to_base_BV34 = poses.compose(known_B34[:, None], to_frame_BV34)
         else:  # Nothing is known but the first camera's frame, in which the points are.

@@ -1,5 +1,7 @@
 """Ahead or noise: paired counts by hand, what is ignored, and what is refused."""
 
+import json
+
 import pytest
 
 from eval.report import command as report
@@ -98,6 +100,9 @@ def test_reports_are_compared_like_their_runs(tmp_path, capsys):
     assert report.main([f"--run=[{a}, {b}]", f"--reports={tmp_path}", "--name=both"]) == 0
     capsys.readouterr()
     assert said(capsys, tmp_path / "ra", b) == said(capsys, a, b) == said(capsys, tmp_path / "ra/report.json", b)
+    content = json.loads((tmp_path / "both/report.json").read_text())
+    (tmp_path / "none.json").write_text(json.dumps(content | {"runs": []}))
+    assert "none.json holds no run" in said(capsys, tmp_path / "none.json", b, status=1)
     assert "holds 2 runs (a, b)" in said(capsys, tmp_path / "both", b, status=1)
     assert "neither a run folder" in said(capsys, tmp_path / "nowhere", b, status=1)
     (tmp_path / "x.json").write_text('{"kind": "camera_shift"}')

@@ -1,5 +1,6 @@
 """One attempt: its noise, its placement, and that what it stores is what LeRobot shows a policy."""
 
+import itertools
 from dataclasses import fields
 
 import numpy as np
@@ -16,8 +17,9 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
     libero_state,
     rotate_image,
 )
+from lerobot_atlasvla.libero.demonstrations.task_scene import entropy_of
 from lerobot_atlasvla.libero.experts.mishaps import Mishap
-from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SPATIAL
+from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SPATIAL, SUITES
 
 # -- noise -------------------------------------------------------------------------------------------------------------
 
@@ -228,3 +230,9 @@ def test_a_copy_from_an_unmoved_camera_is_the_same_to_the_byte():
     assert original.geometry["observation.depth.wrist"].shape == (3, 8, 8)
     assert copy.wrist is original.wrist
     assert len(np.unique(original.agentview)) > 50
+
+
+def test_no_two_attempts_draw_the_same():
+    attempts = list(itertools.product(SUITES, (0, 1), (2, 3), (4, 5)))
+    assert len({tuple(entropy_of(*attempt)) for attempt in attempts}) == len(attempts)
+    assert entropy_of(SPATIAL, 1, 2, 3) == [1, 2, 3]  # as in datasets from before there were other suites
