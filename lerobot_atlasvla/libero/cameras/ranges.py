@@ -30,6 +30,10 @@ TRIES = 200
 """Poses drawn before the ranges are given up."""
 
 
+class NoPoseError(CollectionError):
+    """None of the camera poses drawn for an attempt will do."""
+
+
 @dataclass(frozen=True)
 class CameraPose:
     """A camera in the world.
@@ -144,7 +148,7 @@ class RandomCameraConfig(DatasetConfig):
             suits: Whether the scene can be seen from a pose.
 
         Raises:
-            CollectionError: If none of :data:`TRIES` poses will do.
+            NoPoseError: If none of :data:`TRIES` poses will do.
         """
         unsuitable = 0
         for _ in range(TRIES):
@@ -158,7 +162,7 @@ class RandomCameraConfig(DatasetConfig):
         why = "look away from the objects, or are inside or behind the robot or another thing"
         if not unsuitable:
             why = f"are held out ({', '.join(held_out)})"
-        raise CollectionError(
+        raise NoPoseError(
             f"--random_cameras={self.random_cameras} finds no pose of the scene camera in {TRIES} tries, because all "
             f"{why}; choose ranges nearer to LIBERO's own pose, "
             + ", ".join(f"--{name}" for kind in _KINDS for name in kind)

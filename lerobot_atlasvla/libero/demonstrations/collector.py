@@ -20,6 +20,7 @@ from contextlib import closing
 from typing import Any
 
 from lerobot_atlasvla.files.folder_lock import FolderInUseError
+from lerobot_atlasvla.libero.cameras.ranges import NoPoseError
 from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig, TaskKey
 from lerobot_atlasvla.libero.demonstrations.collect_record import (
     Progress,
@@ -40,6 +41,8 @@ from lerobot_atlasvla.utils.extras import MissingExtraError
 
 SOLVED_AT_START = 3
 """A task that is solved before anything is done this often in a row is no task to demonstrate."""
+NOT_DRAWN = 3
+"""Settings that leave no displacement or camera pose so often in a row, before anything was kept, leave none."""
 
 type RunJob = Callable[[Any], Attempt]
 
@@ -96,7 +99,7 @@ class Collector:
             for key, task in tasks.items():
                 while task.kept < target:
                     self._submit()
-                    attempt = self._pending.pop((key, task.attempts)).result()
+                    attempt = self._result(key)
                     kept = self._count(key, attempt)
                     self._submit()  # keeps workers busy while this process writes
                     self.progress.wall_s = wall_before + time.monotonic() - started
@@ -114,6 +117,14 @@ class Collector:
                 future.cancel()
             self._commit()
 
+    def _result(self, key: TaskKey) -> Attempt:
+        """Wait for a task's next attempt; one for which nothing valid could be drawn is a failure like any other."""
+        task = self.progress.tasks[key]
+        try:
+            return self._pending.pop((key, task.attempts)).result()
+        except (DisplacementError, NoPoseError) as error:
+            return Attempt(task.name, task.instruction, None, not_drawn=str(error))
+
     def _refuse_hopeless(self, key: TaskKey, attempt: Attempt) -> None:
         """Raise :class:`.CollectionError` if this attempt was one too many of its task's that brought nothing."""
         task, (suite, task_id) = self.progress.tasks[key], key
@@ -124,6 +135,9 @@ class Collector:
                 f"{self._solved_at_start[key]} times in a row, so there is nothing to demonstrate; leave it out with "
                 f"--task_ids{other}."
             )
+        limit = self._config.max_failures if task.kept else min(NOT_DRAWN, self._config.max_failures)
+        if attempt.not_drawn and task.failures_in_a_row >= limit:
+            raise CollectionError(attempt.not_drawn)
         if task.failures_in_a_row >= self._config.max_failures:
             raise CollectionError(
                 f"Task {task_id} of {suite} ({task.name}) failed {task.failures_in_a_row} times in a row "
@@ -277,8 +291,6 @@ def _fill(config: DatasetConfig, features: dict[str, Any], store: DatasetWriter,
         collector = Collector(config, store, run_job, pool, source)
         collector.run()
         return collector.progress
-    except DisplacementError as error:
-        raise CollectionError(str(error)) from error
     except BrokenProcessPool as error:
         raise CollectionError(
             "A worker process died without a Python error (out of memory, or a crash in the graphics driver?). "

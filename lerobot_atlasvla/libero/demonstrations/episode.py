@@ -92,6 +92,7 @@ class Attempt:
         copies: The demonstration as other scene cameras see it.
         frames_of_reference: For the record, what the cameras' places refer to.
         solved_at_start: Whether the placement drawn was a solution, so that there was nothing to demonstrate.
+        not_drawn: Why no valid displacement or camera pose was drawn; empty if one was.
     """
 
     task_name: str
@@ -102,6 +103,7 @@ class Attempt:
     copies: tuple[Episode, ...] = ()
     frames_of_reference: dict[str, Any] | None = None
     solved_at_start: bool = False
+    not_drawn: str = ""
 
     @property
     def episodes(self) -> list[Episode]:
@@ -254,7 +256,7 @@ class Demonstrator(TaskScene):
             The demonstration and a copy per random camera; what the cameras' places refer to.
 
         Raises:
-            CollectionError: If no pose will do.
+            NoPoseError: If no pose will do.
         """
         viewer = Viewer(self.env, job.image_size, cameras.depth_cell_px)
         rng = np.random.default_rng(

@@ -32,7 +32,7 @@ class StateScene(TaskScene):
         """Render one episode of states.
 
         Raises:
-            CollectionError: If the ranges leave no pose of the scene camera.
+            NoPoseError: If the ranges leave no pose of the scene camera.
         """
         config = job.config
         entropy = entropy_of(job.suite, config.seed, job.task_id, job.attempt)

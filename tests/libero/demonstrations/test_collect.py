@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from lerobot_atlasvla.libero.cameras.ranges import NoPoseError
 from lerobot_atlasvla.libero.dataset_settings import CollectionError
 from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import collector as collector_module
@@ -106,6 +107,21 @@ def test_a_displacement_without_valid_placement_is_told_without_a_traceback(tmp_
     monkeypatch.setattr(collect_module, "run_job", no_placement)
     with pytest.raises(CollectionError, match="displace_cm=8 leaves no valid placement"):
         collect(config(tmp_path / "ds", displace_cm=8.0))
+
+
+@pytest.mark.parametrize("error", [DisplacementError, NoPoseError])
+def test_an_attempt_without_valid_draw_is_a_failed_one(tmp_path, fake_simulator, monkeypatch, error):
+    def unlucky(job: Job) -> Attempt:
+        if job.task_id == 5 and 1 <= job.attempt <= 3:
+            raise error("nothing valid was drawn")
+        return fake_attempt(job)
+
+    monkeypatch.setattr(collect_module, "run_job", unlucky)
+    task = collect(config(tmp_path / "ds", task_ids=[5], max_failures=5)).tasks["libero_spatial", 5]
+    assert (task.kept, task.name) == (3, "name_5")
+    assert task.attempts > 3
+    with pytest.raises(CollectionError, match="nothing valid was drawn"):
+        collect(config(tmp_path / "other", task_ids=[5], max_failures=3))
 
 
 def test_summary_names_the_numbers(tmp_path, fake_simulator, capsys):

@@ -10,8 +10,9 @@ from lerobot_atlasvla.libero.experts.plan import Pick, Plan
 from lerobot_atlasvla.libero.experts.pushing import PushPlate
 from lerobot_atlasvla.libero.experts.rack import LayOnRack
 
-# On this side of the bowl nothing stands; on the other, the cream cheese.
-_BOWL = Grasp(-90)
+# On the side away from the robot nothing stands. To its left is the cream cheese, and to its right are the cabinet's
+# handles, which the palm runs into when the bowl is displaced toward them.
+_BOWL = Grasp(0)
 _CABINET = "wooden_cabinet_1"
 
 PLANS: dict[str, Plan | None] = {
