@@ -34,7 +34,7 @@ KICK_STEPS = (3, 6)
 RECOVERY_STREAM = 18
 """Key of the random numbers that mishaps draw, apart from those of placement and noise."""
 RECOVERY_GRASPS = 2
-"""A way back that takes more grasps than this is no demonstration: the bowl leans on something and slips every time."""
+"""A way back with more grasps of one thing than this is no demonstration: the bowl leans on something and slips."""
 CAMERA_STREAM = 19
 """Key of the random numbers that poses of the scene camera draw."""
 SNAPSHOT = "atlasvla_snapshot"
@@ -230,7 +230,7 @@ class Demonstrator(TaskScene):
         solved = solved and bool(self.env.check_success())
         if recovery:
             # Nor is what fell onto the plate by itself, or is about to be grasped once more.
-            solved = solved and self._expert.phase in (Phase.CARRY, Phase.RELEASE, Phase.RETREAT, Phase.DONE)
+            solved = solved and self._expert.phase not in (Phase.REACH, Phase.CLOSE, Phase.LIFT)
         attempt = Attempt(self.task.name, self.task.language, None, self.displacement, recovery)
         if not solved:
             return attempt

@@ -100,8 +100,8 @@ class ScriptedExpert:
 
     @property
     def grasps(self) -> int:
-        """Return how often it has closed the fingers; more than once per object after one slipped."""
-        return sum(skill.grasps for skill in self._skills)
+        """Return how often it has closed the fingers on one thing, the most of all; more than once after it slipped."""
+        return max(skill.grasps for skill in self._skills)
 
     def act(self) -> np.ndarray:
         """Decide the next action from the simulator's current state.

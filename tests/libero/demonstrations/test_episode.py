@@ -19,6 +19,7 @@ from lerobot_atlasvla.libero.demonstrations.schema import (
 )
 from lerobot_atlasvla.libero.demonstrations.task_scene import entropy_of
 from lerobot_atlasvla.libero.experts.mishaps import Mishap
+from lerobot_atlasvla.libero.experts.motion import Phase
 from lerobot_atlasvla.libero.tasks import SETTLE_STEPS, SPATIAL, SUITES
 
 # -- noise -------------------------------------------------------------------------------------------------------------
@@ -198,6 +199,14 @@ def test_the_other_attempts_do_not_depend_on_the_share(blind):
 def test_a_mishap_that_leaves_nothing_to_recover_from_is_a_failed_attempt(blind, monkeypatch):
     monkeypatch.setattr(blind._clumsy, "went_wrong", lambda: False)
     assert blind.run() == Attempt(blind.task.name, blind.task.language, None, recovery=True)
+
+
+@pytest.mark.parametrize(("phase", "kept"), [(Phase.PUSH, True), (Phase.REACH, False)])
+def test_a_way_back_may_end_in_whatever_does_not_grasp_once_more(blind, monkeypatch, phase, kept):
+    monkeypatch.setattr(type(blind._expert), "phase", phase)
+    attempt = blind.run()
+    assert attempt.recovery
+    assert (attempt.trajectory is not None) == kept
 
 
 def test_a_way_back_of_many_grasps_is_a_failed_attempt(blind, monkeypatch):

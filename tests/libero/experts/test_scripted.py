@@ -1,5 +1,7 @@
 """The scripted expert solves every libero_spatial task from random placements."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from eval.rollout.experts import solve
@@ -33,3 +35,9 @@ def test_solves_nineteen_of_twenty_random_placements(suite, make_env, task_id, n
     expert = ScriptedExpert(env, suite.get_task(task_id).name)
     failed = [seed for seed in range(20) if not solve(env, expert, seed, noise, MAX_STEPS)]
     assert len(failed) <= 1, f"failed on placement seeds {failed}"
+
+
+def test_grasps_of_several_things_are_no_slips():
+    expert = object.__new__(ScriptedExpert)
+    expert._skills = [SimpleNamespace(grasps=grasps) for grasps in (1, 2, 1)]
+    assert expert.grasps == 2
