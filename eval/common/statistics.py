@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -161,3 +162,26 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
         return mean, None, None
     half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[int]) -> tuple[float, float | None]:
+    """Return the mean of values that are alike within a cluster, such as frames of an episode, with its 95 % interval.
+
+    Source: Cameron and Miller, A practitioner's guide to cluster-robust inference, Journal of Human Resources 50, 2015,
+    section II, for a regression on a constant; quantile of Student's t for one fewer than the clusters.
+
+    Args:
+        values: At least one.
+        clusters: The cluster of each.
+
+    Returns:
+        The mean and half of the interval; None if there is only one cluster.
+    """
+    mean = statistics.fmean(values)
+    off: dict[int, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        off[cluster] += value - mean
+    if len(off) == 1:
+        return mean, None
+    variance = len(off) / (len(off) - 1) * sum(total**2 for total in off.values()) / len(values) ** 2
+    return mean, float(student.ppf(0.975, len(off) - 1)) * math.sqrt(variance)

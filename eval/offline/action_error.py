@@ -20,6 +20,7 @@ from lerobot.utils.constants import ACTION
 from eval.common.cli import run_command
 from eval.common.environment_info import versions
 from eval.common.errors import LARGEST_SEED, EvalError, check_at_least, check_at_most, check_labels, check_report_name
+from eval.common.statistics import clustered_mean
 from eval.offline.action_error_page import action_error_page, cells
 from eval.offline.policy_data import (
     action_statistic,
@@ -100,12 +101,14 @@ class Frames:
         image_keys: Keys of the images in ``observations``.
         actions_SNA: The demonstrated actions.
         known_SN: Whether the episode was that long.
+        episode_S: Numbers of the episodes that the frames are of.
     """
 
     observations: dict[str, Any]
     image_keys: tuple[str, ...]
     actions_SNA: torch.Tensor
     known_SN: torch.Tensor
+    episode_S: torch.Tensor
 
     def __len__(self) -> int:
         """Return the number of frames S."""
@@ -165,6 +168,7 @@ def read_frames(dataset: "LeRobotDataset", count: int) -> Frames:
         image_keys=tuple(dataset.meta.camera_keys),
         actions_SNA=torch.stack([item[ACTION] for item in items]),
         known_SN=~torch.stack([item[f"{ACTION}_is_pad"] for item in items]),
+        episode_S=torch.stack([item["episode_index"] for item in items]),
     )
 
 
@@ -214,13 +218,12 @@ def act(checkpoint: Checkpoint, dataset: "LeRobotDataset", frames: Frames, cfg: 
     return done
 
 
-def summary(error_SA: torch.Tensor) -> dict[str, list[float]]:
-    """Return the mean and half of its 95 % interval, over frames, for each part of the action."""
-    figures = {}
-    for part, columns in PARTS.items():
-        error_S = error_SA[:, columns].mean(1).double()
-        figures[part] = [error_S.mean().item(), 1.96 * error_S.std().item() / len(error_S) ** 0.5]
-    return figures
+def summary(error_SA: torch.Tensor, episode_S: torch.Tensor) -> dict[str, list[float | None]]:
+    """Return the mean over frames and half of its 95 % interval, over episodes, for each part of the action."""
+    return {
+        part: list(clustered_mean(error_SA[:, columns].mean(1).tolist(), episode_S.tolist()))
+        for part, columns in PARTS.items()
+    }
 
 
 def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
@@ -242,7 +245,10 @@ def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
     frames = read_frames(dataset, cfg.frames)
     labels = cfg.labels or _labels(cfg.checkpoints, found)
     policies: list[dict[str, Any]] = [
-        {"label": MEAN_ACTION, "error": summary(frames.error_SA(mean_A.expand_as(frames.actions_SNA)))},
+        {
+            "label": MEAN_ACTION,
+            "error": summary(frames.error_SA(mean_A.expand_as(frames.actions_SNA)), frames.episode_S),
+        },
     ]
     for label, path, checkpoint in zip(labels, cfg.checkpoints, found, strict=True):
         try:
@@ -253,8 +259,8 @@ def compare(cfg: ActionErrorConfig) -> dict[str, Any]:
         policies.append(
             {
                 "label": label,
-                "error": summary(frames.error_SA(own_SNA)),
-                "error_other_pictures": summary(frames.error_SA(other_SNA)),
+                "error": summary(frames.error_SA(own_SNA), frames.episode_S),
+                "error_other_pictures": summary(frames.error_SA(other_SNA), frames.episode_S),
                 "checkpoint": str(path),
                 "type": checkpoint.config.type,
                 "weights_sha256": checkpoint.weights_sha256,

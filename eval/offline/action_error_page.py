@@ -7,14 +7,14 @@ from typing import Any
 from eval.common.markdown import table
 
 NOTE = """Mean absolute error of the first {steps} actions on {frames} frames, spread evenly over the {episodes}
-episodes of `{dataset}`. Actions are those of the controller, in [-1, 1]; the intervals are 95 %, over frames. *Other
+episodes of `{dataset}`. Actions are those of the controller, in [-1, 1]; the intervals are 95 %, over episodes. *Other
 images* are those of the frame half the dataset away, while state and instruction are the frame's own: a policy that
 does no worse with them does not look."""
 
 
-def cells(error: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return the mean and half of the interval of each part of the action."""
-    return [f"{mean:.3f} ± {half:.3f}" for mean, half in error.values()]
+def cells(error: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """Return the mean of each part of the action and half of its interval, if there is one."""
+    return [f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}" for mean, half in error.values()]
 
 
 def action_error_page(content: Mapping[str, Any]) -> str:

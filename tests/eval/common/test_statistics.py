@@ -5,6 +5,7 @@ import math
 import pytest
 
 from eval.common.statistics import (
+    clustered_mean,
     format_difference,
     format_rate,
     mcnemar_exact,
@@ -99,6 +100,16 @@ def test_interval_of_a_mean():
     assert mean_interval([0.7]) == (0.7, None, None)
     with pytest.raises(ValueError, match="at least one value"):
         mean_interval([])
+
+
+def test_interval_of_a_clustered_mean():
+    # A value to each cluster: Student's interval. The same values twice in a cluster say nothing new.
+    alone = clustered_mean([1, 2, 3], [7, 8, 9])
+    assert alone == pytest.approx((2, 4.303 / 3**0.5), abs=1e-3)
+    assert clustered_mean([1, 1, 2, 2, 3, 3], [7, 7, 8, 8, 9, 9]) == pytest.approx(alone)
+    # Opposite values in a cluster cancel out.
+    assert clustered_mean([1, 3, 1, 3], [0, 0, 1, 1]) == (2, 0)
+    assert clustered_mean([0.5, 0.7], [4, 4]) == (pytest.approx(0.6), None)
 
 
 @pytest.mark.parametrize(
