@@ -73,9 +73,9 @@ done
   --output_dir="$OUT/reliance"
 labels='[AtlasVLA, blind]'
 [ "$ACT_STEPS" = 0 ] || labels='[AtlasVLA, blind, ACT]'
-"$BIN/python" -m eval.report --run="$(join "${nominal[@]}")" --labels="$labels" --reliance="[$OUT/reliance]" --name=goal_nominal
+"$BIN/python" -m eval.report --run="$(join "${nominal[@]}")" --labels="$labels" --reliance="[$OUT/reliance]" --name=replan_goal_nominal
 "$BIN/python" -m eval.report --run="$(join "${displaced[@]}")" --labels="$labels" --reliance="[$OUT/reliance]" \
-  --name=goal_displaced
+  --name=replan_goal_displaced
 "$BIN/python" -m eval.reading --checkpoint="$OUT/seeing/checkpoints/last" --output_dir="$OUT/reading" \
-  --nominal="$OUT/nominal_seeing" --states="$STATES" --n_action_steps="$EXECUTED" --name=goal_reading
+  --nominal="$OUT/nominal_seeing" --states="$STATES" --n_action_steps="$EXECUTED" --name=replan_goal_reading
 "$BIN/python" -m eval.results_table

@@ -16,6 +16,7 @@ from typing import Any, Self, get_type_hints
 from eval.common.errors import EvalError
 from eval.common.files import Recorded, read_object
 from lerobot_atlasvla.files.replacing import write_text
+from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 from lerobot_atlasvla.utils.kinds import described, is_of
 
 SCHEMA_VERSION = 1
@@ -132,7 +133,10 @@ def _kinds(recorded: type[Any]) -> dict[str, Any]:
 
 def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run, with what an older one does not record added at the end."""
-    return {**settings, **{name: value for name, value in SETTINGS_ADDED_LATER.items() if name not in settings}}
+    filled = {**settings, **{name: value for name, value in SETTINGS_ADDED_LATER.items() if name not in settings}}
+    if isinstance(shift := filled.get("camera_shift"), Mapping):
+        filled["camera_shift"] = {**asdict(CameraShift()), **shift}
+    return filled
 
 
 def read_run(path: Path | str) -> Run:

@@ -112,6 +112,12 @@ class RunConfig(RolloutSettings, PolicySettings):
     tilt_deg: float = 0.0
     # Scene camera turned clockwise, degrees.
     roll_deg: float = 0.0
+    # Scene camera moved around the scene, degrees counterclockwise from above.
+    azimuth_deg: float = 0.0
+    # Scene camera moved over the scene, degrees up.
+    elevation_deg: float = 0.0
+    # Scene camera moved away from the scene, percent of its distance.
+    distance_percent: float = 0.0
     # Show in the videos where the policy looked, with --overlay=true (AtlasVLA only).
     overlay: bool = False
 

@@ -64,6 +64,12 @@ class CameraShiftConfig(RolloutSettings):
     tilt_deg: list[float] = field(default_factory=list)
     # Scene camera turned clockwise, degrees.
     roll_deg: list[float] = field(default_factory=list)
+    # Scene camera moved around the scene, degrees counterclockwise from above, and turned with it, as LIBERO-Plus does.
+    azimuth_deg: list[float] = field(default_factory=list)
+    # Scene camera moved over the scene, degrees up, and turned with it.
+    elevation_deg: list[float] = field(default_factory=list)
+    # Scene camera moved away from the scene, percent of its distance.
+    distance_percent: list[float] = field(default_factory=list)
     # Rollouts per point, task and seed, on LIBERO's fixed initial states 0, 1, 2, ...; at most 50.
     episodes: int = 10
     # Videos of failures to keep per point, task and seed; of successes, those among as many first initial states.

@@ -23,6 +23,9 @@ MEANINGS = {
     "pan_deg": "camera turned about the vertical of the world, degrees; positive looks to its right",
     "tilt_deg": "camera turned about the image's horizontal, degrees; positive looks up",
     "roll_deg": "camera turned about its line of sight, degrees; positive turns the camera clockwise",
+    "azimuth_deg": "camera moved around the scene, degrees; positive counterclockwise from above",
+    "elevation_deg": "camera moved over the scene, degrees; positive higher",
+    "distance_percent": "camera moved away from the scene, percent of its distance; positive farther",
 }
 """The directions, as :class:`CameraShift` has them; right, left and clockwise are those of the camera."""
 

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lerobot_atlasvla.libero.dataset_settings import CollectionError, DatasetConfig
-from lerobot_atlasvla.libero.patches.camera_pose import CameraShift, shifted
+from lerobot_atlasvla.libero.patches.camera_pose import PIVOT, CameraShift, shifted
 from lerobot_atlasvla.utils.setting_checks import check_at_least, check_in_range
 
 if TYPE_CHECKING:
     from scipy.spatial.transform import Rotation
 
-PIVOT = np.array([0.0, 0.0, 0.8])
-"""What LIBERO-Plus moves the camera around, m, whatever the scene's table is."""
 TRIES = 200
 """Poses drawn before the ranges are given up."""
 
@@ -217,15 +215,8 @@ def moved(
     roll: float = 0.0,
 ) -> CameraPose:
     """Move a camera; the flags of :class:`RandomCameraConfig` say what the numbers mean (degrees, percent, cm)."""
-    from scipy.spatial.transform import Rotation
-
-    # Up is from x toward z: against the right hand about y.
-    raised = Rotation.from_euler("y", -elevation, degrees=True)
-    around = Rotation.from_euler("z", azimuth, degrees=True)
-    position = around.apply(raised.apply(nominal.position - PIVOT) + PIVOT)
-    position = PIVOT + (position - PIVOT) * distance / 100
-    shift = CameraShift(right, up, forward, pan, tilt, roll)
-    return CameraPose(*shifted(position, around * raised * nominal.rotation, shift))
+    shift = CameraShift(right, up, forward, pan, tilt, roll, azimuth, elevation, distance - 100)
+    return CameraPose(*shifted(nominal.position, nominal.rotation, shift))
 
 
 def orbit_of(pose: CameraPose, nominal: CameraPose) -> tuple[float, float, float]:

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from scipy.spatial.transform import Rotation
 
 ENV_CAMERA_SHIFT = "ATLASVLA_LIBERO_CAMERA_SHIFT"
+PIVOT = np.array([0.0, 0.0, 0.8])
+"""What LIBERO-Plus moves the camera around, (3,), m in the world, whatever the scene's table is."""
 
 
 @dataclass(frozen=True)
 class CameraShift:
     """Displacement of the scene camera, as someone standing behind it would describe it.
+
+    It is moved around :data:`PIVOT` first, as LIBERO-Plus moves it, then along its own axes, and turned in the end.
 
     LIBERO's images, turned by 180 degrees from OpenGL's bottom-up rows, are mirrored: what is to the camera's right
     is on their left. So a camera that moves to its right shows the scene moving to the right.
@@ -37,9 +41,12 @@ class CameraShift:
         pan_deg: Turned about the vertical of the world, degrees; positive looks to its right.
         tilt_deg: Turned about its own horizontal, degrees; positive looks up.
         roll_deg: Turned about the line of sight, degrees; positive turns the camera clockwise.
+        azimuth_deg: Moved around the scene, degrees; positive counterclockwise from above.
+        elevation_deg: Moved over the scene, degrees; positive higher.
+        distance_percent: Moved away from the scene, percent of its distance; positive farther.
 
     Raises:
-        ValueError: If a value is not a finite number.
+        ValueError: If a value is not a finite number, or the distance shrinks by 100 percent or more.
     """
 
     right_cm: float = 0.0
@@ -48,11 +55,16 @@ class CameraShift:
     pan_deg: float = 0.0
     tilt_deg: float = 0.0
     roll_deg: float = 0.0
+    azimuth_deg: float = 0.0
+    elevation_deg: float = 0.0
+    distance_percent: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"{name}={value!r} is not a finite number")
+        if self.distance_percent <= -100:
+            raise ValueError(f"distance_percent={self.distance_percent:g} is not above -100")
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
@@ -97,7 +109,12 @@ def move_camera(model: Any, shift: CameraShift) -> None:
     if camera < 0:
         return
     rotation = Rotation.from_quat(model.cam_quat[camera], scalar_first=True)
-    model.cam_pos[camera], turned = shifted(model.cam_pos[camera], rotation, shift)
+    origin, body = np.zeros(3), model.cam_bodyid[camera]
+    while body:
+        origin += model.body_pos[body]
+        body = model.body_parentid[body]
+    position, turned = shifted(origin + model.cam_pos[camera], rotation, shift)
+    model.cam_pos[camera] = position - origin
     model.cam_quat[camera] = turned.as_quat(scalar_first=True)
 
 
@@ -114,6 +131,11 @@ def shifted(position: np.ndarray, rotation: Rotation, shift: CameraShift) -> tup
     """
     from scipy.spatial.transform import Rotation
 
+    # Up is from x toward z: against the right hand about y.
+    raised = Rotation.from_rotvec([0, -shift.elevation_deg, 0], degrees=True)
+    around = Rotation.from_rotvec([0, 0, shift.azimuth_deg], degrees=True)
+    position = PIVOT + around.apply(raised.apply(position - PIVOT)) * (1 + shift.distance_percent / 100)
+    rotation = around * raised * rotation
     moved = rotation.apply(np.array([shift.right_cm, shift.up_cm, -shift.forward_cm]) / 100)
     pan = Rotation.from_rotvec([0, 0, -shift.pan_deg], degrees=True)
     tilt = Rotation.from_rotvec([shift.tilt_deg, 0, 0], degrees=True)

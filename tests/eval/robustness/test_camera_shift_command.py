@@ -151,7 +151,8 @@ def test_the_shift_and_every_option_reach_the_run(tmp_path, checkpoints, runs):
     }
     directions = ["--right_cm=[]", "--pan_deg=[2.5]", "--up_cm=[-3]", "--forward_cm=[4]", "--tilt_deg=[6]"]
     flags = [f"--{name}={json.dumps(value)}" for name, value in options.items()]
-    command = arguments(tmp_path, checkpoints[:1], *flags, *directions, "--roll_deg=[7]")
+    directions += ["--roll_deg=[7]", "--azimuth_deg=[-40]", "--elevation_deg=[8]", "--distance_percent=[9]"]
+    command = arguments(tmp_path, checkpoints[:1], *flags, *directions)
     assert main(command) == 0
     assert {cfg.output_dir.name: cfg.camera_shift() for cfg in runs.configs} == {
         "unshifted": CameraShift(),
@@ -160,6 +161,9 @@ def test_the_shift_and_every_option_reach_the_run(tmp_path, checkpoints, runs):
         "forward_cm=4": CameraShift(forward_cm=4),
         "tilt_deg=6": CameraShift(tilt_deg=6),
         "roll_deg=7": CameraShift(roll_deg=7),
+        "azimuth_deg=-40": CameraShift(azimuth_deg=-40),
+        "elevation_deg=8": CameraShift(elevation_deg=8),
+        "distance_percent=9": CameraShift(distance_percent=9),
     }
     for cfg in runs.configs:
         assert {name: getattr(cfg, name) for name in options} == options

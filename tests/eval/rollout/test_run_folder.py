@@ -9,6 +9,7 @@ import pytest
 
 from eval.common.errors import EvalError
 from eval.rollout.run_folder import Rollout, Run, open_log, read_run, write_run
+from lerobot_atlasvla.libero.patches.camera_pose import CameraShift
 
 ROLLOUT = Rollout(
     suite="libero_spatial",
@@ -61,14 +62,15 @@ def test_what_is_written_is_read_again(folder):
 def test_what_older_runs_do_not_say_is_filled_in(folder):
     file = folder / "run.json"
     content = json.loads(file.read_text())
-    content["settings"] = {"episodes": 2}
+    content["settings"] = {"episodes": 2, "camera_shift": {"right_cm": 5.0}}
     file.write_text(json.dumps(content))
     line = asdict(FAILURE)
     for later in ("displacement_cm", "task_name", "undisturbed", "path_m", "jerk_m_s3", "judgment"):
         del line[later]
     (folder / "rollouts.jsonl").write_text(json.dumps(line) + "\n")
     old = read_run(folder)
-    assert old.settings == {"episodes": 2, "displace_cm": 0.0, "retreat_steps": 0}
+    shift = asdict(CameraShift(right_cm=5.0))
+    assert old.settings == {"episodes": 2, "camera_shift": shift, "displace_cm": 0.0, "retreat_steps": 0}
     assert old.rollouts == (replace(FAILURE, displacement_cm=None),)
 
 

@@ -172,6 +172,32 @@ def test_a_level_camera_moves_and_turns_as_its_operator_would_say(shift, expecte
     np.testing.assert_allclose(forward[2] / forward[1], expected_up or 0.0, atol=1e-9)
 
 
+def test_an_orbit_is_about_a_point_of_the_world_and_that_of_random_cameras():
+    import mujoco
+    from scipy.spatial.transform import Rotation
+
+    from lerobot_atlasvla.libero.cameras.ranges import CameraPose, moved
+    from lerobot_atlasvla.libero.patches.camera_pose import move_camera
+
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><worldbody><body pos="0.2 0 0.5"><body pos="0 0.1 0.3">'
+        '<geom size="0.01"/><camera name="agentview" pos="0.8 -0.1 0.6" xyaxes="0 1 0 -0.6 0 0.8"/>'
+        "</body></body></worldbody></mujoco>"
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    nominal = CameraPose(data.cam_xpos[0].copy(), Rotation.from_matrix(data.cam_xmat[0].reshape(3, 3)))
+    move_camera(model, CameraShift(pan_deg=7, azimuth_deg=90, elevation_deg=-5, distance_percent=20))
+    mujoco.mj_forward(model, data)
+    pose = moved(nominal, azimuth=90, elevation=-5, distance=120, pan=7)
+    np.testing.assert_allclose(data.cam_xpos[0], pose.position, atol=1e-9)
+    np.testing.assert_allclose(data.cam_xmat[0].reshape(3, 3), pose.rotation.as_matrix(), atol=1e-9)
+    # A quarter around (0, 0, 0.8) leads from the front (+x) to the left (+y), five degrees lower and farther away.
+    turned = np.deg2rad(-5)
+    x, z = 1.0 * np.cos(turned) - 0.6 * np.sin(turned), 1.0 * np.sin(turned) + 0.6 * np.cos(turned)
+    np.testing.assert_allclose(data.cam_xpos[0], [0, 1.2 * x, 0.8 + 1.2 * z], atol=1e-9)
+
+
 def test_roll_turns_the_image_and_not_the_line_of_sight():
     import mujoco
 
