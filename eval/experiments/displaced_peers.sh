@@ -17,7 +17,7 @@ OMP_NUM_THREADS=2 train "$OUT/act" --config_path=eval/experiments/baselines/act.
   --num_workers=1 --save_freq="$((STEPS / 4))" --dataset.image_transforms.enable=true --dataset.image_transforms.tfs="$SHIFT"
 # Goes on from the policy with both cameras; the wrist camera's weights are left out.
 train "$OUT/scene_only" --policy.path="$OUT/kept_seeing" --policy.push_to_hub=false --policy.views='[observation.images.image]' \
-  "${DATA[@]}" --job_name=scene_only --batch_size=64 --steps="${OUR_STEPS:-2500}" --log_freq=50 --env_eval_freq=0 \
+  --policy.actions_in_memory=true "${DATA[@]}" --job_name=scene_only --batch_size=64 --steps="${OUR_STEPS:-2500}" --log_freq=50 --env_eval_freq=0 \
   --policy.scheduler_warmup_steps=50 --num_workers=1 --save_freq=2500
 
 "$BIN/python" -m eval.run --checkpoint="$OUT/act/checkpoints/last" --output_dir="$OUT/nominal_act" --episodes="$ROLLOUTS"

@@ -12,8 +12,8 @@ source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/goal}
 EPISODES=${EPISODES:-30}
 FIXED=${FIXED:-35}
-STEPS=${STEPS:-10000}
-BLIND_STEPS=${BLIND_STEPS:-4000}
+STEPS=${STEPS:-8000}
+BLIND_STEPS=${BLIND_STEPS:-2500}
 ACT_STEPS=${ACT_STEPS:-0}
 TRAIN=${TRAIN:-}
 EXECUTED=${EXECUTED:-3}
@@ -43,7 +43,7 @@ for policy in $policies; do
   steps=$STEPS
   [ "$policy" = seeing ] || steps=$BLIND_STEPS
   # shellcheck disable=SC2086 (several flags in one string)
-  train "$OUT/$policy" --policy.path="${START[$policy]}" --policy.push_to_hub=false --batch_size=64 --num_workers=1 \
+  train "$OUT/$policy" --policy.path="${START[$policy]}" --policy.push_to_hub=false --policy.actions_in_memory=true --batch_size=64 --num_workers=1 \
     --log_freq=50 --env_eval_freq=0 --seed=1000 $TRAIN "${DATA[@]}" --job_name="$policy" --steps="$steps" \
     --save_freq="$((steps / 4))"
 done

@@ -19,7 +19,7 @@ export ATLASVLA_LIBERO_RENDER_QUALITY=plain
   --recovery_share=0.25 --workers=2 --seed=1000 --episodes_per_task="$EPISODES"
 
 PRESET=--config_path=configs/policy/atlasvla_small.yaml
-declare -A FLAGS=([seeing]="${START:+--policy.path=$START --policy.push_to_hub=false --policy.optimizer_lr=8e-4 --batch_size=256}"
+declare -A FLAGS=([seeing]="${START:+--policy.path=$START --policy.push_to_hub=false --policy.actions_in_memory=true --policy.optimizer_lr=8e-4 --batch_size=256}"
   [blind]="$PRESET --policy.views=none")
 for policy in seeing blind; do
   # shellcheck disable=SC2086 (several flags in one string)

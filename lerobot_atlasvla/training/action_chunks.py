@@ -7,6 +7,7 @@ decodes 22 of them for the two that are used. With the actions in memory it read
 Shape suffixes: N frames of the dataset, B batch, T chunk, A action.
 """
 
+import logging
 from math import isnan
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from lerobot_atlasvla.configuration_atlasvla import AtlasVLAConfig
 from lerobot_atlasvla.inputs import INDEX, entry
+
+logger = logging.getLogger(__name__)
 
 FLAG = "--policy.actions_in_memory"
 ACTION_IS_PAD = "action_is_pad"
@@ -43,6 +46,7 @@ class ActionChunks:
         self.meta = meta
         self._config = config
         self._table: InMemoryActions | None = None
+        self._advised = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ActionChunks":
         # Nothing in it changes, and a copy of a policy learns from the same data.
@@ -74,7 +78,22 @@ class ActionChunks:
                 "(--policy.chunk_size; the action size comes from the dataset; single actions are enough with "
                 "--policy.actions_in_memory=true, for a policy from LeRobot's make_policy with a dataset)."
             )
+        self._advise()
         return actions_BTA, ~entry(batch, ACTION_IS_PAD)
+
+    def _advise(self) -> None:
+        """Say once what is faster: a checkpoint does not keep the flag, so training on from one goes without it."""
+        if self._advised or self.meta is None:
+            return
+        self._advised = True
+        cameras = sum(feature["dtype"] == "image" for feature in self.meta.features.values())
+        steps = self._config.chunk_size + 1
+        if cameras and not self._config.actions_in_memory:
+            logger.warning(
+                "LeRobot's reader decodes %d images for every sample of this dataset; with %s=true it decodes %d and "
+                "training is faster. Checkpoints do not keep this flag.",
+                *(cameras * steps, FLAG, cameras),
+            )
 
 
 class InMemoryActions:

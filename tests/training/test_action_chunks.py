@@ -11,7 +11,7 @@ from lerobot.policies.factory import make_policy
 
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, libero_features
-from lerobot_atlasvla.training.action_chunks import InMemoryActions
+from lerobot_atlasvla.training.action_chunks import ActionChunks, InMemoryActions
 from tests.conftest import CHUNK, tiny_config
 from tests.helpers.random_dataset import REPO_ID, write_dataset
 
@@ -54,6 +54,20 @@ def test_the_chunks_are_those_of_lerobots_reader_bit_by_bit(data, meta, mode):
     assert torch.equal(valid, ~read["action_is_pad"])
     # Every episode but its first three frames reaches past its end.
     assert (~valid).any(dim=1).sum() == EPISODES * (CHUNK - 1)
+
+
+@pytest.mark.parametrize(
+    ("in_memory", "stored_as", "told"), [(False, "image", 1), (False, "video", 0), (True, "image", 0)]
+)
+def test_who_decodes_a_whole_chunk_of_images_is_told_once(data, meta, caplog, in_memory, stored_as, told):
+    read, _ = batches(data, meta, range(2))
+    features = {name: {"dtype": stored_as} if "images" in name else feature for name, feature in meta.features.items()}
+    chunks = ActionChunks(tiny_config(actions_in_memory=in_memory), SimpleNamespace(features=features))
+    for _ in range(2):
+        chunks.of(read)
+    advice = [record.message for record in caplog.records if "actions_in_memory=true" in record.message]
+    assert len(advice) == told
+    assert all(f"decodes {2 * (CHUNK + 1)} images" in text for text in advice)
 
 
 def test_some_of_the_episodes_are_enough(data, meta):
