@@ -12,8 +12,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from eval.robustness.libero_plus.tasks import CameraView
+from lerobot_atlasvla.libero.patches.camera_pose import PIVOT
 
-PIVOT = np.array([0.0, 0.0, 0.8])
 _TABLE = (0.6380177736282349, 0.3048497438430786, 0.30484986305236816, 0.6380177736282349)
 _LOW = (0.6182166934013367, 0.3432307541370392, 0.3432314395904541, 0.6182177066802979)
 SCENES = {
