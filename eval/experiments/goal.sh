@@ -43,8 +43,8 @@ for policy in $policies; do
   steps=$STEPS
   [ "$policy" = seeing ] || steps=$BLIND_STEPS
   # shellcheck disable=SC2086 (several flags in one string)
-  train "$OUT/$policy" --policy.path="${START[$policy]}" --policy.push_to_hub=false --policy.actions_in_memory=true --batch_size=64 --num_workers=1 \
-    --log_freq=50 --env_eval_freq=0 --seed=1000 $TRAIN "${DATA[@]}" --job_name="$policy" --steps="$steps" \
+  train "$OUT/$policy" --policy.path="${START[$policy]}" --policy.push_to_hub=false --policy.actions_in_memory=true \
+    --policy.n_action_steps="$EXECUTED" --batch_size=64 --num_workers=1 --log_freq=50 --env_eval_freq=0 --seed=1000 $TRAIN "${DATA[@]}" --job_name="$policy" --steps="$steps" \
     --save_freq="$((steps / 4))"
 done
 if [ "$ACT_STEPS" != 0 ]; then

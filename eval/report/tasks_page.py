@@ -18,7 +18,7 @@ from lerobot_atlasvla.libero.tasks import SPATIAL
 POLICIES = {
     SPATIAL: ("replan_nominal", "replan_displaced"),
     "libero_object": ("object_nominal", "object_displaced"),
-    "libero_goal": ("goal_nominal", "goal_displaced"),
+    "libero_goal": ("replan_goal_nominal", "replan_goal_displaced"),
 }
 """Reports of each suite: the first run is the policy's, and one whose label begins with "blind" its control's."""
 _SCENE = re.compile(r"^[A-Z_]+\d+_")
