@@ -75,6 +75,7 @@ class Collector:
         self._commit_cut_short = False
         self._pending: dict[tuple[TaskKey, int], Future[Attempt]] = {}
         self._solved_at_start: Counter[TaskKey] = Counter()
+        self._not_drawn: Counter[TaskKey] = Counter()
         self.progress = Progress.from_record(store.record)
         for key in config.tasks:
             self.progress.tasks.setdefault(key, TaskProgress())
@@ -136,7 +137,7 @@ class Collector:
                 f"--task_ids{other}."
             )
         limit = self._config.max_failures if task.kept else min(NOT_DRAWN, self._config.max_failures)
-        if attempt.not_drawn and task.failures_in_a_row >= limit:
+        if self._not_drawn[key] >= limit:
             raise CollectionError(attempt.not_drawn)
         if task.failures_in_a_row >= self._config.max_failures:
             raise CollectionError(
@@ -157,6 +158,7 @@ class Collector:
         task.frames_of_reference = attempt.frames_of_reference or task.frames_of_reference
         task.attempts += 1
         self._solved_at_start[key] = attempt.solved_at_start * (self._solved_at_start[key] + 1)
+        self._not_drawn[key] = bool(attempt.not_drawn) * (self._not_drawn[key] + 1)
         if attempt.displacement is not None:
             moved_cm = math.hypot(*attempt.displacement.target_moved_cm)
             before_cm = task.mean_displacement_cm or 0.0

@@ -124,6 +124,16 @@ def test_an_attempt_without_valid_draw_is_a_failed_one(tmp_path, fake_simulator,
         collect(config(tmp_path / "other", task_ids=[5], max_failures=3))
 
 
+def test_bad_draws_among_other_failures_do_not_end_a_collection(tmp_path, fake_simulator, monkeypatch):
+    def late(job: Job) -> Attempt:
+        if job.attempt in (2, 3):
+            raise DisplacementError("nothing valid was drawn")
+        return replace(fake_attempt(job), trajectory=None) if job.attempt < 2 else fake_attempt(job)
+
+    monkeypatch.setattr(collect_module, "run_job", late)
+    assert collect(config(tmp_path / "ds", task_ids=[5])).tasks["libero_spatial", 5].kept == 3
+
+
 def test_summary_names_the_numbers(tmp_path, fake_simulator, capsys):
     root = tmp_path / "ds"
     args = [f"--root={root}", f"--repo_id={REPO_ID}", "--task_ids=[2]", "--episodes_per_task=3", "--image_size=8"]
