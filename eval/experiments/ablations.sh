@@ -54,7 +54,6 @@ for variant in $VARIANTS; do
     runs+=("$OUT/eval_$name") variants+=("$variant")
   done
 done
-join() { local IFS=,; echo "[$*]"; }
 "$BIN/python" -m eval.ablations --runs="$(join "${runs[@]}")" --variants="$(join "${variants[@]}")" \
   --name=displaced_ablations --title="What each part is worth on displaced tasks"
 "$BIN/python" -m eval.results_table

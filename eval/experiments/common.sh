@@ -4,6 +4,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 BIN=${BIN:-.venv/bin}
 # Shares the cores among training, data loader and simulators; each of them would otherwise take all.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Without these, glibc hands memory back between steps and takes it again.
+export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=268435456
+
+# join VALUES...: a list as the commands take it.
+join() { local IFS=,; echo "[$*]"; }
 
 # train FOLDER FLAGS...: lerobot-train into FOLDER, resumed if FOLDER has a checkpoint.
 train() {

@@ -5,9 +5,9 @@
 # are on LIBERO's own placements, and so are those of the plate to be pushed (5): displaced, it ends where the arm is
 # stretched, and the expert fails half of the attempts.
 # EPISODES demonstrations of each displaced task, FIXED of each other one; STEPS of training from a policy of
-# libero_spatial, BLIND_STEPS from a blind one, TRAIN more flags of both, ACT_STEPS of ACT's (0 leaves it out; 3000 take hours without a GPU); EXECUTED
-# actions of a chunk before the policy looks again. ROLLOUTS, CONTROL and DISPLACED rollouts a task of the policy, of its
-# controls and of all with displaced objects; STATES rollouts of each of the 90 pairs of tasks.
+# libero_spatial, BLIND_STEPS from a blind one, TRAIN more flags of both, ACT_STEPS of ACT's (0 leaves it out; 3000 take
+# hours without a GPU); EXECUTED actions of a chunk before the policy looks again. ROLLOUTS, CONTROL and DISPLACED rollouts a
+# task of the policy, of its controls and of all with displaced objects; STATES rollouts of each of the 90 pairs of tasks.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/goal}
 EPISODES=${EPISODES:-30}
@@ -23,8 +23,6 @@ DISPLACED=${DISPLACED:-10}
 STATES=${STATES:-3}
 DISPLACED_TASKS='[1, 2, 3, 4, 6, 8, 9]'
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
-# Without these, glibc hands memory back between steps and takes it again.
-export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=268435456
 
 collect() {
   "$BIN/atlasvla-collect" --suite=libero_goal --image_size=64 --recovery_share=0.25 --workers=2 --seed=1000 "$@"
@@ -44,8 +42,8 @@ for policy in $policies; do
   [ "$policy" = seeing ] || steps=$BLIND_STEPS
   # shellcheck disable=SC2086 (several flags in one string)
   train "$OUT/$policy" --policy.path="${START[$policy]}" --policy.push_to_hub=false --policy.actions_in_memory=true \
-    --policy.n_action_steps="$EXECUTED" --batch_size=64 --num_workers=1 --log_freq=50 --env_eval_freq=0 --seed=1000 $TRAIN "${DATA[@]}" --job_name="$policy" --steps="$steps" \
-    --save_freq="$((steps / 4))"
+    --policy.n_action_steps="$EXECUTED" --batch_size=64 --num_workers=1 --log_freq=50 --env_eval_freq=0 \
+    --seed=1000 $TRAIN "${DATA[@]}" --job_name="$policy" --steps="$steps" --save_freq="$((steps / 4))"
 done
 if [ "$ACT_STEPS" != 0 ]; then
   # The share of the image that the policy's own random_shift moves it by.
@@ -56,7 +54,6 @@ if [ "$ACT_STEPS" != 0 ]; then
   policies+=" act"
 fi
 
-join() { local IFS=,; echo "[$*]"; }
 roll() { # roll POLICY PLACEMENT FLAGS...
   "$BIN/python" -m eval.run --checkpoint="$OUT/$1/checkpoints/last" --output_dir="$OUT/$2_$1" --suites='[libero_goal]' \
     --n_action_steps="$EXECUTED" "${@:3}"

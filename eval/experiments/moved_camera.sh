@@ -28,8 +28,6 @@ EXECUTED=${EXECUTED:-3}
 NAME=${NAME:-replan_camera_shift}
 POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
-# Without these, glibc hands memory back between steps and takes it again.
-export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=268435456
 
 # What the camera is tested with lies within, as does half of LIBERO-Plus's.
 RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30,30] --up=[-20,20] --forward=[-25,25]
@@ -86,7 +84,6 @@ train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/cameras -
   "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
 "$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --suites="[$SUITE]" --task_ids="[$TASK]" \
   --episodes=20 --displace_cm=6 --n_action_steps="$EXECUTED"
-join() { local IFS=,; echo "[$*]"; }
 "$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --suites="[$SUITE]" --task_ids="[$TASK]" \
   --episodes="$ROLLOUTS" --displace_cm=6 --n_action_steps="$EXECUTED" \
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
