@@ -31,11 +31,11 @@ PLANS: dict[str, Plan | None] = {
     ),
     "put_the_bowl_on_top_of_the_cabinet": (Pick(_BOWL, Place()),),
     "push_the_plate_to_the_front_of_the_stove": (
-        # Around the cream cheese; the cabinet's handles are behind the plate.
+        # Around the cream cheese.
         partial(
             PushPlate,
             goal=("on", "plate_1", "main_table_stove_front_region"),
-            legs=((0.11, 0.015, 0.5), (0.015, 0.015, 0.25)),
+            legs=((0.11, 0.04), (0.015, 0.025)),
         ),
     ),
     "put_the_cream_cheese_in_the_bowl": (Pick(GRASPS["cream_cheese"], Place(offset_m=(0, 0, 0.03))),),
