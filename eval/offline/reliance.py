@@ -66,6 +66,8 @@ class RelianceConfig:
     batch_size: int = 32
     # Seed of the pairing of episodes, of the noise in the geometry blocks, and of policies that draw random numbers.
     seed: int = 1000
+    # Actions of each chunk that are executed, and therefore looked at, instead of the checkpoint's own number.
+    n_action_steps: int | None = None
     # Device of the policy, such as cpu or cuda. cuda if there is one and nothing is given.
     device: str | None = None
 
@@ -75,7 +77,7 @@ class RelianceConfig:
         Raises:
             EvalError: Naming the flag.
         """
-        check_at_least(self, max_episodes=1, frames_per_episode=1, batch_size=1, seed=0)
+        check_at_least(self, max_episodes=1, frames_per_episode=1, batch_size=1, n_action_steps=1, seed=0)
         check_at_most(self, seed=LARGEST_SEED)
         if self.episodes is not None and (not self.episodes or len(set(self.episodes)) < len(self.episodes)):
             raise EvalError(f"--episodes={self.episodes} must name at least one episode, and none twice.")
@@ -178,7 +180,7 @@ def run(cfg: RelianceConfig, command: str) -> None:
 
     cfg.check()
     register_third_party_plugins()
-    checkpoint = read_checkpoint(cfg.checkpoint, choose_device(cfg.device), None)
+    checkpoint = read_checkpoint(cfg.checkpoint, choose_device(cfg.device), cfg.n_action_steps)
     folder = folder_of(cfg, checkpoint)
     content = content_of(cfg, checkpoint, *measure_checkpoint(cfg, checkpoint), command)
     with only_writer(folder):

@@ -169,7 +169,7 @@ def with_reliance(entries: Sequence[LabeledRun], given: Sequence[Path]) -> list[
         if not any(_is_of(content, entry.run) for entry in entries):
             raise EvalError(
                 f"--reliance={path} is of {content['n_action_steps']} executed actions of a chunk, and no run of that "
-                "checkpoint executes as many; measure a checkpoint whose config.json has the run's n_action_steps."
+                "checkpoint executes as many; measure again with the run's --n_action_steps."
             )
     found = []
     for entry in entries:

@@ -230,6 +230,8 @@ def test_the_counterpart_is_another_demonstration(tmp_path, copies_root):
         ({"frames_per_episode": 0}, "--frames_per_episode=0 must be at least 1."),
         ({"frames_per_episode": 13}, "--frames_per_episode=13 must lie in 1 .. 12: episode 0 has 12 frames."),
         ({"batch_size": 0}, "--batch_size=0 must be at least 1."),
+        ({"n_action_steps": 0}, "--n_action_steps=0 must be at least 1."),
+        ({"n_action_steps": 9}, "--n_action_steps=9 must lie in 1 .. 6, the actions of one chunk of this checkpoint."),
         ({"max_episodes": 0}, "--max_episodes=0 must be at least 1."),
         ({"episodes": "[]"}, "--episodes=[] must name at least one episode, and none twice."),
         ({"episodes": "[1, 1]"}, "--episodes=[1, 1] must name at least one episode, and none twice."),
@@ -327,6 +329,11 @@ def test_a_report_shows_what_was_measured(tmp_path, dataset_root, act_checkpoint
     assert [row[1] for row in rows(f"--run=[{act}, {sooner}]")[2:]] == [of_act[1], "not measured"]
     assert report.main([f"--reports={tmp_path}", f"--run={sooner}", f"--reliance=[{tmp_path / 'of_act'}]"]) == 1
     assert f"--reliance={tmp_path / 'of_act'} is of 4 executed actions of a chunk, and no" in capsys.readouterr().err
+    # As the message says.
+    again = tmp_path / "of_one"
+    assert run(act_checkpoint, dataset_root, output_dir=again, episodes="[1, 2]", n_action_steps=1) == 0
+    row = rows(f"--run={sooner}", f"--reliance={again}")[2]
+    assert row[1] == interval_text(image_reliance(read_reliance(again))) != of_act[1]
 
 
 @pytest.mark.parametrize(
