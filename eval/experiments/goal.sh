@@ -2,17 +2,21 @@
 # LIBERO's goal suite, one policy for ten instructions in one scene, beside a blind one and ACT, which gets no instruction:
 # collect, train, roll out on LIBERO's own placements and on displaced ones, tell it another task's instruction, reports.
 # The drawer (0) and the stove's knob (7) are no loose objects, and displaced rollouts leave them out. Their demonstrations
-# are on LIBERO's own placements, and so are those of the plate to be pushed (5): displaced, it ends where the arm is
-# stretched, and the expert fails half of the attempts.
-# EPISODES demonstrations of each displaced task, FIXED of each other one; STEPS of training from a policy of
-# libero_spatial, BLIND_STEPS from a blind one, TRAIN more flags of both, ACT_STEPS of ACT's (0 leaves it out; 3000 take
-# hours without a GPU); EXECUTED actions of a chunk before the policy looks again. ROLLOUTS, CONTROL and DISPLACED rollouts a
-# task of the policy, of its controls and of all with displaced objects; STATES rollouts of each of the 90 pairs of tasks.
+# are on LIBERO's own placements, and so are those of the plate to be pushed (5): displaced, the expert fails half of the
+# attempts.
+# EPISODES demonstrations of each displaced task but the bowl into the drawer (3), of which there are LONG, FIXED of the
+# drawer, KNOB of the knob and PLATE of the plate; STEPS of training from a policy of libero_spatial, BLIND_STEPS from a
+# blind one, TRAIN more flags of both, ACT_STEPS of ACT's (0 leaves it out; 3000 take hours without a GPU); EXECUTED actions
+# of a chunk before the policy looks again. ROLLOUTS, CONTROL and DISPLACED rollouts a task of the policy, of its controls
+# and of all with displaced objects; STATES rollouts of each of the 90 pairs of tasks.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/goal}
 EPISODES=${EPISODES:-30}
+LONG=${LONG:-60}
 FIXED=${FIXED:-35}
-STEPS=${STEPS:-8000}
+KNOB=${KNOB:-70}
+PLATE=${PLATE:-50}
+STEPS=${STEPS:-9000}
 BLIND_STEPS=${BLIND_STEPS:-2500}
 ACT_STEPS=${ACT_STEPS:-0}
 TRAIN=${TRAIN:-}
@@ -24,12 +28,15 @@ STATES=${STATES:-3}
 DISPLACED_TASKS='[1, 2, 3, 4, 6, 8, 9]'
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
-collect() {
-  "$BIN/atlasvla-collect" --suite=libero_goal --image_size=64 --recovery_share=0.25 --workers=2 --seed=1000 "$@"
+collect() { # collect PLACEMENTS TASKS EPISODES FLAGS...
+  "$BIN/atlasvla-collect" --root="$OUT/$1" --repo_id="local/libero_goal_$1" --suite=libero_goal --task_ids="$2" \
+    --episodes_per_task="$3" --image_size=64 --recovery_share=0.25 --workers=2 --seed=1000 "${@:4}"
 }
-collect --root="$OUT/displaced" --repo_id=local/libero_goal_displaced --task_ids="$DISPLACED_TASKS" --displace_cm=8 \
-  --episodes_per_task="$EPISODES"
-collect --root="$OUT/fixed" --repo_id=local/libero_goal_fixed --task_ids='[0, 5, 7]' --episodes_per_task="$FIXED"
+collect displaced '[1, 2, 4, 6, 8, 9]' "$EPISODES" --displace_cm=8
+collect displaced '[3]' "$LONG" --displace_cm=8
+collect fixed '[0]' "$FIXED"
+collect fixed '[5]' "$PLATE"
+collect fixed '[7]' "$KNOB"
 [ -e "$OUT/data/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id=local/libero_goal --new_root="$OUT/data" \
   --operation.type=merge --operation.repo_ids='[local/libero_goal_displaced, local/libero_goal_fixed]' \
   --operation.roots="[$OUT/displaced, $OUT/fixed]"
