@@ -73,3 +73,13 @@ def test_a_random_placement_is_solved(suites, suite, task_id):
     with without_cameras(task) as env:
         expert = ScriptedExpert(env, task.name)
         assert solve(env, expert, seed=0, noise=0.0, max_steps=SUITE_MAX_STEPS[suite])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_plate_is_pushed_with_a_noisy_hand_too(suites):
+    task = suites["libero_goal"].get_task(5)
+    with without_cameras(task) as env:
+        expert = ScriptedExpert(env, task.name)
+        steps = [solve(env, expert, seed, noise=1.0, max_steps=200) for seed in range(3)]
+    assert all(steps), steps
