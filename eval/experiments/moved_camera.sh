@@ -10,7 +10,8 @@
 # BACKBONE is a pretrained one instead of its own (then without untrained), SUITE and TASK what is demonstrated and tested;
 # with those of another suite than the backbone's, it acts in a scene that it has not seen.
 # GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps (of
-# random RANDOM_STEPS), ROLLOUTS per camera pose, EXECUTED actions of a chunk before the policy looks again.
+# random RANDOM_STEPS), ROLLOUTS per camera pose, EXECUTED actions of a chunk before the policy looks again. HOLD_OUT are
+# flags that keep poses out of every image, --hold_out_azimuth=[30,45]; with it, SHIFTS moves the camera there in the test.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
 GEOMETRY=${GEOMETRY:-16}
@@ -26,12 +27,14 @@ SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
 EXECUTED=${EXECUTED:-3}
 NAME=${NAME:-replan_camera_shift}
+HOLD_OUT=${HOLD_OUT:-}
+SHIFTS=${SHIFTS:-"--right_cm=[-20,-10,10,20] --pan_deg=[-10,-5,5,10]"}
 POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
 # What the camera is tested with lies within, as does half of LIBERO-Plus's.
 RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30,30] --up=[-20,20] --forward=[-25,25]
-  --pan=[-12,12] --tilt=[-8,8] --roll=[-6,6]"
+  --pan=[-12,12] --tilt=[-8,8] --roll=[-6,6] $HOLD_OUT"
 if [ -z "$BACKBONE" ]; then
   BACKBONE=$OUT/backbone_scene
   # shellcheck disable=SC2086 (several flags in one string)
@@ -84,8 +87,9 @@ train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/cameras -
   "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
 "$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --suites="[$SUITE]" --task_ids="[$TASK]" \
   --episodes=20 --displace_cm=6 --n_action_steps="$EXECUTED"
+# shellcheck disable=SC2086
 "$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --suites="[$SUITE]" --task_ids="[$TASK]" \
   --episodes="$ROLLOUTS" --displace_cm=6 --n_action_steps="$EXECUTED" \
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
-  --right_cm='[-20, -10, 10, 20]' --pan_deg='[-10, -5, 5, 10]' --name="$NAME"
+  $SHIFTS --name="$NAME"
 "$BIN/python" -m eval.results_table
