@@ -83,20 +83,19 @@ class Hand:
         self.gap_change = self.gap - gap
         self.gap = gap
 
-    def move(self, target: np.ndarray, rotation: np.ndarray, gripper: float, speed: float = 1.0) -> np.ndarray:
+    def move(self, target: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
         """Return the action that goes to a pose.
 
         Args:
             target: Position of the grip site, (3,), m.
             rotation: Its orientation, (3, 3).
             gripper: :data:`OPEN` or :data:`CLOSED`.
-            speed: Largest component of the motion, at most 1.
 
         Returns:
             OSC_POSE action, (7,) float64 in [-1, 1].
         """
         position = POSITION_GAIN * (target - self.position - DAMPING_S * self.velocity) / POSITION_SCALE_M
-        position /= max(1.0, np.abs(position).max() / speed)  # scaled, not clipped: keeps the direction
+        position /= max(1.0, np.abs(position).max())  # scaled, not clipped: keeps the direction
         turn = rotation_vector(rotation @ self.rotation.T) / ROTATION_SCALE_RAD
         return np.concatenate([position, np.clip(turn, -1.0, 1.0), [gripper]])
 
