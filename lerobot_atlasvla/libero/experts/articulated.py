@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase, about_x, about_z, facing_down, up
+from lerobot_atlasvla.libero.experts.motion import CLOSED, OPEN, Phase, about_x, about_z, facing_down, funnel, up
 from lerobot_atlasvla.libero.experts.skill import PATIENCE_STEPS, STRAIGHT, Motion
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ class TurnKnob(Motion):
 
     GRASP_M = 0.036
     """Height of the grasp above the stove's origin; the bar ends at 0.050."""
+    ABOVE_M = 0.084
+    """Height above the grasp from which the hand comes down along a funnel."""
     LEAD_RAD = 0.5
     ON_RAD = 0.75
     """LIBERO takes 0.5 for on."""
@@ -137,9 +139,14 @@ class TurnKnob(Motion):
         knob = self._from_body(self._body_name, (0.0, 0.0, 0.0))
         angle = self._joint(self._joint_name)
         rotation = about_z(angle) @ facing_down(STRAIGHT)
-        yield from self._go(lambda: (knob + up(0.12), rotation), OPEN, tolerance_m=0.02)
         at_knob = knob + up(self.GRASP_M)
-        yield from self._go(lambda: (at_knob, rotation), OPEN, tolerance_m=0.008, patience=40)
+
+        def approach() -> tuple[np.ndarray, np.ndarray]:
+            # Down only as far as the hand is over the knob: beside it, the fingers hook on its side.
+            off = float(np.linalg.norm((at_knob - self.hand.position)[:2]))
+            return at_knob + up(funnel(off, self.ABOVE_M)), rotation
+
+        yield from self._go(approach, OPEN, tolerance_m=0.008)
         yield from self._close(lambda: (at_knob, rotation))
         self.phase = Phase.TURN
         for _ in range(PATIENCE_STEPS):
