@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lerobot_atlasvla.libero.experts.motion import CLOSED, Phase, facing_down, up
-from lerobot_atlasvla.libero.experts.skill import PATIENCE_STEPS, STRAIGHT, Motion
+from lerobot_atlasvla.libero.experts.skill import PATIENCE_STEPS, STRAIGHT, Motion, Pose
 
 if TYPE_CHECKING:
     from libero.libero.envs.env_wrapper import ControlEnv
@@ -57,7 +57,10 @@ class PushPlate(Motion):
 
     def _push(self, point: tuple[float, float]) -> Iterator[np.ndarray]:
         rotation = facing_down(STRAIGHT)
-        above = lambda height: lambda: (self._origin(self._plate_name) + up(height), rotation)  # noqa: E731
+
+        def above(height: float) -> Pose:
+            return lambda: (self._origin(self._plate_name) + up(height), rotation)
+
         self.phase = Phase.REACH
         yield from self._go(above(self.ABOVE_M), CLOSED, tolerance_m=0.02)
         yield from self._go(above(self.TOUCH_M), CLOSED, tolerance_m=0.012, patience=30)

@@ -1,9 +1,11 @@
 """Plans name LIBERO's tasks, in its order, and one short task of every suite is solved."""
 
+import numpy as np
 import pytest
 
-from eval.rollout.experts import solve, table, without_cameras
+from eval.rollout.experts import place, solve, table, without_cameras
 from lerobot_atlasvla.libero.experts.mishaps import ClumsyExpert, has_mishaps
+from lerobot_atlasvla.libero.experts.motion import OPEN
 from lerobot_atlasvla.libero.experts.scripted import PLANS, ScriptedExpert, known_tasks, moves_objects
 from lerobot_atlasvla.libero.setup import prepare_libero
 from lerobot_atlasvla.libero.tasks import SUITE_MAX_STEPS
@@ -83,3 +85,21 @@ def test_a_plate_is_pushed_with_a_noisy_hand_too(suites):
         expert = ScriptedExpert(env, task.name)
         steps = [solve(env, expert, seed, noise=1.0, max_steps=200) for seed in range(3)]
     assert all(steps), steps
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_hand_beside_the_knob_rises_first(suites):
+    """Fingers that go straight to the knob from beside hook on its side."""
+    task = suites["libero_goal"].get_task(7)
+    with without_cameras(task) as env:
+        place(env, seed=0)
+        expert = ScriptedExpert(env, task.name)
+        expert.reset()
+        knob = env.sim.data.get_body_xpos("flat_stove_1_button").copy()
+        off = lambda: env.sim.data.get_site_xpos("gripper0_grip_site") - knob  # noqa: E731
+        while off()[2] > 0.07:
+            env.step(expert.act())
+        while off()[1] > -0.06:
+            env.step(np.array([0, -1, 0, 0, 0, 0, OPEN]))
+        assert expert.act()[2] > 0.2
