@@ -170,7 +170,7 @@ def check_continues(recorded: Mapping[str, Any], asked: Mapping[str, Any], folde
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of :meth:`RunConfig.settings` that a whole run folder shares, camera shift by direction."""
     shared = {name: value for name, value in settings.items() if name not in (*GROWING, "camera_shift")}
-    return {"temporal_ensemble_coeff": None} | shared | settings["camera_shift"]
+    return {"temporal_ensemble_coeff": None, "base_tasks": None} | shared | settings["camera_shift"]
 
 
 def union(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,9 @@ class PlusConfig(BenchmarkSettings):
     levels: list[int] | None = None
     # These tasks only, by their names in LIBERO-Plus.
     task_names: list[str] | None = None
+    # Perturbed tasks of these tasks of LIBERO only, by name: what a policy of few tasks can be tested on. All if not
+    # given.
+    base_tasks: list[str] | None = None
     # Part of each suite's category, drawn at random and spread over base tasks and levels. A larger one contains a
     # smaller one, and a run may be continued with it.
     fraction: float = 1.0
@@ -68,6 +71,7 @@ class PlusConfig(BenchmarkSettings):
             self.fraction,
             self.selection_seed,
             own_assets=self.plus_assets is not None,
+            base_tasks=self.base_tasks,
         )
 
     def validate(self) -> None:
@@ -111,6 +115,7 @@ class PlusBenchmark:
             "categories": [category for category in ALL_CATEGORIES if category in cfg.categories],
             "levels": cfg.levels and sorted(cfg.levels),
             "task_names": cfg.task_names and sorted(cfg.task_names),
+            "base_tasks": cfg.base_tasks and sorted(cfg.base_tasks),
             "fraction": cfg.fraction,
             "selection_seed": cfg.selection_seed,
             "prompt": cfg.prompt,

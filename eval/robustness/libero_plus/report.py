@@ -96,7 +96,12 @@ def _whole_layout(run: Run) -> bool:
 def _asked(run: Run, catalog: Catalog) -> int:
     settings = run.settings
     names = ("suites", "categories", "levels", "task_names", "fraction")
-    wanted = Selection(**{name: settings[name] for name in names}, seed=settings["selection_seed"], own_assets=True)
+    wanted = Selection(
+        **{name: settings[name] for name in names},
+        seed=settings["selection_seed"],
+        own_assets=True,
+        base_tasks=settings.get("base_tasks"),  # older runs have all
+    )
     return len(wanted.choose(catalog))
 
 
@@ -151,8 +156,10 @@ def _published(run: Run) -> list[dict[str, Any]]:
 def _convention_lines(run: Run) -> list[str]:
     settings = run.settings
     part = f"{100 * settings['fraction']:g} % of each suite's category" if settings["fraction"] < 1 else "all tasks"
+    bases = settings.get("base_tasks")
     return [
         f"- suites: {', '.join(settings['suites'])}; {part}, one rollout a task",
+        *([f"- base tasks: {', '.join(bases)} only"] if bases else []),
         f"- prompt: {settings['prompt']}, {PROMPTS[settings['prompt']]}",
         f"- robot start: {settings['robot_start']}, {ROBOT_STARTS[settings['robot_start']]}",
         "",

@@ -23,6 +23,7 @@ class Selection:
         categories: Kinds of perturbation.
         levels: Difficulties; None for all, those without one included.
         task_names: These tasks only; None for all.
+        base_tasks: LIBERO's tasks of which perturbed ones are wanted, by name; None for all.
         fraction: Part of each suite's category, in (0, 1].
         seed: Of the random choice of that part.
         own_assets: Whether LIBERO-Plus's own assets are there, which some categories need.
@@ -35,11 +36,12 @@ class Selection:
     fraction: float
     seed: int
     own_assets: bool = False
+    base_tasks: Sequence[str] | None = None
 
     def validate(self) -> None:
         """Raise :class:`EvalError` for the first value that is not allowed."""
         lists = {"suites": self.suites, "categories": self.categories}
-        lists |= {"levels": self.levels, "task_names": self.task_names}
+        lists |= {"levels": self.levels, "task_names": self.task_names, "base_tasks": self.base_tasks}
         for flag, values in lists.items():
             if values is not None and (not values or len(set(values)) < len(values)):
                 raise EvalError(f"--{flag}={list(values)} must name at least one, and none twice.")
@@ -61,6 +63,8 @@ class Selection:
             raise EvalError(f"--selection_seed={self.seed} must be at least 0.")
         if self.task_names is not None and self.fraction != 1:
             raise EvalError("--task_names and --fraction exclude each other: name the tasks, or have some drawn.")
+        if self.task_names is not None and self.base_tasks is not None:
+            raise EvalError("--task_names and --base_tasks exclude each other: a task's name has its base task in it.")
 
     def choose(self, catalog: Catalog) -> list[PlusTask]:
         """Return the tasks, suite by suite in LIBERO-Plus's order.
@@ -80,18 +84,27 @@ class Selection:
             )
         if self.task_names is not None:
             return self._named(catalog)
+        bases = self._bases(catalog)
         wanted: dict[tuple[str, str], list[PlusTask]] = defaultdict(list)
         for task in catalog.tasks:
-            if task.suite in self.suites and task.category in self.categories:
+            if task.suite in self.suites and task.category in self.categories and task.base in bases:
                 wanted[task.suite, task.category].append(task)
         chosen = {task for tasks in wanted.values() for task in self._part(tasks)}
         found = [task for task in catalog.tasks if task in chosen and (not self.levels or task.level in self.levels)]
         if not found:
+            of_bases = "" if self.base_tasks is None else f" of --base_tasks={list(self.base_tasks)}"
             raise EvalError(
                 f"--suites={list(self.suites)}, --categories={list(self.categories)}, --levels={self.levels} and "
-                f"--fraction={self.fraction} leave no task; ask for more of them."
+                f"--fraction={self.fraction}{of_bases} leave no task; ask for more of them."
             )
         return found
+
+    def _bases(self, catalog: Catalog) -> Sequence[str]:
+        known = [base for suite in self.suites for base in catalog.bases[suite]]
+        for name in self.base_tasks or ():
+            if name not in known:
+                raise EvalError(f"--base_tasks names {name!r}; --suites={list(self.suites)} have {', '.join(known)}.")
+        return known if self.base_tasks is None else self.base_tasks
 
     def _named(self, catalog: Catalog) -> list[PlusTask]:
         known = {task.name: task for task in catalog.tasks if task.suite in self.suites}

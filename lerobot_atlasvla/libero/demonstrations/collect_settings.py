@@ -16,8 +16,16 @@ from lerobot_atlasvla.libero.patches.displacement import check_displace_cm
 from lerobot_atlasvla.libero.tasks import LONGEST_EPISODE, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
 from lerobot_atlasvla.utils.setting_checks import check_at_least, check_in_range
 
-SETTINGS_BEFORE = {"displace_cm": 0.0, "recovery_share": 0.0, "random_cameras": None, "store_geometry": False}
+SETTINGS_BEFORE = {
+    "displace_cm": 0.0,
+    "recovery_share": 0.0,
+    "arm_start_rad": 0.0,
+    "random_cameras": None,
+    "store_geometry": False,
+}
 """Values of settings in datasets made before they existed."""
+ARM_START_LIMIT_RAD = 1.0
+"""Twice LIBERO-Plus's largest."""
 
 
 @dataclass
@@ -49,6 +57,9 @@ class CollectConfig(RandomCameraConfig):
     # Share of attempts, 0 to 1, that start just after a mishap (the bowl missed, lost or pushed) and show the way back.
     # The mishap itself is not recorded. Tasks that do not start at a bowl's rim have none.
     recovery_share: float = 0.25
+    # Start each attempt with the arm's joints off their usual positions by a random vector of up to this length, rad.
+    # LIBERO-Plus's robot tasks take 0.1 to 0.5; some attempts fail then, because the arm starts in something's way.
+    arm_start_rad: float = 0.0
     # Store depth, intrinsics and extrinsics of both cameras with every frame.
     store_geometry: bool = False
 
@@ -73,7 +84,7 @@ class CollectConfig(RandomCameraConfig):
                 f"{', '.join(fixed)}. Leave them out with --task_ids, or give --displace_cm=0."
             )
         check_at_least(CollectionError, self, noise=0, extra_steps=0, max_steps=1)
-        check_in_range(CollectionError, self, recovery_share=(0, 1))
+        check_in_range(CollectionError, self, recovery_share=(0, 1), arm_start_rad=(0, ARM_START_LIMIT_RAD))
         self._check_steps()
         if self.store_geometry:
             self.check_cells()
@@ -113,14 +124,15 @@ class CollectConfig(RandomCameraConfig):
             extra_steps=self.extra_steps,
             max_steps=self.max_steps or SUITE_MAX_STEPS[suite],
             recovery_share=self.recovery_share,
+            arm_start_rad=self.arm_start_rad,
             cameras=self,
             store_geometry=self.store_geometry,
         )
 
     def fixed_settings(self, suites: Sequence[str]) -> dict[str, Any]:
         """Return the settings that every episode of one dataset shares; see :meth:`DatasetConfig.fixed_settings`."""
-        names = ["noise", "displace_cm", "extra_steps", "max_steps", "recovery_share", "random_cameras"]
-        names += ["store_geometry", *(["depth_cell_px"] if self.store_geometry else [])]
+        names = ["noise", "displace_cm", "extra_steps", "max_steps", "recovery_share", "arm_start_rad"]
+        names += ["random_cameras", "store_geometry", *(["depth_cell_px"] if self.store_geometry else [])]
         settings = super().fixed_settings(suites) | {name: getattr(self, name) for name in names}
         if self.max_steps is None:  # None in the record stands for each suite's own limit
             settings["max_steps"] = shared(SUITE_MAX_STEPS[suite] for suite in suites)

@@ -37,6 +37,9 @@ RECOVERY_GRASPS = 2
 """A way back with more grasps of one thing than this is no demonstration: the bowl leans on something and slips."""
 CAMERA_STREAM = 19
 """Key of the random numbers that poses of the scene camera draw."""
+ARM_STREAM = 20
+"""Key of the random numbers that the arm's posture at the start draws."""
+ARM_JOINTS = 7
 SNAPSHOT = "atlasvla_snapshot"
 """Name of the sensor that takes down the poses of everything, at the moment at which the cameras look."""
 
@@ -56,6 +59,7 @@ class Job:
         max_steps: Steps after which the attempt has failed.
         displace_cm: Largest displacement of the objects along x and along y, cm; 0 is none.
         recovery_share: Probability, 0 to 1, that the attempt starts from a mishap.
+        arm_start_rad: Largest distance of the arm's joints from their usual posture at the start, rad; 0 is none.
         cameras: Where to render a demonstration from once more, and the cells of depth.
         store_geometry: Whether to keep depth, intrinsics and extrinsics of both cameras.
     """
@@ -70,6 +74,7 @@ class Job:
     max_steps: int
     displace_cm: float = 0.0
     recovery_share: float = 0.0
+    arm_start_rad: float = 0.0
     cameras: RandomCameraConfig | None = None
     store_geometry: bool = False
 
@@ -169,10 +174,14 @@ class Demonstrator(TaskScene):
         self._clumsy = ClumsyExpert(self.env, self.task.name) if has_mishaps(self.task.name) else None
 
     def reset(
-        self, placement_seed: int, displace_cm: float = 0.0, initial_state: np.ndarray | None = None
+        self,
+        placement_seed: int,
+        displace_cm: float = 0.0,
+        initial_state: np.ndarray | None = None,
+        arm_offset: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Reset scene and expert; see :meth:`TaskScene.reset`."""
-        observation = super().reset(placement_seed, displace_cm, initial_state)
+        observation = super().reset(placement_seed, displace_cm, initial_state, arm_offset)
         self._expert.reset()
         return observation
 
@@ -206,7 +215,7 @@ class Demonstrator(TaskScene):
         recovery = self._clumsy is not None and rng.random() < job.recovery_share
         if job.renders_again:
             self.take_snapshots()
-        observation = self.reset(int(placement_seed), job.displace_cm)
+        observation = self.reset(int(placement_seed), job.displace_cm, arm_offset=_arm_offset(job))
         if self.env.check_success():
             return Attempt(self.task.name, self.task.language, None, self.displacement, solved_at_start=True)
         if self._clumsy is not None and recovery:
@@ -309,6 +318,16 @@ class Demonstrator(TaskScene):
         if not clumsy.went_wrong():
             return None
         return self.env.env._get_observations(force_update=True)
+
+
+def _arm_offset(job: Job) -> np.ndarray | None:
+    """Draw how far off its usual joint positions the arm starts, (7,), rad: in any direction, at any distance."""
+    if not job.arm_start_rad:
+        return None
+    entropy = entropy_of(job.suite, job.seed, job.task_id, job.attempt)
+    rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(ARM_STREAM,)))
+    direction = rng.normal(size=ARM_JOINTS)
+    return rng.uniform(0, job.arm_start_rad) * direction / np.linalg.norm(direction)
 
 
 def _trajectory(observations: list[dict[str, Any]], actions: list[np.ndarray]) -> Trajectory:

@@ -68,7 +68,11 @@ class TaskScene:
         self.env.close()
 
     def reset(
-        self, placement_seed: int, displace_cm: float = 0.0, initial_state: np.ndarray | None = None
+        self,
+        placement_seed: int,
+        displace_cm: float = 0.0,
+        initial_state: np.ndarray | None = None,
+        arm_offset: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Set a placement, displace it, let it settle, and look.
 
@@ -78,6 +82,7 @@ class TaskScene:
             displace_cm: Largest displacement of the objects along x and along y, cm; 0 is none.
             initial_state: One of the task's fixed initial states, flattened, instead of a random placement (of all
                 but the fixtures).
+            arm_offset: Added to the joint positions that the arm usually starts from, (7,), rad.
 
         Returns:
             The raw observation, fresh at the moment of the call.
@@ -92,6 +97,7 @@ class TaskScene:
         self.env.seed(placement_seed)
         # A hard reset would render every camera a few times just to learn the shape of its image.
         self.env.env.use_camera_obs = False
+        self._set_arm_start(arm_offset)
         self.env.reset()
         self.env.env.use_camera_obs = True
         if initial_state is not None:
@@ -109,6 +115,12 @@ class TaskScene:
         # at which robosuite looks, and observations would again depend on how many resets there were.
         self._enable_sensors(True)
         return self.env.env._get_observations(force_update=True)
+
+    def _set_arm_start(self, offset: np.ndarray | None) -> None:
+        """Have the next reset, which builds the robot anew, start its arm elsewhere; None is its usual posture."""
+        (robot,) = self.env.env.robots
+        (settings,) = self.env.env.robot_configs
+        settings["initial_qpos"] = None if offset is None else robot.robot_model.init_qpos + offset
 
     def _settle(self) -> None:
         for _ in range(SETTLE_STEPS):

@@ -84,6 +84,7 @@ def test_a_record_made_before_objects_could_be_displaced_is_continued_without(tm
         ({"seed": 1}, "--seed=1 differs from 0"),
         ({"noise": 0.5}, "--noise=0.5 differs from 1.0"),
         ({"recovery_share": 0.0}, "--recovery_share=0.0 differs from 0.25"),
+        ({"arm_start_rad": 0.5}, "--arm_start_rad=0.5 differs from 0.0"),
         ({"repo_id": "test/other"}, "--repo_id=test/other differs from test/collected"),
     ],
 )

@@ -216,6 +216,45 @@ def test_a_way_back_of_many_grasps_is_a_failed_attempt(blind, monkeypatch):
     assert attempt.trajectory is None
 
 
+# -- the arm's posture at the start ------------------------------------------------------------------------------------
+
+
+def arm_of(demonstrator: Demonstrator) -> np.ndarray:
+    return demonstrator.env.sim.data.qpos[demonstrator.env.robots[0]._ref_joint_pos_indexes].copy()
+
+
+def test_a_reset_puts_the_arm_off_its_posture_and_the_next_one_back(blind):
+    blind.reset(3)
+    usual = arm_of(blind)
+    offset = np.array([0.1, -0.2, 0.1, 0.1, -0.2, 0.1, 0.3])
+    blind.reset(3, arm_offset=offset)
+    np.testing.assert_allclose(arm_of(blind) - usual, offset, atol=0.02)  # while things settle, it gives way a little
+    blind.reset(3)
+    np.testing.assert_array_equal(arm_of(blind), usual)
+
+
+def test_the_arm_starts_in_any_direction_and_never_farther_off_than_asked():
+    settings = CollectConfig("unused", arm_start_rad=0.5)
+    jobs = [settings.job((SPATIAL, task_id), attempt) for task_id in (0, 1) for attempt in range(100)]
+    offsets = np.array([episode._arm_offset(job) for job in jobs])
+    np.testing.assert_array_equal(offsets[7], episode._arm_offset(jobs[7]))
+    lengths = np.linalg.norm(offsets, axis=1)
+    assert 0 < lengths.min() < 0.1
+    assert 0.4 < lengths.max() <= 0.5
+    directions = offsets / lengths[:, None]
+    assert np.abs(directions.mean(axis=0)).max() < 0.15
+    assert len(np.unique(lengths)) == 200
+    assert episode._arm_offset(CollectConfig("unused").job((SPATIAL, 0), 0)) is None
+
+
+def test_a_demonstration_from_another_posture_solves_the_task(blind):
+    usual = blind.run(share=0.0)
+    attempt = blind.run(share=0.0, arm_start_rad=0.5)
+    assert usual.trajectory is not None
+    assert attempt.trajectory is not None
+    assert np.linalg.norm(attempt.trajectory.eef_pos[0] - usual.trajectory.eef_pos[0]) > 0.02
+
+
 # -- other cameras -----------------------------------------------------------------------------------------------------
 
 

@@ -75,6 +75,14 @@ def test_with_libero_plus_own_assets_everything_can_be_run(catalog):
     assert named.name == f"{BOWL}_light_4"
 
 
+def test_tasks_of_one_base_task(catalog):
+    of_drawer = [task for task in ALL.choose(catalog) if task.base == DRAWER]
+    assert replace(ALL, base_tasks=[DRAWER]).choose(catalog) == of_drawer
+    assert 0 < len(of_drawer) < len(ALL.choose(catalog))
+    camera = replace(ALL, categories=["camera"], base_tasks=[DRAWER])
+    assert set(replace(camera, fraction=0.5).choose(catalog)) < set(camera.choose(catalog))
+
+
 def test_named_tasks(catalog):
     names = [f"{DRAWER}_level1_sample2", f"{BOWL}_view_3_0_100_0_0_initstate_0"]
     assert [task.name for task in replace(ALL, task_names=names).choose(catalog)] == names[::-1]
@@ -107,6 +115,9 @@ def test_named_tasks(catalog):
             "of category camera, but --categories=.'noise', 'robot'.",
         ),
         ({"suites": ["libero_10"], "categories": ["noise"]}, "leave no task"),
+        ({"base_tasks": ["bowl"]}, f"--base_tasks names 'bowl'; --suites=.'libero_spatial'. have .*{BOWL}"),
+        ({"base_tasks": [BOWL, BOWL]}, "--base_tasks=.* must name at least one, and none twice"),
+        ({"base_tasks": [BOWL], "task_names": ["x"]}, "--task_names and --base_tasks exclude each other"),
     ],
 )
 def test_what_cannot_be_run_is_refused(catalog, changes, message):
