@@ -74,6 +74,7 @@ def plan_run(
             "n_action_steps": checkpoint.n_action_steps,
             "chunk_size": checkpoint.chunk_size,
             "weights_sha256": checkpoint.weights_sha256,
+            "settings_sha256": checkpoint.settings_sha256,
             "device": checkpoint.config.device,
         },
         training=training_record(checkpoint.folder),
@@ -131,6 +132,13 @@ def check_same_run(before: Run, now: Run) -> None:
             f"--checkpoint={now.policy['checkpoint']} has weights {now.policy['weights_sha256'][:12]}..., but the run "
             f"in --output_dir={folder} was made with {before.policy['checkpoint']}, "
             f"{before.policy['weights_sha256'][:12]}.... Give that checkpoint, or choose a new --output_dir."
+        )
+    # Runs of earlier versions did not record it.
+    if before.policy.get("settings_sha256") not in (None, now.policy["settings_sha256"]):
+        raise EvalError(
+            f"--checkpoint={now.policy['checkpoint']} has the weights of the run in --output_dir={folder}, but its "
+            "config.json or its pipelines (normalization statistics) have changed since. Restore them, or choose a new "
+            "--output_dir."
         )
     check_continues({"device": before.policy["device"]}, {"device": now.policy["device"]}, folder)
     check_continues(comparable(before.settings), comparable(now.settings), folder)

@@ -97,8 +97,8 @@ class Run:
     Attributes:
         name: The run folder's name.
         command: The command that began it.
-        policy: ``checkpoint``, ``type``, ``parameters``, ``n_action_steps``, ``chunk_size``, ``weights_sha256`` and
-            ``device``.
+        policy: ``checkpoint``, ``type``, ``parameters``, ``n_action_steps``, ``chunk_size``, ``weights_sha256``,
+            ``settings_sha256`` (not in runs of earlier versions) and ``device``.
         training: What the checkpoint says about its training, or None if it says nothing.
         settings: What was asked: ``suites``, ``task_ids`` (None for all), ``seeds``, ``episodes`` and everything that
             moves results.

@@ -1,6 +1,7 @@
 """A LeRobot checkpoint as far as it can be judged without loading its weights."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ CONFIG_FILE = "config.json"
 TRAIN_CONFIG_FILE = "train_config.json"
 EXPORT_FILE = "export.json"
 # Of a whole policy, of an adapter on top of another one, or of what atlasvla-export wrote.
+_RECORDED_BY_RUNS = ("device", "n_action_steps", "temporal_ensemble_coeff")
+"""Settings of ``config.json`` that a run's flags may change, and that its folder records one by one."""
 _WEIGHTS_FILES = ("model.safetensors", "adapter_model.safetensors", "model.onnx")
 # What LeRobot's policies raise when their weights or processors are damaged or don't fit.
 LOADING_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError)
@@ -60,11 +63,13 @@ class Checkpoint:
         folder: Has ``config.json`` and the weights.
         config: The policy's configuration, with ``device`` and ``n_action_steps`` as they will be used.
         weights_sha256: Digest of the weights file.
+        settings_sha256: Digest of all else that decides its actions: configuration, pipelines and their statistics.
     """
 
     folder: Path
     config: "PreTrainedConfig"
     weights_sha256: str
+    settings_sha256: str
 
     @property
     def is_export(self) -> bool:
@@ -268,7 +273,18 @@ def read_checkpoint(
     config.pretrained_path = folder
     with weights[0].open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Checkpoint(folder, config, digest)
+    return Checkpoint(folder, config, digest, _settings_digest(folder, weights[0]))
+
+
+def _settings_digest(folder: Path, weights: Path) -> str:
+    settings = {name: value for name, value in read_json(folder / CONFIG_FILE).items() if name not in _RECORDED_BY_RUNS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in sorted(folder.iterdir()):
+        apart = (weights.name, CONFIG_FILE, TRAIN_CONFIG_FILE)
+        if file.suffix in (".json", ".safetensors", ".npz") and file.name not in apart:
+            digest.update(file.name.encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -92,6 +92,44 @@ def test_another_checkpoint_cannot_continue_a_run(checkpoint, simulated, capsys)
     assert "--checkpoint=checkpoint has weights" in capsys.readouterr().err
 
 
+def change_config(checkpoint, **values):
+    file = checkpoint / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize("change", ["config.json", "policy_preprocessor_step_4_normalizer_processor.safetensors"])
+def test_the_same_weights_with_other_settings_cannot_continue_a_run(checkpoint, simulated, capsys, change):
+    statistics = checkpoint / "policy_preprocessor_step_4_normalizer_processor.safetensors"
+    statistics.write_bytes(b"mean and deviation")
+    assert main(BASE) == 0
+    before = (checkpoint.parent / "out/run.json").read_bytes()
+    if change == "config.json":
+        change_config(checkpoint, use_state=False)
+    else:
+        statistics.write_bytes(b"another mean")
+    assert main(BASE) == 1
+    assert "config.json or its pipelines (normalization statistics) have changed" in capsys.readouterr().err
+    assert (checkpoint.parent / "out/run.json").read_bytes() == before
+
+
+def test_what_a_run_records_itself_and_what_explains_training_may_change_in_a_checkpoint(checkpoint, simulated):
+    assert main([*BASE, "--n_action_steps=4"]) == 0
+    change_config(checkpoint, n_action_steps=3, device="cuda")
+    (checkpoint / "train_config.json").write_text("{}")
+    (checkpoint / "README.md").write_text("A card.")
+    assert main([*BASE, "--n_action_steps=4"]) == 0
+
+
+def test_a_run_of_an_earlier_version_knows_the_weights_only(checkpoint, simulated):
+    assert main(BASE) == 0
+    file = checkpoint.parent / "out/run.json"
+    content = json.loads(file.read_text())
+    del content["policy"]["settings_sha256"]
+    file.write_text(json.dumps(content))
+    change_config(checkpoint, use_state=False)
+    assert main(BASE) == 0
+
+
 def test_another_simulator_cannot_continue_a_run(checkpoint, simulated, monkeypatch, capsys):
     assert main(BASE) == 0
     monkeypatch.setattr(run, "describe_simulator", lambda: SIMULATOR | {"assets_source": "elsewhere"})

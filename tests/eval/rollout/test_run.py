@@ -39,6 +39,7 @@ def test_a_run_does_what_was_asked_and_says_so(checkpoint, simulated, capsys):
         "python -m eval.run --checkpoint=checkpoint --output_dir=out --episodes=4 --workers=2 --device=cpu "
         "--render_quality=fast '--seeds=[5, 6]' '--task_ids=[2, 0]'"
     )
+    assert len(done.policy.pop("settings_sha256")) == 64
     assert done.policy == {
         "checkpoint": "checkpoint",
         "type": "atlasvla",
