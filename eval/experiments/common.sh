@@ -7,6 +7,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Without these, glibc hands memory back between steps and takes it again.
 export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=268435456
 
+# Where random cameras stand. What moved_camera.sh tests lies within, as does half of LIBERO-Plus's.
+CAMERA_RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30,30] --up=[-20,20]
+  --forward=[-25,25] --pan=[-12,12] --tilt=[-8,8] --roll=[-6,6]"
+
 # join VALUES...: a list as the commands take it.
 join() { local IFS=,; echo "[$*]"; }
 

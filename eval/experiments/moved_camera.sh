@@ -32,9 +32,7 @@ SHIFTS=${SHIFTS:-"--right_cm=[-20,-10,10,20] --pan_deg=[-10,-5,5,10]"}
 POLICIES=${POLICIES:-"landmarks random landmarks_random fixed untrained"}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
-# What the camera is tested with lies within, as does half of LIBERO-Plus's.
-RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30,30] --up=[-20,20] --forward=[-25,25]
-  --pan=[-12,12] --tilt=[-8,8] --roll=[-6,6] $HOLD_OUT"
+RANGES="$CAMERA_RANGES $HOLD_OUT"
 if [ -z "$BACKBONE" ]; then
   BACKBONE=$OUT/backbone_scene
   # shellcheck disable=SC2086 (several flags in one string)
