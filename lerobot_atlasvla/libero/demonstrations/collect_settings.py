@@ -24,7 +24,7 @@ SETTINGS_BEFORE = {
     "store_geometry": False,
 }
 """Values of settings in datasets made before they existed."""
-ARM_START_LIMIT_RAD = 1.0
+ARM_START_LIMIT_RAD = 1
 """Twice LIBERO-Plus's largest."""
 
 
