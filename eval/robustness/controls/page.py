@@ -28,6 +28,8 @@ def page_of(report: Table, note: str) -> str:
         lines += [f"> **incomplete: {', '.join(unfinished)}. These figures are preliminary.**", ""]
     lines += [f"- rollouts that all have: {shared}"]
     lines += [f"- left out of {label}: {count}" for label, count in report.left_out().items() if count]
+    bases = settings.get("base_tasks")
+    lines += [f"- base tasks: {', '.join(bases)} only"] if bases else []
     lines += [f"- suites: {', '.join(settings['suites'])}; prompt: {settings['prompt']}", ""]
     if limit_cm := settings["displace_cm"]:
         lines += [f"All objects displaced by up to {limit_cm:g} cm along x and y: **not the benchmark.**", ""]

@@ -145,8 +145,9 @@ def _content(
 
 def _published(run: Run) -> list[dict[str, Any]]:
     settings = run.settings
-    if settings["prompt"] == OTHER_TASK:
-        return []
+    chosen = any(settings.get(name) for name in ("base_tasks", "task_names", "levels"))
+    if chosen or settings["displace_cm"] or settings["prompt"] == OTHER_TASK:
+        return []  # published rates are over all tasks of LIBERO-Plus, as they are
     return [
         asdict(row) | {"warnings": warnings(row, settings["prompt"], settings["robot_start"])}
         for row in comparable_rows(settings["suites"])

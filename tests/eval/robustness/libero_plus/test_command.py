@@ -281,10 +281,20 @@ def test_another_tasks_instruction_is_no_result_on_libero_plus(plus, jobs):
     assert "## Published" not in page
 
 
+@pytest.mark.parametrize("choice", [f"--base_tasks=[{DRAWER}]", f"--task_names=[{DRAWER}_level1_sample2]"])
+def test_chosen_tasks_are_not_put_beside_published_rates(plus, choice):
+    assert plus(choice, "--categories=[camera, layout]")[0] == 0
+    assert {entry["base_task"] for entry in content()["base_tasks"]} == {DRAWER}
+    assert content()["published"] == []
+    page = Path("out/report.md").read_text()
+    assert "## Published" not in page
+    assert (f"- base tasks: {DRAWER} only" in page) == choice.startswith("--base_tasks")
+
+
 def test_displaced_objects_are_marked(plus):
     assert plus("--displace_cm=6", "--fraction=0.1")[0] == 0
     assert "**not the benchmark.**" in Path("out/report.md").read_text()
-    assert content()["displaced_cm"] == 6
+    assert (content()["displaced_cm"], content()["published"]) == (6, [])
 
 
 def test_several_suites(plus, jobs):
