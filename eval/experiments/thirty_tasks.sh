@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One policy for the thirty tasks of libero_spatial, libero_object and libero_goal, beside a blind one: merge the
 # demonstrations that displaced.sh, object.sh and goal.sh collect, train, keep in half precision, roll out, report.
+# Only run with a few steps by us, to see that it works.
 # SPATIAL, OBJECT and GOAL are their data; START and BLIND_START policies to train on from; STEPS and BLIND_STEPS of training;
 # TRAIN more flags of both; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task.
 source "$(dirname "$0")/common.sh"

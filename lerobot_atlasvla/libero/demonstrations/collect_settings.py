@@ -58,7 +58,7 @@ class CollectConfig(RandomCameraConfig):
     # The mishap itself is not recorded. Tasks that do not start at a bowl's rim have none.
     recovery_share: float = 0.25
     # Start each attempt with the arm's joints off their usual positions by a random vector of up to this length, rad.
-    # LIBERO-Plus's robot tasks take 0.1 to 0.5; some attempts fail then, because the arm starts in something's way.
+    # LIBERO-Plus's robot tasks take 0.1 to 0.5.
     arm_start_rad: float = 0.0
     # Store depth, intrinsics and extrinsics of both cameras with every frame.
     store_geometry: bool = False

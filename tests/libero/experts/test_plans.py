@@ -97,7 +97,10 @@ def test_a_hand_beside_the_knob_rises_first(suites):
         expert = ScriptedExpert(env, task.name)
         expert.reset()
         knob = env.sim.data.get_body_xpos("flat_stove_1_button").copy()
-        off = lambda: env.sim.data.get_site_xpos("gripper0_grip_site") - knob  # noqa: E731
+
+        def off():
+            return env.sim.data.get_site_xpos("gripper0_grip_site") - knob
+
         while off()[2] > 0.07:
             env.step(expert.act())
         while off()[1] > -0.06:
