@@ -1,40 +1,76 @@
 #!/usr/bin/env bash
-# One policy for the thirty tasks of libero_spatial, libero_object and libero_goal, beside a blind one: merge the
-# demonstrations that displaced.sh, object.sh and goal.sh collect, train, keep in half precision, roll out, report.
-# Only run with a few steps by us, to see that it works.
-# SPATIAL, OBJECT and GOAL are their data; START and BLIND_START policies to train on from; STEPS and BLIND_STEPS of training;
-# TRAIN more flags of both; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task.
+# One policy for the thirty tasks of libero_spatial, libero_object and libero_goal, beside a blind one, and ACT, which gets no
+# instruction, on the goal suite's ten: collect, train, keep in half precision, roll out, report.
+# OBJECT, SPATIAL and GOAL demonstrations of each task, those of spatial and goal with displaced objects; of the goal suite's
+# bowl into the drawer (3) LONG, and on LIBERO's own placements DRAWER of the drawer (0), PLATE of the plate (5), KNOB of the
+# knob (7). START and BLIND_START are policies to train on from; STEPS, BLIND_STEPS and ACT_STEPS of training (0 leaves ACT
+# out), TRAIN more flags of all; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/thirty}
-SPATIAL=${SPATIAL:-outputs/displaced/data}
-OBJECT=${OBJECT:-outputs/object/data}
-GOAL=${GOAL:-outputs/goal/data}
+OBJECT=${OBJECT:-12}
+SPATIAL=${SPATIAL:-14}
+GOAL=${GOAL:-14}
+LONG=${LONG:-24}
+DRAWER=${DRAWER:-12}
+PLATE=${PLATE:-20}
+KNOB=${KNOB:-16}
 START=${START:-checkpoints/atlasvla_tiny_goal}
 BLIND_START=${BLIND_START:-checkpoints/atlasvla_tiny_spatial_blind}
-STEPS=${STEPS:-18000}
-BLIND_STEPS=${BLIND_STEPS:-9000}
+STEPS=${STEPS:-10000}
+BLIND_STEPS=${BLIND_STEPS:-5000}
+ACT_STEPS=${ACT_STEPS:-0}
 TRAIN=${TRAIN:-}
 EXECUTED=${EXECUTED:-3}
 ROLLOUTS=${ROLLOUTS:-10}
-CONTROL=${CONTROL:-5}
+CONTROL=${CONTROL:-3}
 SUITES='[libero_spatial, libero_object, libero_goal]'
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
-[ -e "$OUT/data/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id=local/libero_thirty --new_root="$OUT/data" \
-  --operation.type=merge --operation.repo_ids='[local/spatial, local/object, local/goal]' \
-  --operation.roots="[$SPATIAL, $OBJECT, $GOAL]"
-
-policy() { # policy NAME START STEPS ROLLOUTS
-  # shellcheck disable=SC2086 (several flags in one string)
-  train "$OUT/$1" --policy.path="$2" --policy.push_to_hub=false --policy.actions_in_memory=true \
-    --policy.n_action_steps="$EXECUTED" --batch_size=64 --num_workers=1 --log_freq=50 --env_eval_freq=0 --seed=1000 $TRAIN \
-    --dataset.repo_id=local/libero_thirty --dataset.root="$OUT/data" --dataset.eval_split=0.05 --job_name="$1" \
-    --steps="$3" --save_freq="$(($3 / 4))"
-  [ -d "$OUT/kept_$1" ] || "$BIN/python" -m eval.keep_checkpoint --checkpoint="$OUT/$1" --output_dir="$OUT/kept_$1"
-  "$BIN/python" -m eval.run --checkpoint="$OUT/kept_$1" --output_dir="$OUT/nominal_$1" --suites="$SUITES" --episodes="$4" \
-    --n_action_steps="$EXECUTED"
+collect() { # collect PART SUITE TASKS EPISODES FLAGS...
+  "$BIN/atlasvla-collect" --root="$OUT/$1" --repo_id="local/$1" --suite="$2" --task_ids="$3" --episodes_per_task="$4" \
+    --image_size=64 --recovery_share=0.25 --workers=2 --seed=1000 "${@:5}"
 }
-policy seeing "$START" "$STEPS" "$ROLLOUTS"
-policy blind "$BLIND_START" "$BLIND_STEPS" "$CONTROL"
-"$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind]" --labels='[AtlasVLA, blind]' --name=thirty_tasks
+collect object libero_object '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]' "$OBJECT"
+collect goal_displaced libero_goal '[1, 2, 4, 6, 8, 9]' "$GOAL" --displace_cm=8
+collect spatial libero_spatial '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]' "$SPATIAL" --displace_cm=8
+collect goal_fixed libero_goal '[0]' "$DRAWER"
+collect goal_fixed libero_goal '[5]' "$PLATE"
+collect goal_fixed libero_goal '[7]' "$KNOB"
+collect goal_displaced libero_goal '[3]' "$LONG" --displace_cm=8
+
+merge() { # merge NAME PARTS...
+  local parts=("${@:2}")
+  [ -e "$OUT/$1/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id="local/$1" --new_root="$OUT/$1" \
+    --operation.type=merge --operation.repo_ids="$(join "${parts[@]/#/local/}")" --operation.roots="$(join "${parts[@]/#/$OUT/}")"
+}
+merge thirty spatial object goal_displaced goal_fixed
+
+policy() { # policy NAME DATA STEPS FLAGS...
+  # shellcheck disable=SC2086 (several flags in one string)
+  train "$OUT/$1" "${@:4}" --dataset.repo_id="local/$2" --dataset.root="$OUT/$2" --dataset.eval_split=0.05 --num_workers=1 \
+    --env_eval_freq=0 --seed=1000 --job_name="$1" --steps="$3" --save_freq="$(($3 / 4))" $TRAIN
+}
+roll() { # roll NAME CHECKPOINT SUITES EPISODES
+  "$BIN/python" -m eval.run --checkpoint="$2" --output_dir="$OUT/nominal_$1" --suites="$3" --episodes="$4" --n_action_steps="$EXECUTED"
+}
+ours() { # ours NAME START STEPS EPISODES
+  policy "$1" thirty "$3" --policy.path="$2" --policy.push_to_hub=false --policy.actions_in_memory=true \
+    --policy.n_action_steps="$EXECUTED" --batch_size=64 --log_freq=50
+  [ -d "$OUT/kept_$1" ] || "$BIN/python" -m eval.keep_checkpoint --checkpoint="$OUT/$1/checkpoints/last" --output_dir="$OUT/kept_$1"
+  roll "$1" "$OUT/kept_$1" "$SUITES" "$4"
+}
+ours seeing "$START" "$STEPS" "$ROLLOUTS"
+ours blind "$BLIND_START" "$BLIND_STEPS" "$CONTROL"
+"$BIN/python" -m eval.reliance --checkpoint="$OUT/kept_seeing" --dataset_root="$OUT/thirty" --output_dir="$OUT/reliance"
+"$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind]" --labels='[AtlasVLA, blind]' \
+  --reliance="[$OUT/reliance]" --name=thirty_tasks
+if [ "$ACT_STEPS" != 0 ]; then
+  merge goal goal_displaced goal_fixed
+  # The share of the image that the policy's own random_shift moves it by.
+  SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
+  policy act goal "$ACT_STEPS" --config_path=eval/experiments/baselines/act.yaml --dataset.image_transforms.enable=true \
+    "--dataset.image_transforms.tfs=$SHIFT"
+  roll act "$OUT/act/checkpoints/last" '[libero_goal]' "$ROLLOUTS"
+  "$BIN/python" -m eval.report --run="[$OUT/nominal_act]" --labels='[ACT]' --name=thirty_tasks_act
+fi
 "$BIN/python" -m eval.results_table

@@ -21,6 +21,8 @@ POLICIES = {
     "libero_goal": ("replan_goal_nominal", "replan_goal_displaced"),
 }
 """Reports of each suite: the first run is the policy's, and one whose label begins with "blind" its control's."""
+THREE_SUITES = "thirty_tasks"
+"""Report of one policy for the three suites, and its control."""
 _SCENE = re.compile(r"^[A-Z_]+\d+_")
 """Begins the names of libero_10's tasks."""
 
@@ -62,13 +64,16 @@ def expert_rates(results: Path, suite: str) -> dict[int, str]:
 
 def _policy_rates(results: Path, suite: str) -> dict[str, Mapping[int, str]]:
     columns: dict[str, Mapping[int, str]] = {}
-    for file in (results / name / REPORT_FILE for name in POLICIES.get(suite, ())):
+    reports = dict.fromkeys(POLICIES.get(suite, ()), "") | {THREE_SUITES: ", three suites"}
+    for name, of_what in reports.items():
+        file = results / name / REPORT_FILE
         for place, run in enumerate(read_report(file)["runs"] if file.exists() else ()):
             kind = "blind" if run["label"].startswith("blind") else "" if place else "policy"
             displaced = ", objects displaced" if run["settings"].get("displace_cm") else ""
-            if kind:
-                columns[kind + displaced] = {
-                    task["task_id"]: _rate(task["successes"], task["rollouts"]) for task in run["tasks"]
+            tasks = [task for task in run["tasks"] if task["suite"] == suite]
+            if kind and tasks:
+                columns[kind + of_what + displaced] = {
+                    task["task_id"]: _rate(task["successes"], task["rollouts"]) for task in tasks
                 }
     return columns
 

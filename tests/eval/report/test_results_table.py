@@ -142,3 +142,21 @@ def test_every_task_has_its_expert_and_its_policies(root, tmp_path):
     assert "| 3 open the top drawer and put the bowl inside | 4/5 [38, 96] |" in lines
     assert "| 1 put both the cream cheese box and the butter in the basket | - |" in lines
     assert len([line for line in lines if line[2:3].isdigit()]) == 40
+
+
+def test_a_policy_of_three_suites_has_a_column_in_each_of_them(root, tmp_path):
+    of_goal = {"suite": "libero_goal", "instruction": "open the middle drawer of the cabinet"}
+    settings = {"settings": {"suites": ["libero_spatial", "libero_goal"], "task_ids": [0]}, "training": TRAINING}
+    runs = [
+        make_run(tmp_path / name, [*rollouts_of(0, spatial), *rollouts_of(0, goal, **of_goal)], **settings)
+        for name, spatial, goal in (("a", [50, 0], [0, 0]), ("b", [0, 0], [60, 50]))
+    ]
+    flags = [f"--reports={root}/eval/results", "--labels=[mine, blind twin]", "--name=thirty_tasks"]
+    assert report.main([f"--run=[{runs[0]}, {runs[1]}]", *flags]) == 0
+    assert main([], root) == 0
+    lines = block(root / "docs/tasks.md").splitlines()
+    head = "| task | expert | policy, three suites | blind, three suites |"
+    assert [line for line in lines if line.startswith("| task")] == [head, "| task | expert |", head, "| task | expert |"]
+    firsts = [line for line in lines if line.startswith("| 0 ")]
+    assert firsts[0].endswith("| 10/10 [72, 100] | 1/2 [9, 91] | 0/2 [0, 66] |")
+    assert firsts[2].endswith("| 5/5 [57, 100] | 0/2 [0, 66] | 2/2 [34, 100] |")
