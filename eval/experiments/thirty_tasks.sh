@@ -8,11 +8,11 @@
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/thirty}
 OBJECT=${OBJECT:-12}
-SPATIAL=${SPATIAL:-14}
+SPATIAL=${SPATIAL:-12}
 GOAL=${GOAL:-14}
-LONG=${LONG:-24}
+LONG=${LONG:-12}
 DRAWER=${DRAWER:-12}
-PLATE=${PLATE:-20}
+PLATE=${PLATE:-18}
 KNOB=${KNOB:-16}
 START=${START:-checkpoints/atlasvla_tiny_goal}
 BLIND_START=${BLIND_START:-checkpoints/atlasvla_tiny_spatial_blind}
