@@ -70,7 +70,7 @@ if [ "$ACT_STEPS" != 0 ]; then
   SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
   policy act goal "$ACT_STEPS" --config_path=eval/experiments/baselines/act.yaml --dataset.image_transforms.enable=true \
     "--dataset.image_transforms.tfs=$SHIFT"
-  roll act "$OUT/act/checkpoints/last" '[libero_goal]' "$ROLLOUTS"
+  roll act "$OUT/act/checkpoints/last" '[libero_goal]' "$CONTROL"
   "$BIN/python" -m eval.report --run="[$OUT/nominal_act]" --labels='[ACT]' --name=thirty_tasks_act
 fi
 "$BIN/python" -m eval.results_table

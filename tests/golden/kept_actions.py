@@ -14,7 +14,13 @@ from lerobot_atlasvla import AtlasVLAPolicy
 
 HERE = Path(__file__).resolve().parent
 CHECKPOINTS = HERE.parents[1] / "checkpoints"
-NAMES = ("atlasvla_small_spatial", "atlasvla_tiny_goal", "atlasvla_tiny_spatial", "atlasvla_tiny_spatial_blind")
+NAMES = (
+    "atlasvla_small_spatial",
+    "atlasvla_tiny_goal",
+    "atlasvla_tiny_spatial",
+    "atlasvla_tiny_spatial_blind",
+    "atlasvla_tiny_thirty",
+)
 FILE = HERE / "data/kept_actions.json"
 INSTRUCTION = "pick up the black bowl on the stove and place it on the plate"
 
