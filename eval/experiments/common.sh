@@ -11,6 +11,10 @@ export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALL
 CAMERA_RANGES="--azimuth=[-40,40] --elevation=[-10,15] --distance=[80,140] --right=[-30,30] --up=[-20,20]
   --forward=[-25,25] --pan=[-12,12] --tilt=[-8,8] --roll=[-6,6]"
 
+# ACT as LeRobot ships it has no augmentation: this moves the image by the share that the policy's own random_shift does, 5 of
+# 64 pixels being 4 of 48.
+SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
+
 # join VALUES...: a list as the commands take it.
 join() { local IFS=,; echo "[$*]"; }
 

@@ -11,8 +11,7 @@ SHIFTED=${SHIFTED:-2}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 DATA=(--dataset.repo_id=local/libero_spatial_displaced --dataset.root="$OUT/data" --dataset.eval_split=0.05)
 
-# ACT as LeRobot ships it has no augmentation: 5 of 64 pixels are 4 of 48. It is limited by its network, which gets both cores.
-SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
+# ACT is limited by its network, which gets both cores.
 OMP_NUM_THREADS=2 train "$OUT/act" --config_path=eval/experiments/baselines/act.yaml "${DATA[@]}" --job_name=act --steps="$STEPS" \
   --num_workers=1 --save_freq="$((STEPS / 4))" --dataset.image_transforms.enable=true --dataset.image_transforms.tfs="$SHIFT"
 # Goes on from the policy with both cameras; the wrist camera's weights are left out.

@@ -53,8 +53,6 @@ for policy in $policies; do
     --seed=1000 $TRAIN "${DATA[@]}" --job_name="$policy" --steps="$steps" --save_freq="$((steps / 4))"
 done
 if [ "$ACT_STEPS" != 0 ]; then
-  # The share of the image that the policy's own random_shift moves it by.
-  SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
   # shellcheck disable=SC2086
   train "$OUT/act" --config_path=eval/experiments/baselines/act.yaml $TRAIN "${DATA[@]}" --job_name=act --batch_size=128 \
     --steps="$ACT_STEPS" --dataset.image_transforms.enable=true "--dataset.image_transforms.tfs=$SHIFT"

@@ -3,8 +3,8 @@
 # instruction, on the goal suite's ten: collect, train, keep in half precision, roll out, report.
 # OBJECT, SPATIAL and GOAL demonstrations of each task, those of spatial and goal with displaced objects; of the goal suite's
 # bowl into the drawer (3) LONG, and on LIBERO's own placements DRAWER of the drawer (0), PLATE of the plate (5), KNOB of the
-# knob (7). START and BLIND_START are policies to train on from; STEPS, BLIND_STEPS and ACT_STEPS of training (0 leaves ACT
-# out), TRAIN more flags of all; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task.
+# knob (7). START and BLIND_START are policies to train on from; STEPS, BLIND_STEPS and ACT_STEPS of training,
+# TRAIN more flags of all; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/thirty}
 OBJECT=${OBJECT:-12}
@@ -18,7 +18,7 @@ START=${START:-checkpoints/atlasvla_tiny_goal}
 BLIND_START=${BLIND_START:-checkpoints/atlasvla_tiny_spatial_blind}
 STEPS=${STEPS:-10000}
 BLIND_STEPS=${BLIND_STEPS:-5000}
-ACT_STEPS=${ACT_STEPS:-0}
+ACT_STEPS=${ACT_STEPS:-2700}
 TRAIN=${TRAIN:-}
 EXECUTED=${EXECUTED:-3}
 ROLLOUTS=${ROLLOUTS:-10}
@@ -61,16 +61,11 @@ ours() { # ours NAME START STEPS EPISODES
 }
 ours seeing "$START" "$STEPS" "$ROLLOUTS"
 ours blind "$BLIND_START" "$BLIND_STEPS" "$CONTROL"
+merge goal goal_displaced goal_fixed
+policy act goal "$ACT_STEPS" --config_path=eval/experiments/baselines/act.yaml --dataset.image_transforms.enable=true \
+  "--dataset.image_transforms.tfs=$SHIFT"
+roll act "$OUT/act/checkpoints/last" '[libero_goal]' "$CONTROL"
 "$BIN/python" -m eval.reliance --checkpoint="$OUT/kept_seeing" --dataset_root="$OUT/thirty" --output_dir="$OUT/reliance"
-"$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind]" --labels='[AtlasVLA, blind]' \
+"$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind, $OUT/nominal_act]" --labels='[AtlasVLA, blind, ACT]' \
   --reliance="[$OUT/reliance]" --name=thirty_tasks
-if [ "$ACT_STEPS" != 0 ]; then
-  merge goal goal_displaced goal_fixed
-  # The share of the image that the policy's own random_shift moves it by.
-  SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 5, "padding_mode": "edge"}}}'
-  policy act goal "$ACT_STEPS" --config_path=eval/experiments/baselines/act.yaml --dataset.image_transforms.enable=true \
-    "--dataset.image_transforms.tfs=$SHIFT"
-  roll act "$OUT/act/checkpoints/last" '[libero_goal]' "$CONTROL"
-  "$BIN/python" -m eval.report --run="[$OUT/nominal_act]" --labels='[ACT]' --name=thirty_tasks_act
-fi
 "$BIN/python" -m eval.results_table
