@@ -2,9 +2,12 @@
 # One policy for the thirty tasks of libero_spatial, libero_object and libero_goal, beside a blind one, and ACT, which gets no
 # instruction, on the goal suite's ten: collect, train, keep in half precision, roll out, report.
 # OBJECT, SPATIAL and GOAL demonstrations of each task, those of spatial and goal with displaced objects; of the goal suite's
-# bowl into the drawer (3) LONG, and on LIBERO's own placements DRAWER of the drawer (0), PLATE of the plate (5), KNOB of the
-# knob (7). START and BLIND_START are policies to train on from; STEPS, BLIND_STEPS and ACT_STEPS of training,
-# TRAIN more flags of all; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task.
+# bowl into the drawer (3) LONG. On LIBERO's own placements DRAWER of the drawer (0), PLATE of the plate (5), KNOB of the knob
+# (7), and more of what the policy before failed at: GRASP of spatial's close grasps (1, 6, 9), CREAM of the cream cheese (1)
+# and into the bowl (6), MORE of goal's 1, 2 and 3. START and BLIND_START are policies to train on from, by default the kept
+# ones: each run goes on from the one before. STEPS, BLIND_STEPS and ACT_STEPS of training, TRAIN more flags of all; EXECUTED
+# actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task, DISPLACED of the tasks in which all
+# three suites have only loose objects, with these displaced.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/thirty}
 OBJECT=${OBJECT:-12}
@@ -12,17 +15,21 @@ SPATIAL=${SPATIAL:-12}
 GOAL=${GOAL:-14}
 LONG=${LONG:-12}
 DRAWER=${DRAWER:-12}
-PLATE=${PLATE:-18}
+PLATE=${PLATE:-40}
 KNOB=${KNOB:-16}
-START=${START:-checkpoints/atlasvla_tiny_goal}
+GRASP=${GRASP:-30}
+CREAM=${CREAM:-18}
+MORE=${MORE:-10}
+START=${START:-checkpoints/atlasvla_tiny_thirty}
 BLIND_START=${BLIND_START:-checkpoints/atlasvla_tiny_spatial_blind}
-STEPS=${STEPS:-10000}
+STEPS=${STEPS:-9000}
 BLIND_STEPS=${BLIND_STEPS:-5000}
-ACT_STEPS=${ACT_STEPS:-2700}
+ACT_STEPS=${ACT_STEPS:-6800}
 TRAIN=${TRAIN:-}
 EXECUTED=${EXECUTED:-3}
 ROLLOUTS=${ROLLOUTS:-10}
 CONTROL=${CONTROL:-3}
+DISPLACED=${DISPLACED:-3}
 SUITES='[libero_spatial, libero_object, libero_goal]'
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
@@ -37,13 +44,17 @@ collect goal_fixed libero_goal '[0]' "$DRAWER"
 collect goal_fixed libero_goal '[5]' "$PLATE"
 collect goal_fixed libero_goal '[7]' "$KNOB"
 collect goal_displaced libero_goal '[3]' "$LONG" --displace_cm=8
+collect spatial_fixed libero_spatial '[1, 6, 9]' "$GRASP"
+collect object libero_object '[1]' "$((OBJECT + CREAM))"
+collect goal_fixed libero_goal '[6]' "$CREAM"
+collect goal_fixed libero_goal '[1, 2, 3]' "$MORE"
 
 merge() { # merge NAME PARTS...
   local parts=("${@:2}")
   [ -e "$OUT/$1/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id="local/$1" --new_root="$OUT/$1" \
     --operation.type=merge --operation.repo_ids="$(join "${parts[@]/#/local/}")" --operation.roots="$(join "${parts[@]/#/$OUT/}")"
 }
-merge thirty spatial object goal_displaced goal_fixed
+merge thirty spatial spatial_fixed object goal_displaced goal_fixed
 
 policy() { # policy NAME DATA STEPS FLAGS...
   # shellcheck disable=SC2086 (several flags in one string)
@@ -55,11 +66,13 @@ roll() { # roll NAME CHECKPOINT SUITES EPISODES
 }
 ours() { # ours NAME START STEPS EPISODES
   policy "$1" thirty "$3" --policy.path="$2" --policy.push_to_hub=false --policy.actions_in_memory=true \
-    --policy.n_action_steps="$EXECUTED" --batch_size=64 --log_freq=50
+    --policy.n_action_steps="$EXECUTED" --batch_size=64 --log_freq=50 "${@:5}"
   [ -d "$OUT/kept_$1" ] || "$BIN/python" -m eval.keep_checkpoint --checkpoint="$OUT/$1/checkpoints/last" --output_dir="$OUT/kept_$1"
   roll "$1" "$OUT/kept_$1" "$SUITES" "$4"
+  "$BIN/python" -m eval.run --checkpoint="$OUT/kept_$1" --output_dir="$OUT/displaced_$1" --suites="$SUITES" \
+    --task_ids='[1, 2, 3, 4, 6, 8, 9]' --episodes="$DISPLACED" --displace_cm=6 --n_action_steps="$EXECUTED"
 }
-ours seeing "$START" "$STEPS" "$ROLLOUTS"
+ours seeing "$START" "$STEPS" "$ROLLOUTS" --policy.optimizer_lr=6e-4 # it has been trained for long; the preset has 1e-3
 ours blind "$BLIND_START" "$BLIND_STEPS" "$CONTROL"
 merge goal goal_displaced goal_fixed
 policy act goal "$ACT_STEPS" --config_path=eval/experiments/baselines/act.yaml --dataset.image_transforms.enable=true \
@@ -68,4 +81,5 @@ roll act "$OUT/act/checkpoints/last" '[libero_goal]' "$CONTROL"
 "$BIN/python" -m eval.reliance --checkpoint="$OUT/kept_seeing" --dataset_root="$OUT/thirty" --output_dir="$OUT/reliance"
 "$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind, $OUT/nominal_act]" --labels='[AtlasVLA, blind, ACT]' \
   --reliance="[$OUT/reliance]" --name=thirty_tasks
+"$BIN/python" -m eval.report --run="[$OUT/displaced_seeing, $OUT/displaced_blind]" --labels='[AtlasVLA, blind]' --name=thirty_tasks_displaced
 "$BIN/python" -m eval.results_table
