@@ -4,10 +4,10 @@
 # OBJECT, SPATIAL and GOAL demonstrations of each task, those of spatial and goal with displaced objects; of the goal suite's
 # bowl into the drawer (3) LONG. On LIBERO's own placements DRAWER of the drawer (0), PLATE of the plate (5), KNOB of the knob
 # (7), and more of what the policy before failed at: GRASP of spatial's close grasps (1, 6, 9), CREAM of the cream cheese (1)
-# and into the bowl (6), MORE of goal's 1, 2 and 3. START and BLIND_START are policies to train on from, by default the kept
-# ones: each run goes on from the one before. STEPS, BLIND_STEPS and ACT_STEPS of training, TRAIN more flags of all; EXECUTED
-# actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts a task, DISPLACED of the tasks in which all
-# three suites have only loose objects, with these displaced.
+# and into the bowl (6), MORE of goal's 1, 2 and 3. START and BLIND_START are policies to train on from: the one kept by the
+# run before (what is kept now came from that of commit 2f7bcbf), and spatial's blind one. STEPS, BLIND_STEPS and ACT_STEPS of
+# training, TRAIN more flags of all; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts
+# a task, DISPLACED of the tasks in which all three suites have only loose objects, with these displaced.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/thirty}
 OBJECT=${OBJECT:-12}
@@ -64,7 +64,7 @@ policy() { # policy NAME DATA STEPS FLAGS...
 roll() { # roll NAME CHECKPOINT SUITES EPISODES
   "$BIN/python" -m eval.run --checkpoint="$2" --output_dir="$OUT/nominal_$1" --suites="$3" --episodes="$4" --n_action_steps="$EXECUTED"
 }
-ours() { # ours NAME START STEPS EPISODES
+ours() { # ours NAME START STEPS EPISODES FLAGS...
   policy "$1" thirty "$3" --policy.path="$2" --policy.push_to_hub=false --policy.actions_in_memory=true \
     --policy.n_action_steps="$EXECUTED" --batch_size=64 --log_freq=50 "${@:5}"
   [ -d "$OUT/kept_$1" ] || "$BIN/python" -m eval.keep_checkpoint --checkpoint="$OUT/$1/checkpoints/last" --output_dir="$OUT/kept_$1"

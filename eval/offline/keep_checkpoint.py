@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from eval.common.cli import run_command
 from eval.common.errors import EvalError
 from eval.rollout.policy.checkpoint import TRAIN_CONFIG_FILE, find_checkpoint, read_json
+from eval.rollout.policy.training_record import COMMAND_FILE, training_command
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.files.safetensors_files import save_tensors
 from lerobot_atlasvla.utils.errors import brief
@@ -80,7 +81,7 @@ def card(folder: Path, note: str) -> str:
 
 
 def keep(cfg: KeepConfig) -> None:
-    """Copy a checkpoint's policy, rounded to float16, to a new folder with digests and a card.
+    """Copy a checkpoint's policy, rounded to float16, to a new folder with digests, a card and its training command.
 
     Raises:
         EvalError: If the checkpoint is none of AtlasVLA's.
@@ -101,6 +102,8 @@ def keep(cfg: KeepConfig) -> None:
                 half(file, copy / file.name)
             elif file.suffix in (".json", ".safetensors"):
                 shutil.copy(file, copy / file.name)
+        if command := training_command(folder):
+            (copy / COMMAND_FILE).write_text(f"{command}\n", encoding="utf-8")
         (copy / CARD).write_text(card(copy, note), encoding="utf-8")
         lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(copy.iterdir())]
         (copy / DIGESTS).write_text("".join(lines))

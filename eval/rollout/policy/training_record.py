@@ -31,8 +31,8 @@ def training_record(folder: Path) -> dict[str, Any] | None:
     Returns:
         ``training`` of ``run.json``, or None for a checkpoint without ``train_config.json``. ``steps`` are those of
         this checkpoint, ``episodes`` and ``frames`` those that were trained on, held-out ones left out (None if the
-        dataset's folder is gone and the settings do not say it), ``command`` the content of ``train_command.txt``
-        beside ``checkpoints/``, and ``loss_curve`` ends with the checkpoint: from the TensorBoard files of the training
+        dataset's folder is gone and the settings do not say it), ``command`` that of :func:`training_command`, and
+        ``loss_curve`` ends with the checkpoint: from the TensorBoard files of the training
         run, else from its log (``train.log`` inside, or ``NAME.log`` beside it).
         ``minutes`` lie between its first and last entry (a pause before resuming included), None without TensorBoard.
     """
@@ -43,9 +43,7 @@ def training_record(folder: Path) -> dict[str, Any] | None:
     config = Recorded(file, "LeRobot", read_json(file))
     steps = read_json(folder.parent / "training_state/training_step.json").get("step", config["steps"])
     episodes, frames = _trained_on(dataset)
-    run = folder.parent.parent.parent
-    command = run / COMMAND_FILE
-    curve = [entry for entry in _loss_curve(run, config["log_freq"]) if entry.step <= steps]
+    curve = [entry for entry in _loss_curve(_training_run(folder), config["log_freq"]) if entry.step <= steps]
     timed = [entry.time_s for entry in curve if entry.time_s is not None]
     return {
         "steps": steps,
@@ -55,10 +53,27 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         "episodes": episodes,
         "frames": frames,
         "policy": config["policy"],
-        "command": command.read_text(encoding="utf-8").strip() if command.is_file() else None,
+        "command": training_command(folder),
         "minutes": round((timed[-1] - timed[0]) / 60, 1) if timed else None,
         "loss_curve": [[entry.step, entry.loss] for entry in curve],
     }
+
+
+def training_command(folder: Path) -> str | None:
+    """Return the command that trained a checkpoint, or None if neither its folder nor its run has ``train_command.txt``.
+
+    Args:
+        folder: The checkpoint's ``pretrained_model``, or its copy that ``eval.keep_checkpoint`` made, which has the file
+            inside. A training run has it beside ``checkpoints/``.
+    """
+    for file in (folder / COMMAND_FILE, _training_run(folder) / COMMAND_FILE):
+        if file.is_file():
+            return file.read_text(encoding="utf-8").strip()
+    return None
+
+
+def _training_run(folder: Path) -> Path:
+    return folder.parent.parent.parent
 
 
 def _trained_on(dataset: Mapping[str, Any]) -> tuple[int | None, int | None]:

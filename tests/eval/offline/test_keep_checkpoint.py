@@ -10,10 +10,14 @@ from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
 from eval.offline.keep_checkpoint import main
+from eval.rollout.policy.training_record import COMMAND_FILE, training_command
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
 from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
 from tests.helpers.forked import Forked
 from tests.helpers.released import save
+
+
+CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
 
 
 @pytest.fixture
@@ -42,6 +46,19 @@ def test_the_copy_is_half_as_large_and_acts_the_same_up_to_rounding(checkpoint, 
     text = (copy / "README.md").read_text()
     assert text.endswith("## Notes\n\nTrained with a recipe.\n")
     assert "AtlasVLA" in text
+
+
+def test_the_copy_and_its_copy_say_how_they_were_trained(checkpoint, tmp_path):
+    run = tmp_path / "run"
+    saved = run / "checkpoints/000001/pretrained_model"
+    saved.parent.mkdir(parents=True)
+    checkpoint.rename(saved)
+    (run / COMMAND_FILE).write_text("lerobot-train --steps=1\n")
+    copies = [tmp_path / "copies/kept", tmp_path / "copies/kept_again"]
+    for source, copy in zip([saved, copies[0]], copies, strict=True):
+        assert main([f"--checkpoint={source}", f"--output_dir={copy}"]) == 0
+        assert training_command(copy) == "lerobot-train --steps=1"
+        assert COMMAND_FILE in (copy / "SHA256SUMS").read_text()
 
 
 def test_what_can_not_be_kept_leaves_nothing_behind(checkpoint, tmp_path, capsys):
@@ -110,9 +127,9 @@ def test_a_copy_of_a_quicker_process_stays_and_the_error_says_so(checkpoint, tmp
     assert [path.name for path in target.iterdir()] == ["theirs"]
 
 
-@pytest.mark.parametrize("name", ["atlasvla_tiny_spatial", "atlasvla_tiny_spatial_blind"])
-def test_the_checkpoints_of_the_repository_are_whole_and_act(name):
-    folder = Path(__file__).parents[3] / "checkpoints" / name
+@pytest.mark.parametrize("name", sorted(file.parent.name for file in CHECKPOINTS.glob("*/policy_preprocessor.json")))
+def test_the_policies_of_the_repository_are_whole_and_act(name):
+    folder = CHECKPOINTS / name
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, file = line.split("  ")
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest
