@@ -32,8 +32,8 @@ def training_record(folder: Path) -> dict[str, Any] | None:
         ``training`` of ``run.json``, or None for a checkpoint without ``train_config.json``. ``steps`` are those of
         this checkpoint, ``episodes`` and ``frames`` those that were trained on, held-out ones left out (None if the
         dataset's folder is gone and the settings do not say it), ``command`` that of :func:`training_command`, and
-        ``loss_curve`` ends with the checkpoint: from the TensorBoard files of the training
-        run, else from its log (``train.log`` inside, or ``NAME.log`` beside it).
+        ``loss_curve`` ends with the checkpoint: from the TensorBoard files of the training run, else from its log
+        (``train.log`` inside, or ``NAME.log`` beside it).
         ``minutes`` lie between its first and last entry (a pause before resuming included), None without TensorBoard.
     """
     dataset = training_dataset(folder)
@@ -60,11 +60,11 @@ def training_record(folder: Path) -> dict[str, Any] | None:
 
 
 def training_command(folder: Path) -> str | None:
-    """Return the command that trained a checkpoint, or None if neither its folder nor its run has ``train_command.txt``.
+    """Return the command that trained a checkpoint, from ``train_command.txt``, or None if there is no such file.
 
     Args:
-        folder: The checkpoint's ``pretrained_model``, or its copy that ``eval.keep_checkpoint`` made, which has the file
-            inside. A training run has it beside ``checkpoints/``.
+        folder: The checkpoint's ``pretrained_model``, whose training run has the file beside ``checkpoints/``, or a
+            copy by ``eval.keep_checkpoint``, which has it inside.
     """
     for file in (folder / COMMAND_FILE, _training_run(folder) / COMMAND_FILE):
         if file.is_file():

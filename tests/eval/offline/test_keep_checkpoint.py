@@ -16,7 +16,6 @@ from tests.conftest import IMAGE, WRIST, dataset_stats, raw_batch, tiny_config
 from tests.helpers.forked import Forked
 from tests.helpers.released import save
 
-
 CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
 
 
