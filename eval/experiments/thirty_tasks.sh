@@ -44,7 +44,7 @@ collect goal_fixed libero_goal '[0]' "$DRAWER"
 collect goal_fixed libero_goal '[5]' "$PLATE"
 collect goal_fixed libero_goal '[7]' "$KNOB"
 collect goal_displaced libero_goal '[3]' "$LONG" --displace_cm=8
-collect spatial_fixed libero_spatial '[1, 6, 9]' "$GRASP"
+collect spatial_fixed libero_spatial '[1, 6, 9]' "$GRASP" --seed=2000
 collect object libero_object '[1]' "$((OBJECT + CREAM))"
 collect goal_fixed libero_goal '[6]' "$CREAM"
 collect goal_fixed libero_goal '[1, 2, 3]' "$MORE"
