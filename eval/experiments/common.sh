@@ -33,3 +33,33 @@ train() {
   { printf 'OMP_NUM_THREADS=%s lerobot-train' "$OMP_NUM_THREADS"; printf ' %q' "${command[@]:1}"; echo; } \
     > "$folder/train_command.txt"
 }
+
+# collect PART SUITE TASKS EPISODES FLAGS...: demonstrations of 64 pixels into OUT/PART, as all recipes of several suites have.
+collect() {
+  "$BIN/atlasvla-collect" --root="$OUT/$1" --repo_id="local/$1" --suite="$2" --task_ids="$3" --episodes_per_task="$4" \
+    --image_size=64 --recovery_share=0.25 --workers=2 --seed=1000 "${@:5}"
+}
+
+# merge NAME FOLDERS...: datasets into OUT/NAME.
+merge() {
+  local folders=("${@:2}")
+  local names=("${folders[@]##*/}")
+  [ -e "$OUT/$1/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id="local/$1" --new_root="$OUT/$1" \
+    --operation.type=merge --operation.repo_ids="$(join "${names[@]/#/local/}")" --operation.roots="$(join "${folders[@]}")"
+}
+
+# train_on NAME DATA START STEPS FLAGS...: one of our policies on OUT/DATA, on from START, and kept in half precision.
+train_on() {
+  # shellcheck disable=SC2086 (several flags in one string)
+  train "$OUT/$1" --policy.path="$3" --policy.push_to_hub=false --policy.actions_in_memory=true \
+    --policy.n_action_steps="$EXECUTED" --batch_size=64 --log_freq=50 "${@:5}" --dataset.repo_id="local/$2" \
+    --dataset.root="$OUT/$2" --dataset.eval_split=0.05 --num_workers=1 --env_eval_freq=0 --seed=1000 --job_name="$1" \
+    --steps="$4" --save_freq="$(($4 / 4))" ${TRAIN:-}
+  [ -d "$OUT/kept_$1" ] || "$BIN/python" -m eval.keep_checkpoint --checkpoint="$OUT/$1/checkpoints/last" --output_dir="$OUT/kept_$1"
+}
+
+# roll RUN CHECKPOINT SUITES EPISODES FLAGS...: rollouts into OUT/RUN.
+roll() {
+  "$BIN/python" -m eval.run --checkpoint="$2" --output_dir="$OUT/$1" --suites="$3" --episodes="$4" \
+    --n_action_steps="$EXECUTED" "${@:5}"
+}

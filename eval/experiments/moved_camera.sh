@@ -7,11 +7,15 @@
 #   landmarks         the frozen pretrained backbone's 3-D landmarks, demonstrations from LIBERO's camera
 #   landmarks_random  the same, demonstrations from random cameras as well
 #   untrained         landmarks of a frozen backbone that has learned nothing
-# BACKBONE is a pretrained one instead of its own (then without untrained), SUITE and TASK what is demonstrated and tested;
-# with those of another suite than the backbone's, it acts in a scene that it has not seen.
-# GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps (of
-# random RANDOM_STEPS), ROLLOUTS per camera pose, EXECUTED actions of a chunk before the policy looks again. HOLD_OUT are
-# flags that keep poses out of every image, --hold_out_azimuth=[30,45]; with it, SHIFTS moves the camera there in the test.
+#   untrained_random  the same, demonstrations from random cameras as well
+#   act_random        LeRobot's ACT, demonstrations from random cameras as well, for ACT_STEPS of 16
+# POLICIES are those to train. BACKBONE is a pretrained one instead of its own (then without the untrained ones), SUITE and
+# TASK what is demonstrated and tested; with those of another suite than the backbone's, it acts in a scene that it has not
+# seen. GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps (of random
+# RANDOM_STEPS), ROLLOUTS per camera pose, EXECUTED actions of a chunk before the policy looks again. HOLD_OUT are flags that
+# keep poses out of every image, the backbone's and the demonstrations', such as
+#   HOLD_OUT='--hold_out_azimuth=[30,45] --hold_out_distance=[105,200]'
+# SHIFTS are the poses of the test, which then go there: SHIFTS='--azimuth_deg=[-38,-20,20,38] --distance_percent=[15,30]'.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
 GEOMETRY=${GEOMETRY:-16}
@@ -23,6 +27,7 @@ EPISODES=${EPISODES:-100}
 CAMERAS=${CAMERAS:-3}
 STEPS=${STEPS:-2000}
 RANDOM_STEPS=${RANDOM_STEPS:-4000}
+ACT_STEPS=${ACT_STEPS:-6000}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
 EXECUTED=${EXECUTED:-3}
@@ -55,12 +60,18 @@ ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml; }
 # What a frozen backbone makes of the demonstrations is computed once (atlasvla-cache, below).
 mini() { printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1" --policy.feature_cache="$2"; }
 SCENE=--policy.views=[observation.images.image]
+# ACT takes every view of the dataset unless it is told which, and has no augmentation: 8 of 96 pixels are 4 of 48.
+ACT_INPUT='{"observation.images.image":{"type":"VISUAL","shape":[3,96,96]},"observation.state":{"type":"STATE","shape":[8]}}'
+ACT_SHIFT='{"shift":{"type":"RandomCrop","kwargs":{"size":[96,96],"padding":8,"padding_mode":"edge"}}}'
 declare -A FLAGS=(
   [fixed]="$(ours) $SCENE"
   [random]="$(ours) $SCENE"
   [landmarks]="$(mini "$BACKBONE" "$OUT/features") $SCENE"
   [landmarks_random]="$(mini "$BACKBONE" "$OUT/features_random") $SCENE"
   [untrained]="$(mini "$OUT/backbone_untrained" "$OUT/features_untrained") $SCENE"
+  [untrained_random]="$(mini "$OUT/backbone_untrained" "$OUT/features_untrained_random") $SCENE"
+  [act_random]="--config_path=eval/experiments/baselines/act.yaml --policy.input_features=$ACT_INPUT
+    --dataset.image_transforms.enable=true --dataset.image_transforms.tfs=$ACT_SHIFT"
 )
 checkpoints=() labels=()
 for seed in $SEEDS; do
@@ -70,6 +81,7 @@ for seed in $SEEDS; do
     [[ $policy != *random ]] || every=1
     steps=$STEPS
     [[ $policy != random ]] || steps=$RANDOM_STEPS
+    [[ $policy != act_random ]] || steps=$ACT_STEPS
     data=(--dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $every)")
     # shellcheck disable=SC2086 (several flags in one string)
     {

@@ -33,10 +33,6 @@ DISPLACED=${DISPLACED:-3}
 SUITES='[libero_spatial, libero_object, libero_goal]'
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
-collect() { # collect PART SUITE TASKS EPISODES FLAGS...
-  "$BIN/atlasvla-collect" --root="$OUT/$1" --repo_id="local/$1" --suite="$2" --task_ids="$3" --episodes_per_task="$4" \
-    --image_size=64 --recovery_share=0.25 --workers=2 --seed=1000 "${@:5}"
-}
 collect object libero_object '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]' "$OBJECT"
 collect goal_displaced libero_goal '[1, 2, 4, 6, 8, 9]' "$GOAL" --displace_cm=8
 collect spatial libero_spatial '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]' "$SPATIAL" --displace_cm=8
@@ -49,35 +45,21 @@ collect object libero_object '[1]' "$((OBJECT + CREAM))"
 collect goal_fixed libero_goal '[6]' "$CREAM"
 collect goal_fixed libero_goal '[1, 2, 3]' "$MORE"
 
-merge() { # merge NAME PARTS...
-  local parts=("${@:2}")
-  [ -e "$OUT/$1/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id="local/$1" --new_root="$OUT/$1" \
-    --operation.type=merge --operation.repo_ids="$(join "${parts[@]/#/local/}")" --operation.roots="$(join "${parts[@]/#/$OUT/}")"
-}
-merge thirty spatial spatial_fixed object goal_displaced goal_fixed
-
-policy() { # policy NAME DATA STEPS FLAGS...
-  # shellcheck disable=SC2086 (several flags in one string)
-  train "$OUT/$1" "${@:4}" --dataset.repo_id="local/$2" --dataset.root="$OUT/$2" --dataset.eval_split=0.05 --num_workers=1 \
-    --env_eval_freq=0 --seed=1000 --job_name="$1" --steps="$3" --save_freq="$(($3 / 4))" $TRAIN
-}
-roll() { # roll NAME CHECKPOINT SUITES EPISODES
-  "$BIN/python" -m eval.run --checkpoint="$2" --output_dir="$OUT/nominal_$1" --suites="$3" --episodes="$4" --n_action_steps="$EXECUTED"
-}
-ours() { # ours NAME START STEPS EPISODES FLAGS...
-  policy "$1" thirty "$3" --policy.path="$2" --policy.push_to_hub=false --policy.actions_in_memory=true \
-    --policy.n_action_steps="$EXECUTED" --batch_size=64 --log_freq=50 "${@:5}"
-  [ -d "$OUT/kept_$1" ] || "$BIN/python" -m eval.keep_checkpoint --checkpoint="$OUT/$1/checkpoints/last" --output_dir="$OUT/kept_$1"
-  roll "$1" "$OUT/kept_$1" "$SUITES" "$4"
-  "$BIN/python" -m eval.run --checkpoint="$OUT/kept_$1" --output_dir="$OUT/displaced_$1" --suites="$SUITES" \
-    --task_ids='[1, 2, 3, 4, 6, 8, 9]' --episodes="$DISPLACED" --displace_cm=6 --n_action_steps="$EXECUTED"
-}
-ours seeing "$START" "$STEPS" "$ROLLOUTS" --policy.optimizer_lr=6e-4 # it has been trained for long; the preset has 1e-3
-ours blind "$BLIND_START" "$BLIND_STEPS" "$CONTROL"
-merge goal goal_displaced goal_fixed
-policy act goal "$ACT_STEPS" --config_path=eval/experiments/baselines/act.yaml --dataset.image_transforms.enable=true \
-  "--dataset.image_transforms.tfs=$SHIFT"
-roll act "$OUT/act/checkpoints/last" '[libero_goal]' "$CONTROL"
+merge thirty "$OUT"/{spatial,spatial_fixed,object,goal_displaced,goal_fixed}
+# The first has been trained for long; the preset has 1e-3.
+train_on seeing thirty "$START" "$STEPS" --policy.optimizer_lr=6e-4
+train_on blind thirty "$BLIND_START" "$BLIND_STEPS"
+roll nominal_seeing "$OUT/kept_seeing" "$SUITES" "$ROLLOUTS"
+roll nominal_blind "$OUT/kept_blind" "$SUITES" "$CONTROL"
+for policy in seeing blind; do
+  roll "displaced_$policy" "$OUT/kept_$policy" "$SUITES" "$DISPLACED" --task_ids='[1, 2, 3, 4, 6, 8, 9]' --displace_cm=6
+done
+merge goal "$OUT"/goal_{displaced,fixed}
+# shellcheck disable=SC2086 (several flags in one string)
+train "$OUT/act" --config_path=eval/experiments/baselines/act.yaml --dataset.image_transforms.enable=true \
+  "--dataset.image_transforms.tfs=$SHIFT" --dataset.repo_id=local/goal --dataset.root="$OUT/goal" --dataset.eval_split=0.05 \
+  --job_name=act --steps="$ACT_STEPS" --save_freq="$((ACT_STEPS / 4))" $TRAIN
+roll nominal_act "$OUT/act/checkpoints/last" '[libero_goal]' "$CONTROL"
 "$BIN/python" -m eval.reliance --checkpoint="$OUT/kept_seeing" --dataset_root="$OUT/thirty" --output_dir="$OUT/reliance"
 "$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind, $OUT/nominal_act]" --labels='[AtlasVLA, blind, ACT]' \
   --reliance="[$OUT/reliance]" --name=thirty_tasks

@@ -1,6 +1,7 @@
 """Measure the scripted expert: ``python -m eval.rollout.experts --suite=libero_goal --output=FILE.jsonl``.
 
-Nothing is rendered. Running the same command again continues where a stopped run was.
+Nothing is rendered but the last moment of failures, if ``--pictures`` asks for it. Running the same command again
+continues where a stopped run was.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from eval.common.errors import EvalError, check_at_least
 from eval.common.statistics import wilson_interval
+from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.libero.demonstrations.episode import ActionNoise
 from lerobot_atlasvla.libero.demonstrations.task_scene import NO_OP
 from lerobot_atlasvla.libero.experts.scripted import PLANS, ScriptedExpert, known_tasks
-from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
+from lerobot_atlasvla.libero.tasks import CONTROL_FREQ_HZ, SCENE_CAMERA, SETTLE_STEPS, SPATIAL, SUITE_MAX_STEPS
 from lerobot_atlasvla.utils.cli import AGAIN, run_command
 
 EXTRA_STEPS = 10
 """Steps after the first success; a placement counts only if the goal is still true then."""
 
+_PICTURE_PX = 256
 # How every line of the output begins.
 _LINE_START = '{"suite": '
 
@@ -46,6 +50,9 @@ class ExpertsConfig:
     noise: float = 0.0
     # File of the outcomes, one JSON object a line; placements that it already has are not repeated.
     output: Path = Path("outputs/experts.jsonl")
+    # Folder for pictures of the end of each failed placement, such as libero_goal_3_seed2.png. None are made if not
+    # given.
+    pictures: Path | None = None
 
     def validate(self) -> None:
         """Raise :class:`EvalError` for the first setting that cannot work."""
@@ -55,15 +62,20 @@ class ExpertsConfig:
 
 
 @contextmanager
-def without_cameras(task: Any) -> Iterator[Any]:
-    """A LIBERO task's environment that renders nothing; a step takes about 20 ms."""
+def without_cameras(task: Any, renderer: bool = False) -> Iterator[Any]:
+    """A LIBERO task's environment that renders nothing unless asked to; a step takes about 20 ms.
+
+    Args:
+        task: LIBERO's record of the task.
+        renderer: Whether :func:`save_picture` will be asked for.
+    """
     from libero.libero import get_libero_path
     from libero.libero.envs.env_wrapper import ControlEnv
 
     env = ControlEnv(
         os.path.join(get_libero_path("bddl_files"), task.problem_folder, task.bddl_file),
         use_camera_obs=False,
-        has_offscreen_renderer=False,
+        has_offscreen_renderer=renderer,
         control_freq=CONTROL_FREQ_HZ,
     )
     try:
@@ -108,6 +120,14 @@ def solve(env: Any, expert: ScriptedExpert, seed: int, noise: float, max_steps: 
     return solved_at if env.check_success() else None
 
 
+def save_picture(env: Any, file: Path) -> None:
+    """Save what LIBERO's scene camera sees now, upright and not mirrored, 256 pixels wide and high."""
+    image = env.sim.render(camera_name=SCENE_CAMERA, width=_PICTURE_PX, height=_PICTURE_PX)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as scratch:
+        Image.fromarray(image[::-1]).save(scratch, format="png")  # OpenGL's rows begin at the bottom
+
+
 def measure(config: ExpertsConfig) -> None:
     """Solve what the output lacks, and print a table of all that it has of the suite and noise."""
     config.validate()
@@ -131,7 +151,7 @@ def measure(config: ExpertsConfig) -> None:
         if not seeds:
             continue
         task = suite.get_task(task_id)
-        with without_cameras(task) as env, config.output.open("a") as file:
+        with without_cameras(task, renderer=config.pictures is not None) as env, config.output.open("a") as file:
             expert = ScriptedExpert(env, task.name)
             for seed in seeds:
                 steps = solve(env, expert, seed, config.noise, SUITE_MAX_STEPS[config.suite])
@@ -139,6 +159,8 @@ def measure(config: ExpertsConfig) -> None:
                 row |= {"seed": seed, "steps": steps, "grasps": expert.grasps, "phase": str(expert.phase)}
                 file.write(json.dumps(row) + "\n")
                 file.flush()
+                if steps is None and config.pictures is not None:
+                    save_picture(env, config.pictures / f"{config.suite}_{task_id}_seed{seed}.png")
     sys.stdout.write(table(_rows(config)) + "\n")
 
 

@@ -5,7 +5,9 @@ import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from eval.rollout import experts
 
@@ -19,21 +21,29 @@ def line(seed: int, steps: int | None = 90) -> str:
     )
 
 
+def render(camera_name: str, width: int, height: int) -> np.ndarray:
+    """What OpenGL delivers: rows from the bottom, each as bright as it is high."""
+    return np.repeat(np.arange(height, dtype=np.uint8)[:, None, None], width, axis=1).repeat(3, axis=2)
+
+
 @pytest.fixture
 def solved(monkeypatch) -> list[int]:
-    """Every placement is solved; returns the seeds of those that were tried so far."""
+    """Every placement but the one of seed 3 is solved; returns the seeds of those that were tried so far."""
     seeds: list[int] = []
 
     def solve(env, expert, seed, noise, max_steps):
         seeds.append(seed)
-        return 100 + seed
+        return None if seed == 3 else 100 + seed
+
+    def without_cameras(task, renderer):
+        return nullcontext(SimpleNamespace(sim=SimpleNamespace(render=render)))
 
     task = SimpleNamespace(name=TASK)
     suites = SimpleNamespace(get_benchmark_dict=lambda: {"libero_spatial": lambda: suite})
     suite = SimpleNamespace(get_task=lambda task_id: task)
     monkeypatch.setitem(sys.modules, "libero.libero", SimpleNamespace(benchmark=suites))
     monkeypatch.setattr("lerobot_atlasvla.libero.setup.prepare_libero", lambda: None)
-    monkeypatch.setattr(experts, "without_cameras", nullcontext)
+    monkeypatch.setattr(experts, "without_cameras", without_cameras)
     monkeypatch.setattr(experts, "ScriptedExpert", lambda env, name: SimpleNamespace(grasps=1, phase="done"))
     monkeypatch.setattr(experts, "solve", solve)
     return seeds
@@ -55,3 +65,14 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, solved, capsys, conten
     assert experts.main([*FLAGS, f"--output={file}"]) == 1
     assert f"--output={file} is not what this command writes" in capsys.readouterr().err
     assert (file.read_text(), solved) == (content, [])
+
+
+def test_pictures_show_the_end_of_failures_alone_and_upright(tmp_path, solved):
+    flags = [f"--output={tmp_path / 'experts.jsonl'}", f"--pictures={tmp_path / 'failed'}"]
+    assert experts.main([*FLAGS[:2], "--placements=5", *flags]) == 0
+    assert solved == [0, 1, 2, 3, 4]
+    (picture,) = (tmp_path / "failed").iterdir()
+    assert picture.name == "libero_spatial_0_seed3.png"
+    with Image.open(picture) as image:
+        brightness = [image.getpixel((100, row))[0] for row in (0, 200, 255)]
+    assert brightness == [255, 55, 0]
