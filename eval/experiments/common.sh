@@ -63,3 +63,10 @@ roll() {
   "$BIN/python" -m eval.run --checkpoint="$2" --output_dir="$OUT/$1" --suites="$3" --episodes="$4" \
     --n_action_steps="$EXECUTED" "${@:5}"
 }
+
+# chosen EVERY: of demonstrations with CAMERAS more copies each, EPISODES a task of TASK, the numbers of the episodes to train on:
+# every copy, or the first of each, which is LIBERO's own camera. The last tenth of each task is held out.
+chosen() {
+  "$BIN/python" -c "copies, tasks = $CAMERAS + 1, len([$TASK])
+print([$EPISODES * copies * task + n for task in range(tasks) for n in range(0, $EPISODES * 9 // 10 * copies, $1)])"
+}

@@ -10,10 +10,11 @@
 #   untrained_random  the same, demonstrations from random cameras as well
 #   act_random        LeRobot's ACT, demonstrations from random cameras as well, for ACT_STEPS of 16
 # POLICIES are those to train. BACKBONE is a pretrained one instead of its own (then without the untrained ones), SUITE and
-# TASK what is demonstrated and tested; with those of another suite than the backbone's, it acts in a scene that it has not
-# seen. GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations, STEPS training steps (of random
-# RANDOM_STEPS), ROLLOUTS per camera pose, EXECUTED actions of a chunk before the policy looks again. HOLD_OUT are flags that
-# keep poses out of every image, the backbone's and the demonstrations', such as
+# TASK what is demonstrated and tested (TASK=0,1,2,3,4,5,6,7,8,9: ten tasks); with those of another suite than the backbone's,
+# it acts in a scene that it has not seen. GEOMETRY episodes of states a task, PRETRAIN steps on them, EPISODES demonstrations
+# a task, STEPS training steps (of random RANDOM_STEPS), ROLLOUTS per camera pose and task, NOMINAL a task on LIBERO's own
+# placements, EXECUTED actions of a chunk before the policy looks again. HOLD_OUT are flags that keep poses out of every
+# image, the backbone's and the demonstrations', such as
 #   HOLD_OUT='--hold_out_azimuth=[30,45] --hold_out_distance=[105,200]'
 # SHIFTS are the poses of the test, which then go there: SHIFTS='--azimuth_deg=[-38,-20,20,38] --distance_percent=[15,30]'.
 source "$(dirname "$0")/common.sh"
@@ -30,6 +31,7 @@ RANDOM_STEPS=${RANDOM_STEPS:-4000}
 ACT_STEPS=${ACT_STEPS:-6000}
 SEEDS=${SEEDS:-"1000 1001"}
 ROLLOUTS=${ROLLOUTS:-10}
+NOMINAL=${NOMINAL:-0}
 EXECUTED=${EXECUTED:-3}
 NAME=${NAME:-replan_camera_shift}
 HOLD_OUT=${HOLD_OUT:-}
@@ -52,10 +54,6 @@ fi
   --episodes_per_task="$EPISODES" --seed=1000 --image_size=96 --random_cameras="$CAMERAS" --displace_cm=8 \
   --recovery_share=0.1 $RANGES
 
-# Of every CAMERAS + 1 episodes, the first is LIBERO's own camera. The last tenth of the demonstrations is held out.
-chosen() { # chosen EVERY: episode numbers of the training demonstrations, every copy or the first of each
-  "$BIN/python" -c "print(list(range(0, $EPISODES * 9 // 10 * ($CAMERAS + 1), $1)))"
-}
 ours() { printf '%s ' --config_path=configs/policy/atlasvla_tiny.yaml; }
 # What a frozen backbone makes of the demonstrations is computed once (atlasvla-cache, below).
 mini() { printf '%s ' --config_path=configs/policy/atlasvla_mini.yaml --policy.vggt_model="$1" --policy.feature_cache="$2"; }
@@ -102,4 +100,14 @@ train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/cameras -
   --episodes="$ROLLOUTS" --displace_cm=6 --n_action_steps="$EXECUTED" \
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
   $SHIFTS --name="$NAME"
+if [ "$NOMINAL" != 0 ]; then
+  runs=()
+  for place in "${!checkpoints[@]}"; do
+    run=$OUT/nominal_$(basename "${checkpoints[$place]%/checkpoints/last}")
+    "$BIN/python" -m eval.run --checkpoint="${checkpoints[$place]}" --output_dir="$run" --suites="[$SUITE]" --task_ids="[$TASK]" \
+      --episodes="$NOMINAL" --n_action_steps="$EXECUTED"
+    runs+=("$run")
+  done
+  "$BIN/python" -m eval.report --run="$(join "${runs[@]}")" --labels="$(join "${labels[@]}")" --name="${NAME}_nominal"
+fi
 "$BIN/python" -m eval.results_table

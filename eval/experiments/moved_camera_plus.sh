@@ -6,13 +6,14 @@
 #               postures of the arm; images blurred, distorted or paled by LeRobot's own image_transforms, of which
 #               LIBERO-Plus's noise tasks are relatives; only run with a few steps by us, to see that it works
 #   wrist_only  end to end, the wrist camera alone
-# POLICIES are runs of moved_camera.sh in OUT. BASE_TASK is TASK's name; FRACTION of its perturbed tasks.
+# POLICIES are runs of moved_camera.sh in OUT. BASE_TASK is TASK's name (BASE_TASK= with all tasks of the suite); FRACTION of
+# the perturbed tasks.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
 BACKBONE=${BACKBONE:-$OUT/backbone_scene}
 SUITE=${SUITE:-libero_spatial}
 TASK=${TASK:-0}
-BASE_TASK=${BASE_TASK:-pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate}
+BASE_TASK=${BASE_TASK-pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate}
 EPISODES=${EPISODES:-100}
 ARM_EPISODES=${ARM_EPISODES:-60}
 CAMERAS=${CAMERAS:-3}
@@ -45,15 +46,13 @@ train "$OUT/robust" --config_path=configs/policy/atlasvla_mini.yaml --policy.vgg
   --dataset.repo_id=local/cameras_robust --dataset.root="$OUT/robust_demos" --dataset.image_transforms.enable=true \
   --dataset.image_transforms.max_num_transforms=1 "--dataset.image_transforms.tfs=$CORRUPTIONS" --job_name=robust \
   --steps="$STEPS" --seed=1000 --num_workers=1 --save_freq=500
-# LIBERO's own camera only: the first of every CAMERAS + 1 copies, without the last tenth, as moved_camera.sh has it.
-OWN=$("$BIN/python" -c "print(list(range(0, $EPISODES * 9 // 10 * ($CAMERAS + 1), $CAMERAS + 1)))")
 train "$OUT/wrist_only" --config_path=configs/policy/atlasvla_tiny.yaml '--policy.views=[observation.images.wrist_image]' \
-  --dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$OWN" --job_name=wrist_only \
+  --dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=wrist_only \
   --steps="$STEPS" --seed=1000 --num_workers=1 --save_freq="$STEPS"
 
 plus() { # plus POLICY: every perturbed task once
   "$BIN/python" -m eval.plus --checkpoint="$OUT/$1/checkpoints/last" --output_dir="$OUT/plus_$1" --suites="[$SUITE]" \
-    --base_tasks="[$BASE_TASK]" --categories='[camera, robot, noise, layout]' --fraction="$FRACTION" \
+    ${BASE_TASK:+"--base_tasks=[$BASE_TASK]"} --categories='[camera, robot, noise, layout]' --fraction="$FRACTION" \
     --n_action_steps="$EXECUTED" ${WORKERS:+--workers="$WORKERS"} --plus_wheel="$PLUS_WHEEL"
 }
 runs=() labels=()
