@@ -22,7 +22,8 @@ TASKS='[0, 2, 3, 4, 5, 6, 7, 8, 9]'
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 
 collect ten libero_10 "$TASKS" "$EPISODES"
-merge forty "$THIRTY/thirty" "$OUT/ten"
+# All parts at once: LeRobot 0.6.1 cannot merge again what it has merged.
+merge forty "$THIRTY"/{spatial,spatial_fixed,object,goal_displaced,goal_fixed} "$OUT/ten"
 train_on seeing forty "$START" "$STEPS" --policy.optimizer_lr=6e-4
 train_on blind forty "$BLIND_START" "$BLIND_STEPS"
 roll ten_seeing "$OUT/kept_seeing" '[libero_10]' "$ROLLOUTS" --task_ids="$TASKS"
