@@ -28,6 +28,8 @@ class Grasp:
         tolerance_m: Largest error, along and across, at which to close.
         axis: The body's own axis (0, 1, 2) along which to close instead of ``angle_deg``; None for round ones.
         center_m: Where the object's vertical axis is, x and y in the body's frame; the origin of a mug is beside it.
+        clearance_m: Smallest height above the grasp on the way there: what stands beside the object.
+        slope: Slope of the funnel down to it; a steep one beside something tall.
     """
 
     angle_deg: float
@@ -38,6 +40,8 @@ class Grasp:
     tolerance_m: float = 0.01
     axis: int | None = None
     center_m: tuple[float, float] = (0.0, 0.0)
+    clearance_m: float = 0.0
+    slope: float = 2.0
 
 
 def across(height_m: float, *, axis: int | None = None, center_m: tuple[float, float] = (0.0, 0.0)) -> Grasp:

@@ -180,7 +180,8 @@ class PickAndPlace(Skill):
             case Phase.REACH:
                 self.free_motion = self._grasp_error > FREE_MOTION_M
                 inner = FUNNEL_INNER_M if self.grasp.radius_m else self.grasp.tolerance_m
-                target = self._grasp_point + up(funnel(self._grasp_error, FUNNEL_HEIGHT_M, inner_m=inner))
+                hover = funnel(self._grasp_error, max(FUNNEL_HEIGHT_M, self.grasp.clearance_m), self.grasp.slope, inner)
+                target = self._grasp_point + up(hover)
                 if self._grasp_error > 2 * self.grasp.tolerance_m:
                     self._rise_first(target)
                 return self._move(target, OPEN)

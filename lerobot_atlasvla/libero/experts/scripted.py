@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOSED", "OPEN", "PLANS", "SUITES", "Phase", "ScriptedExpert"]
 
-PLANS: Mapping[str, Mapping[str, Plan | None]] = MappingProxyType(
+PLANS: Mapping[str, Mapping[str, Plan]] = MappingProxyType(
     {SPATIAL: spatial.PLANS, "libero_object": objects.PLANS, "libero_goal": goal.PLANS, "libero_10": long.PLANS}
 )
-"""Plans by suite and LIBERO's name of the task, in LIBERO's order; None for a task without expert."""
+"""Plans by suite and LIBERO's name of the task, in LIBERO's order."""
 _ON_OBJECTS = (PushPlate, LayOnRack, SetInside)
 """Motions that are about a loose object."""
 SUITES = tuple(PLANS)
@@ -37,7 +37,7 @@ SUITES = tuple(PLANS)
 
 def known_tasks(suite: str) -> list[int]:
     """Return the numbers of the tasks of a suite that the expert knows; none for a suite without expert."""
-    return [task_id for task_id, plan in enumerate(PLANS.get(suite, {}).values()) if plan]
+    return list(range(len(PLANS.get(suite, {}))))
 
 
 def known_by_suite() -> str:
@@ -47,8 +47,7 @@ def known_by_suite() -> str:
 
 def moves_objects(suite: str, task_id: int) -> bool:
     """Return whether a known task is about a loose object, so that it matters where that is."""
-    name, plan = list(PLANS[suite].items())[task_id]
-    return any(isinstance(step, Pick) or step.func in _ON_OBJECTS for step in plan_of(name)) if plan else False
+    return any(isinstance(step, Pick) or step.func in _ON_OBJECTS for step in list(PLANS[suite].values())[task_id])
 
 
 def plan_of(task_name: str) -> Plan:
@@ -60,7 +59,7 @@ def plan_of(task_name: str) -> Plan:
     for plans in PLANS.values():
         if plan := plans.get(task_name):
             return plan
-    known = "; ".join(f"{suite}: {', '.join(name for name in plans if plans[name])}" for suite, plans in PLANS.items())
+    known = "; ".join(f"{suite}: {', '.join(plans)}" for suite, plans in PLANS.items())
     raise ValueError(f"The scripted expert does not know the task {task_name!r}. It knows: {known}")
 
 

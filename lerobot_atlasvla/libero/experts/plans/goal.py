@@ -15,7 +15,7 @@ from lerobot_atlasvla.libero.experts.rack import LayOnRack
 _BOWL = Grasp(0)
 _CABINET = "wooden_cabinet_1"
 
-PLANS: dict[str, Plan | None] = {
+PLANS: dict[str, Plan] = {
     "open_the_middle_drawer_of_the_cabinet": (partial(OpenDrawer, region=f"{_CABINET}_middle_region"),),
     "put_the_bowl_on_the_stove": (Pick(_BOWL, Place()),),
     "put_the_wine_bottle_on_top_of_the_cabinet": (Pick(GRASPS["wine_bottle"], Place()),),

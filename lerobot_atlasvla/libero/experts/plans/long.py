@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from lerobot_atlasvla.libero.experts.articulated import CloseDrawer, TurnKnob
@@ -23,11 +24,19 @@ def _pot(x: float = 0.0, *, clearance_m: float = 0.0, goal: int) -> Pick:
     return Pick(GRASPS["moka_pot"], place, goal=goal)
 
 
-PLANS: dict[str, Plan | None] = {
+PLANS: dict[str, Plan] = {
     "LIVING_ROOM_SCENE2_put_both_the_alphabet_soup_and_the_tomato_sauce_in_the_basket": _both(
         "alphabet_soup", "tomato_sauce"
     ),
-    "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": None,
+    "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": (
+        Pick(GRASPS["butter"], basket("butter"), goal=1),
+        # From above and by the end that is away from the milk carton, or the palm knocks the carton over.
+        Pick(
+            replace(GRASPS["cream_cheese"], center_m=(-0.032, 0.0), clearance_m=0.15, slope=12.0),
+            basket("cream_cheese"),
+            goal=0,
+        ),
+    ),
     "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it": (
         partial(TurnKnob, stove="flat_stove_1"),
         _pot(goal=1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lerobot_atlasvla.libero.experts.grasps import GRASPS, basket
 from lerobot_atlasvla.libero.experts.plan import Pick, Plan
 
-PLANS: dict[str, Plan | None] = {
+PLANS: dict[str, Plan] = {
     f"pick_up_the_{kind}_and_place_it_in_the_basket": (Pick(GRASPS[kind], basket(kind)),)
     for kind in (
         "alphabet_soup",

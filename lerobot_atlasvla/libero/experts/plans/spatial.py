@@ -20,7 +20,7 @@ _GRASP_BY_PLACE = {
     "next_to_the_plate": Grasp(-90),
     "on_the_wooden_cabinet": Grasp(180),
 }
-PLANS: dict[str, Plan | None] = {
+PLANS: dict[str, Plan] = {
     f"pick_up_the_black_bowl_{place}_and_place_it_on_the_plate": (Pick(grasp, Place()),)
     for place, grasp in _GRASP_BY_PLACE.items()
 }
