@@ -23,11 +23,12 @@ PLANS: dict[str, Plan] = {
         # The open drawer hangs over the bowl's place, so the bowl goes out of its way first.
         Pick(
             _BOWL,
-            Place("main_table_akita_black_bowl_region", offset_m=(-0.05, 0.04, 0.003), tolerance_m=0.02),
+            Place("main_table_akita_black_bowl_region", offset_m=(-0.05, 0.05, 0.003), tolerance_m=0.02),
             aside="akita_black_bowl_1",
         ),
         partial(OpenDrawer, region=f"{_CABINET}_top_region"),
-        Pick(Grasp(-90, height_m=0.036), Place(offset_m=(0, 0.012, 0), clearance_m=0.10, slope=8.0)),
+        # By the rim nearest to the robot: from the drawer's side, the way down may be behind the drawer's handle.
+        Pick(Grasp(180, height_m=0.036), Place(offset_m=(-0.01, 0.012, 0), clearance_m=0.10, slope=8.0)),
     ),
     "put_the_bowl_on_top_of_the_cabinet": (Pick(_BOWL, Place()),),
     "push_the_plate_to_the_front_of_the_stove": (
