@@ -19,6 +19,7 @@ POLICIES = {
     SPATIAL: ("replan_nominal", "replan_displaced"),
     "libero_object": ("object_nominal", "object_displaced"),
     "libero_goal": ("replan_goal_nominal", "replan_goal_displaced"),
+    "libero_10": ("libero_10_nominal",),
 }
 """Reports of each suite: the first run is the policy's, and one whose label begins with "blind" its control's."""
 THREE_SUITES = "thirty_tasks"

@@ -139,8 +139,8 @@ def test_every_task_has_its_expert_and_its_policies(root, tmp_path):
     bowl = "pick up the black bowl between the plate and the ramekin and place it on the plate"
     assert lines[4] == f"| 0 {bowl} | 10/10 [72, 100] | 1/2 [9, 91] | 0/2 [0, 66] |"
     assert lines[5].endswith(" | 10/10 [72, 100] | - | - |")
-    assert "| 3 open the top drawer and put the bowl inside | 4/5 [38, 96] |" in lines
-    assert "| 1 put both the cream cheese box and the butter in the basket | - |" in lines
+    assert "| 3 open the top drawer and put the bowl inside | 50/50 [93, 100] |" in lines
+    assert "| 1 put both the cream cheese box and the butter in the basket | 48/50 [87, 99] |" in lines
     assert len([line for line in lines if line[2:3].isdigit()]) == 40
 
 
@@ -160,4 +160,4 @@ def test_a_policy_of_three_suites_has_a_column_in_each_of_them(root, tmp_path):
     assert [line for line in lines if line.startswith("| task")] == [with_both, alone, with_both, alone]
     firsts = [line for line in lines if line.startswith("| 0 ")]
     assert firsts[0].endswith("| 10/10 [72, 100] | 1/2 [9, 91] | 0/2 [0, 66] |")
-    assert firsts[2].endswith("| 5/5 [57, 100] | 0/2 [0, 66] | 2/2 [34, 100] |")
+    assert firsts[2].endswith("| 50/50 [93, 100] | 0/2 [0, 66] | 2/2 [34, 100] |")
