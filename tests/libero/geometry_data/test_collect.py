@@ -150,8 +150,8 @@ def test_the_states_per_second_are_told(tmp_path, capsys):
         ({"sources": []}, r"--sources=\[\] must name some of expert, fixed, random\."),
         ({"sources": ["demos"]}, r"--sources=\['demos'\] must name some of"),
         (
-            {"suite": "libero_10", "sources": ["expert"]},
-            r"every task of --suite=libero_10 .* libero_10: 0, 2, 3, 4, 5, 6, 7, 8, 9\. ",
+            {"suite": "libero_90", "sources": ["expert"]},
+            r"every task of --suite=libero_90 .* libero_10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\. ",
         ),
         ({"states_per_episode": 1}, "--states_per_episode=1 must be at least 2"),
         ({"every_steps": 0}, "--every_steps=0 must be at least 1"),
