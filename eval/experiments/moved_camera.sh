@@ -16,7 +16,8 @@
 # placements, EXECUTED actions of a chunk before the policy looks again. HOLD_OUT are flags that keep poses out of every
 # image, the backbone's and the demonstrations', such as
 #   HOLD_OUT='--hold_out_azimuth=[30,45] --hold_out_distance=[105,200]'
-# SHIFTS are the poses of the test, which then go there: SHIFTS='--azimuth_deg=[-38,-20,20,38] --distance_percent=[15,30]'.
+# SHIFTS are the poses of the test, which then go there:
+#   SHIFTS='--right_cm=[] --pan_deg=[] --azimuth_deg=[-38,-20,20,38] --distance_percent=[15,30]'
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/geometry}
 GEOMETRY=${GEOMETRY:-16}
