@@ -4,7 +4,7 @@
 # Needs what thirty_tasks.sh leaves in THIRTY.
 # EPISODES demonstrations a task of libero_10, on LIBERO's own placements. START and BLIND_START are policies to train on from,
 # for STEPS and BLIND_STEPS, TRAIN more flags of both; EXECUTED actions of a chunk before the policy looks again. ROLLOUTS and
-# CONTROL rollouts a task of libero_10, of the policy and of its control, AGAIN of the policy on the other suites.
+# CONTROL rollouts a task of libero_10, of the policy and of its control, AGAIN of both on the other suites.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/forty}
 THIRTY=${THIRTY:-outputs/thirty}
@@ -27,9 +27,11 @@ train_on seeing forty "$START" "$STEPS" --policy.optimizer_lr=6e-4
 train_on blind forty "$BLIND_START" "$BLIND_STEPS"
 roll ten_seeing "$OUT/kept_seeing" '[libero_10]' "$ROLLOUTS"
 roll ten_blind "$OUT/kept_blind" '[libero_10]' "$CONTROL"
-roll nominal_seeing "$OUT/kept_seeing" '[libero_spatial, libero_object, libero_goal]' "$AGAIN"
+for policy in seeing blind; do
+  roll "nominal_$policy" "$OUT/kept_$policy" '[libero_spatial, libero_object, libero_goal]' "$AGAIN"
+done
 "$BIN/python" -m eval.reliance --checkpoint="$OUT/kept_seeing" --dataset_root="$OUT/forty" --output_dir="$OUT/reliance"
 "$BIN/python" -m eval.report --run="[$OUT/ten_seeing, $OUT/ten_blind]" --labels='[AtlasVLA, blind]' --reliance="[$OUT/reliance]" \
   --name=libero_10_nominal
-"$BIN/python" -m eval.report --run="[$OUT/nominal_seeing]" --labels='[AtlasVLA]' --name=forty_tasks_other_suites
+"$BIN/python" -m eval.report --run="[$OUT/nominal_seeing, $OUT/nominal_blind]" --labels='[AtlasVLA, blind]' --name=forty_tasks_other_suites
 "$BIN/python" -m eval.results_table

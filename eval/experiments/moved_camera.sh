@@ -102,10 +102,11 @@ train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/cameras -
   --checkpoints="$(join "${checkpoints[@]}")" --labels="$(join "${labels[@]}")" \
   $SHIFTS --name="$NAME"
 if [ "$NOMINAL" != 0 ]; then
+  checkpoints+=("$OUT/blind/checkpoints/last") labels+=(blind)
   runs=()
-  for place in "${!checkpoints[@]}"; do
-    run=$OUT/nominal_$(basename "${checkpoints[$place]%/checkpoints/last}")
-    "$BIN/python" -m eval.run --checkpoint="${checkpoints[$place]}" --output_dir="$run" --suites="[$SUITE]" --task_ids="[$TASK]" \
+  for checkpoint in "${checkpoints[@]}"; do
+    run=$OUT/nominal_$(basename "${checkpoint%/checkpoints/last}")
+    "$BIN/python" -m eval.run --checkpoint="$checkpoint" --output_dir="$run" --suites="[$SUITE]" --task_ids="[$TASK]" \
       --episodes="$NOMINAL" --n_action_steps="$EXECUTED"
     runs+=("$run")
   done
