@@ -7,7 +7,7 @@
 # and into the bowl (6), MORE of goal's 1, 2 and 3. START and BLIND_START are policies to train on from: the one kept by the
 # run before (what is kept now came from that of commit 2f7bcbf), and spatial's blind one. STEPS, BLIND_STEPS and ACT_STEPS of
 # training, TRAIN more flags of all; EXECUTED actions of a chunk before the policy looks again; ROLLOUTS and CONTROL rollouts
-# a task, DISPLACED of the tasks in which all three suites have only loose objects, with these displaced.
+# a task, DISPLACED of seven tasks of each suite with objects displaced.
 source "$(dirname "$0")/common.sh"
 OUT=${OUT:-outputs/thirty}
 OBJECT=${OBJECT:-12}
