@@ -141,10 +141,10 @@ def _state_part(batch: dict[str, Tensor], key: str, expected: int) -> Tensor:
     state_BN = entry(batch, key)
     # LeRobot stores a list of one number as a number: (B,), which its batching step then takes for one sample, (1, B).
     if expected == 1 and state_BN.ndim <= 2:
-        return state_BN.reshape(-1, 1)
+        return state_BN.reshape(-1, 1).float()
     # That step gives an axis to observation.state only, not to its parts.
     if state_BN.ndim == 1 and len(state_BN) == expected and key != OBS_STATE:
-        return state_BN[None]
+        return state_BN[None].float()
     if state_BN.ndim != 2 or state_BN.shape[1] != expected:
         raise ValueError(f"{key} must have shape (B, {expected}) as in training, got {tuple(state_BN.shape)}.")
     return state_BN.float()

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from lerobot_atlasvla.libero.demonstrations.schema import libero_features
+from lerobot_atlasvla.policy.checks.types import ConfigError
 from lerobot_atlasvla.policy.columns import squeezed_views
 from lerobot_atlasvla.utils.errors import brief
 from lerobot_atlasvla.utils.paths import pattern_in
@@ -135,7 +136,7 @@ def check_dataset(trial: Trial) -> str:
         if local and wanted.eval_split:
             split, episodes = {"episodes": wanted.episodes, "eval_split": wanted.eval_split}, cast(Any, meta.episodes)
             warnings.append(leak_of(split, list(episodes["tasks"]), demonstrations(meta.root)))
-    except ValueError as error:
+    except (ValueError, ConfigError) as error:
         raise CheckFailedError(f"{wanted.repo_id} does not fit: {error}") from error
     trial.features, trial.meta, trial.has_frames = meta.features, meta, local and not wanted.streaming
     state = f"state {config.state_dim}, " if config.use_state else ""
@@ -210,7 +211,8 @@ def check_policy(trial: Trial) -> str:
 
     config = _with_features(trial.config, trial.features)
     started = time.perf_counter()
-    with failing_on(ValueError):  # weights and features that do not fit; the message says what to change
+    # Statistics, weights and features that do not fit; the message says what to change.
+    with failing_on(ValueError, ConfigError):
         trial.policy = AtlasVLAPolicy(config, dataset_meta=trial.meta).to(config.device)
         stats = None if trial.meta is None else trial.meta.stats
         trial.preprocess, trial.postprocess = make_atlasvla_pre_post_processors(config, stats)

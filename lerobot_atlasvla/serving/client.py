@@ -69,6 +69,7 @@ class PolicyClient:
         self._session: tuple[tuple[str, str], ...] = ()
         # Actions of the last chunk that the server holds for this client.
         self._queued = 0
+        self._closed = False
         self._channel = grpc.insecure_channel(
             address,
             options=[
@@ -133,7 +134,10 @@ class PolicyClient:
         return torch.from_numpy(unpack(self._call("PredictActionChunk", self._pack(observation)))["action"].copy())
 
     def close(self) -> None:
-        """End the session; a server that is gone already is no error."""
+        """End the session; a server that is gone already is no error, and a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self._call("Close")
         except PolicyServerError:

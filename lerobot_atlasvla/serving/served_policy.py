@@ -68,7 +68,7 @@ class ServedPolicy:
                 raise ServingError(f"--checkpoint={checkpoint} is a policy of type {config.type}, not atlasvla.")
             if device and config.device != device:
                 raise ServingError(f"--device={device} is not available on this machine; {config.device} is.")
-            if len(config.state_keys) > 1:
+            if config.use_state and config.state_keys != (OBS_STATE,):
                 raise ServingError(
                     f"--checkpoint={checkpoint} reads its state from {', '.join(config.state_keys)}; the server knows "
                     f"{OBS_STATE} only. Run it without a server, or train on a dataset with the parts in one column."

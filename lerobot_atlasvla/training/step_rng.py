@@ -16,6 +16,9 @@ class StepRng(nn.Module):
 
     PyTorch's own generator does not survive a resume: LeRobot restores its state, and then the new data loader draws
     from it. With augmentation or flow matching a resumed run would go another way than the uninterrupted one.
+
+    A policy that is trained on from a checkpoint (``--policy.path``) goes on with the checkpoint's numbers, whatever
+    ``--seed`` says: LeRobot loads it in the same way as a resumed one.
     """
 
     state: torch.Tensor

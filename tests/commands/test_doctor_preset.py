@@ -14,6 +14,7 @@ from lerobot_atlasvla.commands.doctor import PART_TITLES
 from lerobot_atlasvla.commands.doctor_machine import CheckFailedError
 from lerobot_atlasvla.commands.doctor_preset import Trial
 from lerobot_atlasvla.libero.demonstrations.schema import FPS, ROBOT_TYPE, libero_features
+from lerobot_atlasvla.policy.checks.types import ConfigError
 from lerobot_atlasvla.weights.backbones import PARTS
 from tests.conftest import IMAGE, TASK, WRIST, tiny_config
 from tests.helpers.random_dataset import write_dataset
@@ -211,6 +212,21 @@ def test_weights_that_do_not_fit_give_the_policys_own_message(tmp_path):
     subject = trial(vggt_init="pretrained", vggt_patch_embed="conv", vggt_model=str(tmp_path))
     with pytest.raises(CheckFailedError, match="download it again"):
         doctor_preset.check_policy(subject)
+
+
+@pytest.mark.parametrize("check", [doctor_preset.check_dataset, doctor_preset.check_policy])
+def test_statistics_that_do_not_fit_give_the_policys_own_message(dataset_root, monkeypatch, check):
+    def refuse(*_, **__):
+        raise ConfigError("the statistics lack q01 (--policy.normalization_mapping)")
+
+    subject = trial("local/test", dataset_root)
+    if check is doctor_preset.check_policy:
+        doctor_preset.check_dataset(subject)
+        monkeypatch.setattr("lerobot_atlasvla.processor_atlasvla.usable_statistics", refuse)
+    else:
+        monkeypatch.setattr("lerobot_atlasvla.training.dataset_checks.check_numbers", refuse)
+    with pytest.raises(CheckFailedError, match="the statistics lack q01"):
+        check(subject)
 
 
 def test_peak_memory_on_a_gpu(monkeypatch):

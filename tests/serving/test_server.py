@@ -51,6 +51,11 @@ def test_actions_are_those_of_a_local_policy(address, local):
         torch.testing.assert_close(client.select_action(observe(7)), local.chunk(observe(7))[0])
 
 
+def test_closing_twice_is_no_error(address):
+    with PolicyClient(address) as client:
+        client.close()
+
+
 def test_chunks_are_averaged_per_client_as_a_local_policy_does(tmp_path):
     checkpoint = save_checkpoint(tmp_path, n_action_steps=1, temporal_ensemble_coeff=0.2)
     local = Local(checkpoint)

@@ -1,11 +1,16 @@
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
 
-from lerobot_atlasvla import policy_server
+from lerobot_atlasvla import make_atlasvla_pre_post_processors, policy_server
 from lerobot_atlasvla.serving import server
 from lerobot_atlasvla.serving.served_policy import ServedPolicy
 from lerobot_atlasvla.serving.settings import ServerConfig, ServingError
+from tests.conftest import STATE, dataset_stats, tiny_config
+from tests.helpers.released import tiny_policy
 from tests.serving.helpers import serving
 
 
@@ -122,3 +127,23 @@ def test_flags_are_judged_before_anything_slow_is_imported(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lerobot_atlasvla.serving.server", None)
     assert policy_server.main(["--checkpoint=a", "--host=0.0.0.0"]) == 1
     assert "--token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parts", [("arm",), ("arm", "gripper")])
+def test_a_state_that_the_server_does_not_know_is_refused_if_the_policy_reads_it(tmp_path, parts):
+    whole = tiny_config().input_features
+    keys = [f"{STATE}.{part}" for part in parts]
+    features = {key: feature for key, feature in whole.items() if key != STATE}
+    features |= dict.fromkeys(keys, PolicyFeature(FeatureType.STATE, (2,)))
+    stats = dataset_stats() | {key: {"mean": torch.zeros(2), "std": torch.ones(2)} for key in keys}
+
+    def saved(folder: Path, **settings) -> str:
+        policy = tiny_policy(input_features=features, **settings)
+        policy.save_pretrained(folder)
+        for processor in make_atlasvla_pre_post_processors(policy.config, stats):
+            processor.save_pretrained(folder)
+        return str(folder)
+
+    with pytest.raises(ServingError, match=rf"reads its state from {STATE}\.arm.*the server knows {STATE} only"):
+        ServedPolicy.load(saved(tmp_path / "reads"), "cpu")
+    ServedPolicy.load(saved(tmp_path / "does_not", use_state=False), "cpu")

@@ -104,6 +104,7 @@ def check_landmarks_of(config: AtlasVLAConfig) -> None:
 
     Raises:
         ConfigError: If it can't.
+        ValueError: If it sees the robot's base, and another camera than the first is at the wrist by its name.
     """
     if not config.reads_landmarks:
         return
@@ -120,6 +121,8 @@ def check_landmarks_of(config: AtlasVLAConfig) -> None:
             "LIBERO it is the world's), and this backbone sees its cameras in the base's itself: leave out "
             "--policy.hand_eye."
         )
+    if sees_base and config.input_features:
+        _check_others_stand_still(config)
     if config.landmark_frame == "base" and not config.hand_eye and not sees_base:
         raise ConfigError(
             "landmark_frame='base' needs the pose of the first camera in the end effector's frame, and hand_eye is "
@@ -152,6 +155,19 @@ def check_landmark_features(config: AtlasVLAConfig) -> None:
         raise ValueError(
             f"hand_eye is the place of the first camera at the hand, but the first is {first}, and {wrist[0]} is one "
             f"at the wrist by its name; put it first: --policy.views='[{order}]'."
+        )
+    _check_others_stand_still(config)
+
+
+def _check_others_stand_still(config: AtlasVLAConfig) -> None:
+    """Refuse a camera at the hand that is not the first: its pose would be averaged over the episode."""
+    moving = [key for key in config.view_keys[1:] if looks_like_wrist(key)]
+    if moving:
+        views = ", ".join(key for key in config.view_keys if key not in moving)
+        raise ValueError(
+            f"3-D landmarks take every camera but the first for one that stands still, and {', '.join(moving)} is at "
+            f"the wrist by its name; leave it out (--policy.views='[{views}]'), or rename it if it stands still "
+            "(--rename_map)."
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lerobot.configs.types import PipelineFeatureType, PolicyFeature
 from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry
+from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
 from lerobot_atlasvla.policy.checks.landmarks import POSE_NUMBERS
@@ -30,7 +31,13 @@ class EndEffectorStep(ObservationProcessorStep):
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Add the pose; an observation that lacks a part of the state stays as it is, and the policy says so."""
         parts = [observation.get(key) for key in self.state_keys]
-        known = [part.float().reshape(len(part), -1) for part in parts if isinstance(part, Tensor)]
+        # LeRobot's batching step gives an axis to observation.state only, not to its parts; the instruction has one.
+        samples = observation.get(OBS_LANGUAGE_TOKENS)
+        known = [
+            part.float().reshape(len(part if samples is None else samples), -1)
+            for part in parts
+            if isinstance(part, Tensor)
+        ]
         if not known or len(known) < len(parts):
             return observation
         return observation | {END_EFFECTOR: torch.cat(known, dim=1)[:, :POSE_NUMBERS]}

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from lerobot.processor import ProcessorStepRegistry
 from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME
 
@@ -60,7 +60,7 @@ def find_file(checkpoint: str | Path, name: str, **hub: Any) -> Path | None:
         hub: Arguments of ``from_pretrained`` that choose a version on the Hub; others are ignored.
 
     Raises:
-        PipelineError: If a folder is in its place.
+        PipelineError: If a folder is in its place, or the Hub can't be asked and the cache does not know.
     """
     folder = Path(checkpoint)
     if folder.is_dir():
@@ -69,9 +69,17 @@ def find_file(checkpoint: str | Path, name: str, **hub: Any) -> Path | None:
         return folder / name if (folder / name).is_file() else None
     if folder.exists():
         return None
+    chosen = {key: hub[key] for key in _HUB_ARGUMENTS if hub.get(key) is not None}
     try:
-        chosen = {key: hub[key] for key in _HUB_ARGUMENTS if hub.get(key) is not None}
         return Path(hf_hub_download(str(checkpoint), name, **chosen))
+    except LocalEntryNotFoundError as error:  # the Hub can't be asked; a kind of the next one
+        where = {key: chosen[key] for key in ("cache_dir", "revision") if key in chosen}
+        if try_to_load_from_cache(str(checkpoint), name, **where) is _CACHED_NO_EXIST:
+            return None
+        raise PipelineError(
+            f"Whether {checkpoint} has a {name} can't be told, and what is not read could run code: {error} Try again "
+            "when the Hub can be reached, or give the path of a downloaded checkpoint."
+        ) from error
     except EntryNotFoundError:
         return None
 

@@ -5,6 +5,7 @@ Imported with the plugin, so that LeRobot's step registry knows it by name where
 
 import json
 import logging
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ STEP_NAME = "lerobot_atlasvla_tokenizer"
 _STATE_KEY = "tokenizer_json_utf8"
 # What a checkpoint may tell transformers about its tokenizer: it takes any argument, names of files among them.
 _SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# A client of the policy server may send other instructions without end.
+_MOST_WARNINGS, _SHOWN = 100, 200
 
 
 @ProcessorStepRegistry.register(STEP_NAME)
@@ -31,12 +34,16 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
     LeRobot 0.6 stores only a tokenizer's name, so loading a policy needs the Hub or the same folder again. Here the
     tokenizer's JSON is a tensor in the step's state: a saved policy needs nothing but its own files.
 
-    It also makes state and action float32 for the normalization that comes next, which casts its statistics to the
-    data's type: with an integer state, a standard deviation of 0.5 would become 0.
+    It also makes state (or its parts) and action float32 for the normalization that comes next, which casts its
+    statistics to the data's type: with an integer state, a standard deviation of 0.5 would become 0.
+
+    Threads may share it, as those of ``lerobot-eval`` do: a tokenizer can't be used by two of them at once, and the
+    transition that LeRobot's step keeps is one of them's.
     """
 
     # Texts already warned about.
     _cut: set[str] = field(default_factory=set, init=False, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # A step read from a checkpoint gets its tokenizer from load_state_dict, right after this.
@@ -48,10 +55,20 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
         changed: Any = transition.copy()
         if isinstance(action := changed.get(TransitionKey.ACTION), Tensor):
             changed[TransitionKey.ACTION] = action.float()
-        observation = changed.get(TransitionKey.OBSERVATION)
-        if observation and isinstance(state := observation.get(OBS_STATE), Tensor):
-            changed[TransitionKey.OBSERVATION] = observation | {OBS_STATE: state.float()}
-        return super().__call__(changed)
+        if observation := changed.get(TransitionKey.OBSERVATION):
+            states = {key: value for key, value in observation.items() if f"{key}.".startswith(f"{OBS_STATE}.")}
+            floats = {key: value.float() for key, value in states.items() if isinstance(value, Tensor)}
+            changed[TransitionKey.OBSERVATION] = observation | floats
+        with self._lock:
+            return super().__call__(changed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold: everything but the lock."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Invert :meth:`__getstate__`."""
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Add ``observation.language.tokens`` and ``.attention_mask`` (B, L); warn once about a text that is cut.
@@ -69,7 +86,7 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
                 f"The observation needs {self.task_key!r}, the instruction: a sentence, or a list with one for each "
                 f"sample; got {given!r}."
             )
-        for text in set(texts) - self._cut:
+        for text in set(texts) - self._cut if len(self._cut) < _MOST_WARNINGS else ():
             length = len(self.input_tokenizer(text)["input_ids"])
             if length > self.max_length:
                 self._cut.add(text)
@@ -77,7 +94,7 @@ class SelfContainedTokenizerStep(TokenizerProcessorStep):
                     "Instruction of %d tokens is cut to %d (--policy.tokenizer_max_length): %r",
                     length,
                     self.max_length,
-                    text,
+                    text[:_SHOWN],
                 )
         return super().observation(observation)
 

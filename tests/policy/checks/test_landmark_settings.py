@@ -72,6 +72,14 @@ def test_data_that_a_calibration_does_not_fit_are_refused(overrides, words):
         assert word in str(error.value)
 
 
+def test_a_second_camera_at_the_hand_is_refused():
+    left, right = "observation.images.left_wrist", "observation.images.right_wrist"
+    features = {key: PolicyFeature(FeatureType.VISUAL, (3, 32, 32)) for key in (left, right, IMAGE)}
+    features[STATE] = PolicyFeature(FeatureType.STATE, (8,))
+    with pytest.raises(ValueError, match=rf"{right} is at the wrist by its name.*--policy.views='\[{left}, {IMAGE}\]'"):
+        AtlasVLAPolicy(tiny_config(**(SETTINGS | {"input_features": features, "views": (left, right, IMAGE)})))
+
+
 @pytest.mark.parametrize(("former", "now"), [(True, "keypoints"), (False, "none"), (None, "keypoints")])
 def test_what_old_checkpoints_say_of_the_queries_is_read(tmp_path, former, now):
     tiny_config().save_pretrained(tmp_path)

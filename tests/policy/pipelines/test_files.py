@@ -5,12 +5,14 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 
 from eval.common.errors import EvalError
 from eval.rollout.policy.checkpoint import read_checkpoint
 from lerobot_atlasvla import AtlasVLAPolicy, make_atlasvla_pre_post_processors
+from lerobot_atlasvla.policy.pipelines import files
 from lerobot_atlasvla.policy.pipelines.files import FILES, PipelineError, check_pipelines
 from tests.helpers import released
 
@@ -175,3 +177,24 @@ def test_a_checkpoints_tokenizer_is_data_and_chooses_no_files(saved, tmp_path):
     assert step.input_tokenizer.chat_template is None
     with pytest.raises(ValueError, match="The checkpoint's tokenizer can't be read"):
         step.load_state_dict({key: torch.zeros(3, dtype=torch.uint8)})
+
+
+@pytest.mark.parametrize("known_to_be_absent", [True, False])
+def test_a_pipeline_that_the_hub_cannot_be_asked_for_is_not_taken_for_absent(monkeypatch, tmp_path, known_to_be_absent):
+    """The network may be back a moment later, when LeRobot reads it."""
+
+    def unreachable(*_, **__):
+        raise LocalEntryNotFoundError("connection refused")
+
+    monkeypatch.setattr(files, "hf_hub_download", unreachable)
+    if known_to_be_absent:
+        snapshot = tmp_path / "models--someone--policy"
+        for name in FILES:
+            (snapshot / ".no_exist/abc").mkdir(parents=True, exist_ok=True)
+            (snapshot / ".no_exist/abc" / name).touch()
+        (snapshot / "refs").mkdir()
+        (snapshot / "refs/main").write_text("abc")
+        check_pipelines("someone/policy", cache_dir=tmp_path)
+    else:
+        with pytest.raises(PipelineError, match=f"Whether someone/policy has a {FILES[0]} can't be told.*Hub can be"):
+            check_pipelines("someone/policy", cache_dir=tmp_path)

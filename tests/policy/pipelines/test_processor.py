@@ -1,10 +1,14 @@
 """The pipelines: order, normalization and its inverse, and a tokenizer that travels inside the checkpoint."""
 
+import copy
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
 
@@ -96,6 +100,54 @@ def test_a_cut_instruction_is_reported_once(caplog):
     assert batch["observation.language.tokens"].shape == (3, 8)
     assert caplog.text.count("--policy.tokenizer_max_length") == 1
     assert f"{len(TASK)} tokens is cut to 8" in caplog.text
+
+
+def test_threads_that_share_a_preprocessor_get_their_own_instructions():
+    """As those of lerobot-eval --env.max_parallel_tasks=4 do; not "Already borrowed", nor another's instruction."""
+    preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    raw = raw_batch(1)
+
+    def right(word: str) -> bool:
+        texts = [word * length for length in range(1, 40)]
+        batches = [preprocessor(raw | {"task": [text]}) for text in texts]
+        decoded = make_byte_tokenizer().batch_decode([batch["observation.language.tokens"][0] for batch in batches])
+        return decoded == texts
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(right, "abcdefgh"))
+
+
+def test_copies_and_pickles_of_a_preprocessor_work():
+    preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(), dataset_stats())
+    step = preprocessor.steps[2]
+    for other in (copy.deepcopy(step), pickle.loads(pickle.dumps(step))):
+        assert torch.equal(other.state_dict()["tokenizer_json_utf8"], step.state_dict()["tokenizer_json_utf8"])
+        assert other._lock is not step._lock
+
+
+def test_a_client_that_sends_long_instructions_without_end_fills_neither_memory_nor_log(caplog):
+    preprocessor, _ = make_atlasvla_pre_post_processors(tiny_config(tokenizer_max_length=8), dataset_stats())
+    for number in range(120):
+        preprocessor(raw_batch(1) | {"task": [f"{number} " + "a" * 4000]})
+    assert len(preprocessor.steps[2]._cut) == 100
+    assert len(caplog.records) == 100
+    assert max(len(record.getMessage()) for record in caplog.records) < 400
+
+
+def test_parts_of_a_split_state_become_float_before_statistics_are_cast_to_their_type():
+    parts = {f"{STATE}.arm": torch.rand(3, 6), f"{STATE}.gripper": torch.tensor([[0], [1], [1]])}
+    features = tiny_config().input_features | {
+        key: PolicyFeature(FeatureType.STATE, tuple(part.shape[1:])) for key, part in parts.items()
+    }
+    del features[STATE]
+    stats = {
+        key: {"mean": torch.full(part.shape[1:], 0.5), "std": torch.full(part.shape[1:], 0.25)}
+        for key, part in parts.items()
+    }
+    config = tiny_config(input_features=features)
+    preprocessor, _ = make_atlasvla_pre_post_processors(config, stats | {"action": dataset_stats()["action"]})
+    raw = {key: value for key, value in raw_batch().items() if key != STATE} | parts
+    assert preprocessor(raw)[f"{STATE}.gripper"].flatten().tolist() == [-2.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("text", ["", TASK, "put the ° über 汉字 🤖\n\ttwice  "])
