@@ -10,22 +10,7 @@ ROLLOUTS=${ROLLOUTS:-20}
 TASKS=${TASKS:-"0 2 5"}
 VARIANTS=${VARIANTS:-"full blocks_removed blocks_frozen blind scene_only wrist_only no_state early_fusion learned_queries"}
 export ATLASVLA_LIBERO_RENDER_QUALITY=plain
-# The first EPISODES demonstrations of each task; a dataset that grew has its tasks mixed.
-# shellcheck disable=SC2086 (several words in one string)
-CHOSEN=$("$BIN/python" - "$OUT/data" "$EPISODES" $TASKS <<'PYTHON'
-import json, sys
-from pathlib import Path
-from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-
-root, count, tasks = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-record = json.loads((root / "meta/atlasvla_collect.json").read_text())["tasks"]
-of_task = {record[task]["instruction"]: [] for task in tasks}
-for index, episode in enumerate(LeRobotDatasetMetadata("local/libero_spatial_displaced", root=root).episodes):
-    if (instruction := episode["tasks"][0]) in of_task:
-        of_task[instruction].append(index)
-print(sorted(index for indices in of_task.values() for index in indices[:count]))
-PYTHON
-)
+CHOSEN=$(chosen "$OUT/data" "$TASKS" "$EPISODES" 1)
 
 declare -A FLAGS=(
   [full]=""

@@ -14,9 +14,10 @@ unset OMP_NUM_THREADS # every process has the machine to itself
 "$BIN/python" -m eval.benchmark.reading_speed --root="$OUT/spatial256" --repo_id=local/spatial256
 
 # What frozen VGGT costs in training, and what its features on disk save.
-rm -rf "$OUT/feature_cache"
-[ -e eval/results/benchmark-feature-cache/report.json ] || "$BIN/python" -m eval.benchmark.feature_cache_speed \
-  --root="$OUT/feature_cache" --weights="$WEIGHTS"
+if [ ! -e eval/results/benchmark-feature-cache/report.json ]; then
+  rm -rf "$OUT/feature_cache"
+  "$BIN/python" -m eval.benchmark.feature_cache_speed --root="$OUT/feature_cache" --weights="$WEIGHTS"
+fi
 
 # The small policies, many times, ours also at the batch size of its preset; the large ones at their true size, a few times.
 "$BIN/python" -m eval.benchmark --policies='[atlasvla_tiny,atlasvla_tiny+compile,act]' --device=cpu \

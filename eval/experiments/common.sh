@@ -18,20 +18,27 @@ SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 
 # join VALUES...: a list as the commands take it.
 join() { local IFS=,; echo "[$*]"; }
 
-# train FOLDER FLAGS...: lerobot-train into FOLDER, resumed if FOLDER has a checkpoint.
+# train FOLDER FLAGS...: lerobot-train into FOLDER, resumed if FOLDER has a checkpoint. A resumed run has the flags that it began
+# with, so others are refused.
 train() {
-  local folder=$1
+  local folder=$1 begun=$1.command asked
   shift
   local command=("$BIN/lerobot-train" "$@" "--output_dir=$folder")
+  asked=$(printf 'lerobot-train'; printf ' %q' "${command[@]:1}") # quoted, so that it can be pasted into a shell
   if [ -d "$folder/checkpoints/last" ]; then
+    if [ -e "$begun" ] && [ "$(cut -d' ' -f2- "$begun")" != "$asked" ]; then
+      echo "error: $folder was begun with other flags than now. Remove it, or choose another OUT. Begun with:" >&2
+      cat "$begun" >&2
+      return 1
+    fi
     "$BIN/lerobot-train" "--config_path=$folder/checkpoints/last/pretrained_model/train_config.json" --resume=true
   else
     rm -rf "$folder" # LeRobot refuses a folder that a run without a checkpoint left behind
+    mkdir -p "$(dirname "$folder")"
+    echo "OMP_NUM_THREADS=$OMP_NUM_THREADS $asked" > "$begun"
     "${command[@]}"
   fi
-  # What reports call the training command; quoted, so that it can be pasted into a shell.
-  { printf 'OMP_NUM_THREADS=%s lerobot-train' "$OMP_NUM_THREADS"; printf ' %q' "${command[@]:1}"; echo; } \
-    > "$folder/train_command.txt"
+  [ ! -e "$begun" ] || cp "$begun" "$folder/train_command.txt" # what reports call the training command
 }
 
 # collect PART SUITE TASKS EPISODES FLAGS...: demonstrations of 64 pixels into OUT/PART, as all recipes of several suites have.
@@ -40,12 +47,24 @@ collect() {
     --image_size=64 --recovery_share=0.25 --workers=2 --seed=1000 "${@:5}"
 }
 
-# merge NAME FOLDERS...: datasets into OUT/NAME.
+# episodes FOLDERS...: how many these datasets have together; nothing if one is missing.
+episodes() {
+  "$BIN/python" -c 'import json, sys
+print(sum(json.load(open(f"{folder}/meta/info.json"))["total_episodes"] for folder in sys.argv[1:]))' "$@" 2>/dev/null || true
+}
+
+# merge NAME FOLDERS...: datasets into OUT/NAME, again if they have grown.
 merge() {
   local folders=("${@:2}")
   local names=("${folders[@]##*/}")
-  [ -e "$OUT/$1/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id="local/$1" --new_root="$OUT/$1" \
-    --operation.type=merge --operation.repo_ids="$(join "${names[@]/#/local/}")" --operation.roots="$(join "${folders[@]}")"
+  local there
+  there=$(episodes "$OUT/$1")
+  [ -z "$there" ] || [ "$there" != "$(episodes "${folders[@]}")" ] || return 0
+  rm -rf "$OUT/$1.merging"
+  "$BIN/lerobot-edit-dataset" --new_repo_id="local/$1" --new_root="$OUT/$1.merging" --operation.type=merge \
+    --operation.repo_ids="$(join "${names[@]/#/local/}")" --operation.roots="$(join "${folders[@]}")"
+  rm -rf "${OUT:?}/$1"
+  mv "$OUT/$1.merging" "$OUT/$1"
 }
 
 # train_on NAME DATA START STEPS FLAGS...: one of our policies on OUT/DATA, on from START, and kept in half precision.
@@ -64,9 +83,20 @@ roll() {
     --n_action_steps="$EXECUTED" "${@:5}"
 }
 
-# chosen EVERY: of demonstrations with CAMERAS more copies each, EPISODES a task of TASK, the numbers of the episodes to train on:
-# every copy, or the first of each, which is LIBERO's own camera. The last tenth of each task is held out.
+# chosen ROOT TASKS COUNT EVERY: the numbers of the first COUNT episodes of each of these tasks of a dataset of atlasvla-collect,
+# or of every EVERY-th of them. They are looked up: a dataset that grew has its tasks mixed.
 chosen() {
-  "$BIN/python" -c "copies, tasks = $CAMERAS + 1, len([$TASK])
-print([$EPISODES * copies * task + n for task in range(tasks) for n in range(0, $EPISODES * 9 // 10 * copies, $1)])"
+  "$BIN/python" - "$@" <<'PYTHON'
+import json, sys
+from pathlib import Path
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+
+root, tasks, count, every = Path(sys.argv[1]), sys.argv[2].replace(",", " ").split(), int(sys.argv[3]), int(sys.argv[4])
+record = json.loads((root / "meta/atlasvla_collect.json").read_text())["tasks"]
+of_task = {record[task]["instruction"]: [] for task in tasks}
+for index, episode in enumerate(LeRobotDatasetMetadata("local/chosen", root=root).episodes):
+    if (instruction := episode["tasks"][0]) in of_task:
+        of_task[instruction].append(index)
+print(sorted(index for indices in of_task.values() for index in indices[:count:every]))
+PYTHON
 }

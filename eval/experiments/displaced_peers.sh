@@ -23,7 +23,7 @@ train "$OUT/scene_only" --policy.path="$OUT/kept_seeing" --policy.push_to_hub=fa
 "$BIN/python" -m eval.run --checkpoint="$OUT/act/checkpoints/last" --output_dir="$OUT/displaced_act" \
   --episodes="$DISPLACED" --displace_cm=6
 for placement in nominal displaced; do
-  "$BIN/python" -m eval.report --name="ten_tasks_$placement" \
+  "$BIN/python" -m eval.report --name="ten_tasks_$placement" --reliance="[$OUT/reliance_seeing, $OUT/reliance_blind]" \
     --run="[$OUT/${placement}_seeing, $OUT/${placement}_blind, $OUT/${placement}_act]" \
     --labels='[AtlasVLA, blind, ACT with the same augmentation]'
 done

@@ -37,9 +37,7 @@ collect displaced '[3]' "$LONG" --displace_cm=8
 collect fixed '[0]' "$FIXED"
 collect fixed '[5]' "$PLATE"
 collect fixed '[7]' "$KNOB"
-[ -e "$OUT/data/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id=local/libero_goal --new_root="$OUT/data" \
-  --operation.type=merge --operation.repo_ids='[local/libero_goal_displaced, local/libero_goal_fixed]' \
-  --operation.roots="[$OUT/displaced, $OUT/fixed]"
+merge data "$OUT"/{displaced,fixed}
 
 DATA=(--dataset.repo_id=local/libero_goal "--dataset.root=$OUT/data" --dataset.eval_split=0.05)
 declare -A START=([seeing]=checkpoints/atlasvla_tiny_spatial [blind]=checkpoints/atlasvla_tiny_spatial_blind)

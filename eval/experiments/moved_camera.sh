@@ -72,16 +72,21 @@ declare -A FLAGS=(
   [act_random]="--config_path=eval/experiments/baselines/act.yaml --policy.input_features=$ACT_INPUT
     --dataset.image_transforms.enable=true --dataset.image_transforms.tfs=$ACT_SHIFT"
 )
+# Of the copies of each demonstration every one, or the first, which is LIBERO's own camera. The last tenth is held out.
+copies=$((CAMERAS + 1))
+first=$((EPISODES * 9 / 10 * copies))
+all=$(chosen "$OUT/demos" "$TASK" "$first" 1)
+own=$(chosen "$OUT/demos" "$TASK" "$first" "$copies")
 checkpoints=() labels=()
 for seed in $SEEDS; do
   for policy in $POLICIES; do
     name=${policy}_$seed
-    every=$((CAMERAS + 1))
-    [[ $policy != *random ]] || every=1
+    episodes=$own
+    [[ $policy != *random ]] || episodes=$all
     steps=$STEPS
     [[ $policy != random ]] || steps=$RANDOM_STEPS
     [[ $policy != act_random ]] || steps=$ACT_STEPS
-    data=(--dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $every)")
+    data=(--dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$episodes")
     # shellcheck disable=SC2086 (several flags in one string)
     {
       [[ ${FLAGS[$policy]} != *feature_cache* ]] || "$BIN/atlasvla-cache" ${FLAGS[$policy]} "${data[@]}"
@@ -93,7 +98,7 @@ for seed in $SEEDS; do
 done
 # The control that sees nothing is deaf to the camera; its rate is that of the unshifted one.
 train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/cameras --dataset.root="$OUT/demos" \
-  "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
+  "--dataset.episodes=$own" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
 "$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --suites="[$SUITE]" --task_ids="[$TASK]" \
   --episodes=20 --displace_cm=6 --n_action_steps="$EXECUTED"
 # shellcheck disable=SC2086

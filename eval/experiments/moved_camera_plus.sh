@@ -32,9 +32,7 @@ export ATLASVLA_LIBERO_RENDER_QUALITY=plain
 "$BIN/atlasvla-collect" --root="$OUT/arm_demos" --repo_id=local/cameras_arm --suite="$SUITE" --task_ids="[$TASK]" \
   --episodes_per_task="$ARM_EPISODES" --seed=2000 --image_size=96 --random_cameras="$CAMERAS" --displace_cm=8 \
   --recovery_share=0.1 --arm_start_rad=0.5 $CAMERA_RANGES
-[ -e "$OUT/robust_demos/meta/info.json" ] || "$BIN/lerobot-edit-dataset" --new_repo_id=local/cameras_robust \
-  --new_root="$OUT/robust_demos" --operation.type=merge --operation.repo_ids='[local/cameras, local/cameras_arm]' \
-  --operation.roots="[$OUT/demos, $OUT/arm_demos]"
+merge robust_demos "$OUT"/{demos,arm_demos}
 CORRUPTIONS='{
   "none": {"weight": 2.0, "type": "Identity"},
   "blur": {"weight": 2.0, "type": "GaussianBlur", "kwargs": {"kernel_size": 13, "sigma": [0.3, 4.0]}},
@@ -46,8 +44,9 @@ train "$OUT/robust" --config_path=configs/policy/atlasvla_mini.yaml --policy.vgg
   --dataset.repo_id=local/cameras_robust --dataset.root="$OUT/robust_demos" --dataset.image_transforms.enable=true \
   --dataset.image_transforms.max_num_transforms=1 "--dataset.image_transforms.tfs=$CORRUPTIONS" --job_name=robust \
   --steps="$STEPS" --seed=1000 --num_workers=1 --save_freq=500
+episodes=$(chosen "$OUT/demos" "$TASK" $((EPISODES * 9 / 10 * (CAMERAS + 1))) $((CAMERAS + 1))) # as in moved_camera.sh
 train "$OUT/wrist_only" --config_path=configs/policy/atlasvla_tiny.yaml '--policy.views=[observation.images.wrist_image]' \
-  --dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$(chosen $((CAMERAS + 1)))" --job_name=wrist_only \
+  --dataset.repo_id=local/cameras --dataset.root="$OUT/demos" "--dataset.episodes=$episodes" --job_name=wrist_only \
   --steps="$STEPS" --seed=1000 --num_workers=1 --save_freq="$STEPS"
 
 plus() { # plus POLICY: every perturbed task once
