@@ -48,10 +48,10 @@ need_apt() {  # need_apt WHAT PACKAGE...: install, or print the one command and 
 
 # 1. Python.
 pyenv_pythons=()
+if [ -n "${PYTHON:-}" ] && ! works "$PYTHON"; then die "PYTHON=$PYTHON does not run or is not 3.12 or 3.13."; fi
 if works .venv/bin/python; then
   python=$(readlink -f .venv/bin/python)
 elif ! python=$(find_python); then
-  if [ -n "${PYTHON:-}" ]; then die "PYTHON=$PYTHON does not run or is not 3.12 or 3.13."; fi
   say "no working Python 3.12 or 3.13 found; trying the system's packages, then uv"
   if apt_install python3.12 python3.12-venv || apt_install python3.13 python3.13-venv; then
     python=$(find_python) || die "the installed Python does not run."
