@@ -109,7 +109,8 @@ def read_and_check_nominal(cfg: ReadingConfig) -> Run | None:
         checkpoint = policy.checkpoint
         settings = asked.settings(checkpoint.n_action_steps, policy.cameras, policy.image_size)
         coeff = getattr(checkpoint.config, "temporal_ensemble_coeff", None)
-        check_nominal(nominal, checkpoint.weights_sha256, settings | {"temporal_ensemble_coeff": coeff})
+        digests = {"weights_sha256": checkpoint.weights_sha256, "settings_sha256": checkpoint.settings_sha256}
+        check_nominal(nominal, digests, settings | {"temporal_ensemble_coeff": coeff})
     return nominal
 
 

@@ -29,23 +29,30 @@ def read_nominal(path: Path, suite: str) -> Run:
 
 
 def check_nominal(
-    nominal: Run, weights_sha256: str, settings: Mapping[str, Any], simulator: Mapping[str, str] | None = None
+    nominal: Run, policy: Mapping[str, Any], settings: Mapping[str, Any], simulator: Mapping[str, str] | None = None
 ) -> None:
     """Refuse a run of another policy, or one made in another way.
 
     Args:
         nominal: The run.
-        weights_sha256: Of the policy that is told other tasks.
+        policy: That is told other tasks: its ``weights_sha256`` and ``settings_sha256``, as in :class:`.Run`.
         settings: How it is rolled out (:meth:`.RunConfig.settings`).
         simulator: Versions and assets; None where nothing has been simulated yet.
 
     Raises:
         EvalError: Naming the first difference.
     """
-    if nominal.policy["weights_sha256"] != weights_sha256:
+    if nominal.policy["weights_sha256"] != policy["weights_sha256"]:
         raise EvalError(
             f"--nominal={nominal.path} was made with the weights of {nominal.policy['checkpoint']}, not with those of "
             "--checkpoint; give a run of that checkpoint, or leave it out."
+        )
+    # Runs of earlier versions did not record it.
+    digests = {nominal.policy.get("settings_sha256"), policy.get("settings_sha256")}
+    if len(digests - {None}) > 1:
+        raise EvalError(
+            f"--nominal={nominal.path} was made with the weights of --checkpoint, but another config.json or other "
+            "pipelines (normalization statistics); give a run of that checkpoint, or leave it out."
         )
     found, wanted = comparable(nominal.settings), comparable(settings)
     differing = differences([name for name in found if name not in _FREE], found, wanted)

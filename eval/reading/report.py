@@ -41,7 +41,7 @@ def write_report(run: Run, folder: Path, nominal: Run | None, note: str) -> tupl
     if not run.rollouts:
         raise EvalError(f"--output_dir={run.path} has no finished rollouts, so there is nothing to report.")
     if nominal is not None:
-        check_nominal(nominal, run.policy["weights_sha256"], run.settings, run.simulator)
+        check_nominal(nominal, run.policy, run.settings, run.simulator)
     content = report_content(run, nominal) | {"note": note}
     page = publish(folder, KIND, content, page_of(content, run))
     plot_matrix(content, folder / PLOT)

@@ -14,6 +14,7 @@ from eval.common.errors import EvalError
 from eval.common.former_flags import flag_of
 from eval.common.statistics import format_difference, mcnemar_exact, newcombe_difference, paired_difference
 from eval.report.data import LabeledRun, Task, read_runs
+from eval.rollout.plan import same_simulator
 from eval.rollout.run_folder import Rollout, Run
 from lerobot_atlasvla.utils.cli import exit_status
 
@@ -109,7 +110,9 @@ def differences(
     names: Iterable[str], a: Mapping[str, Any], b: Mapping[str, Any], what: str = ""
 ) -> list[tuple[str, Any, Any]]:
     """Return name and both values of the entries that differ; names begin with ``what``, what has them."""
-    return [(what + name, a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)]
+    return [
+        (what + name, a.get(name), b.get(name)) for name in names if not same_simulator(name, a.get(name), b.get(name))
+    ]
 
 
 def obstacles(a: Run, b: Run) -> list[str]:

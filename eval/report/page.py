@@ -137,6 +137,9 @@ def seed_lines(entry: LabeledRun) -> list[str]:
     by_seed = {seed: counts(rollouts) for seed, rollouts in entry.by_seed().items()}
     mean, deviation = mean_over_seeds([successes / rollouts for successes, rollouts in by_seed.values()])
     same, repeated = entry.seed_agreement()
+    agreement = f"{same} of {repeated} initial states came out the same at every seed."
+    # Otherwise every seed draws placements or displacements of its own.
+    repeats = entry.run.settings["init_states"] and not entry.run.settings.get("displace_cm")
     return [
         f"## Seeds of {entry.label}",
         "",
@@ -144,8 +147,7 @@ def seed_lines(entry: LabeledRun) -> list[str]:
         "",
         f"Mean over {len(by_seed)} seeds: {100 * mean:.1f} %, "
         f"standard deviation {100 * (deviation or 0.0):.1f} points.",
-        f"{same} of {repeated} initial states came out the same at every seed.",
-        *(SEEDS_NOTE.splitlines() if entry.run.settings["init_states"] else ()),
+        *((agreement, *SEEDS_NOTE.splitlines()) if repeats else ()),
         "",
     ]
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from eval.common.errors import EvalError, check_at_least
 from eval.common.statistics import wilson_interval
+from eval.rollout.plan import same_simulator
 from lerobot_atlasvla.files.replacing import replacing
 from lerobot_atlasvla.libero.demonstrations.episode import ActionNoise
 from lerobot_atlasvla.libero.demonstrations.task_scene import NO_OP
@@ -59,6 +60,8 @@ class ExpertsConfig:
         if self.suite not in PLANS:
             raise EvalError(f"--suite={self.suite} is not known to the scripted expert; allowed: {', '.join(PLANS)}.")
         check_at_least(self, placements=1, noise=0)
+        if self.task_ids is not None and (not self.task_ids or len(set(self.task_ids)) < len(self.task_ids)):
+            raise EvalError(f"--task_ids={self.task_ids} must name at least one task, and none of them twice.")
 
 
 @contextmanager
@@ -131,7 +134,7 @@ def save_picture(env: Any, file: Path) -> None:
 def measure(config: ExpertsConfig) -> None:
     """Solve what the output lacks, and print a table of all that it has of the suite and noise."""
     config.validate()
-    from lerobot_atlasvla.libero.setup import prepare_libero
+    from lerobot_atlasvla.libero.setup import describe_simulator, prepare_libero
 
     prepare_libero()
     from libero.libero import benchmark
@@ -141,6 +144,14 @@ def measure(config: ExpertsConfig) -> None:
     asked = known if config.task_ids is None else config.task_ids
     if without := [task_id for task_id in asked if task_id not in known]:
         raise EvalError(f"--task_ids={asked}: the scripted expert knows {known} of {config.suite}, not {without}.")
+    assets = describe_simulator()["assets"]
+    for row in _rows(config):
+        recorded = row.get("assets") or "unknown"
+        if not same_simulator("assets", recorded, assets):
+            raise EvalError(
+                f"--output={config.output} has outcomes on {recorded} assets, and LIBERO's are now {assets}; give "
+                "another --output."
+            )
     done = {(row["task_id"], row["seed"]) for row in _rows(config)}
     config.output.parent.mkdir(parents=True, exist_ok=True)
     if config.output.exists():
@@ -155,7 +166,13 @@ def measure(config: ExpertsConfig) -> None:
             expert = ScriptedExpert(env, task.name)
             for seed in seeds:
                 steps = solve(env, expert, seed, config.noise, SUITE_MAX_STEPS[config.suite])
-                row = {"suite": config.suite, "task_id": task_id, "task": task.name, "noise": config.noise}
+                row = {
+                    "suite": config.suite,
+                    "task_id": task_id,
+                    "task": task.name,
+                    "noise": config.noise,
+                    "assets": assets,
+                }
                 row |= {"seed": seed, "steps": steps, "grasps": expert.grasps, "phase": str(expert.phase)}
                 file.write(json.dumps(row) + "\n")
                 file.flush()

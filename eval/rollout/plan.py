@@ -20,6 +20,8 @@ logger = logging.getLogger("eval.run")
 
 GROWING = ("suites", "task_ids", "seeds", "episodes", "fraction")
 """Settings that say how much to do; the others say what a rollout is and are the same for a whole run folder."""
+OF_THE_FILES = ("assets_source", "assets_note")
+"""What is noted of the simulator's assets beside their kind; a run folder may be continued with another one."""
 
 
 class Benchmark(Protocol):
@@ -144,9 +146,7 @@ def check_same_run(before: Run, now: Run) -> None:
     check_continues(comparable(before.settings), comparable(now.settings), folder)
     for name, value in now.simulator.items():
         recorded = before.simulator.get(name)
-        # Runs of earlier versions say "official" only.
-        same = same_files(recorded, value) if name == "assets" and recorded else recorded == value
-        if not same and name not in ("assets_source", "assets_note"):
+        if not same_simulator(name, recorded, value) and name not in OF_THE_FILES:
             raise EvalError(
                 f"The simulator's {name} is {value}, but the run in --output_dir={folder} was made with "
                 f"{recorded}. Restore that, or choose a new --output_dir."
@@ -173,6 +173,11 @@ def check_continues(recorded: Mapping[str, Any], asked: Mapping[str, Any], folde
                 f"--{flag_of(name)}: the run in --output_dir={folder} was made with {recorded.get(name)}, this command "
                 f"asks for {value}. Continue it with the same {flag_of(name)}, or choose a new --output_dir."
             )
+
+
+def same_simulator(name: str, recorded: str | None, present: str | None) -> bool:
+    """Tell whether two records of the simulator agree in ``name``; early ones call all assets "official"."""
+    return same_files(recorded, present) if name == "assets" and recorded and present else recorded == present
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

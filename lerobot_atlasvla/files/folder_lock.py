@@ -14,6 +14,8 @@ except ImportError:  # Windows
 
 # What file systems answer that can't lock: network ones of clusters, mostly.
 _CAN_NOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+# How often a folder may vanish while it is taken, before something else is the matter.
+_ATTEMPTS = 100
 
 
 class FolderInUseError(ValueError):
@@ -42,15 +44,19 @@ class FolderLock:
     def __init__(self, folder: Path, flag: str) -> None:
         self.descriptors: tuple[int, ...] = ()
         self._end = lambda: None
+        left = _ATTEMPTS
         made = [parent for parent in folder.absolute().parents if not parent.exists()]
         while fcntl is not None:
+            left -= 1
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
+                if not left:  # a folder above it that can't be made, such as /proc/run
+                    raise
                 continue  # its last holder has just removed it
             except FileExistsError:
-                if _is_something_else(folder):
+                if _is_something_else(folder) or not left:  # a folder above it is a link that leads nowhere
                     raise
                 continue  # the same, between finding it there and looking what it is
             try:

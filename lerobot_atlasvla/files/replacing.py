@@ -37,9 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
         scratch = folder / path.name
         yield scratch
         for file in (scratch, *scratch.rglob("*")) if scratch.is_dir() else (scratch,):
-            sync(file)
             if file.is_file():
-                file.chmod(mode)
+                file.chmod(mode)  # first: what was copied may be read-only
+            sync(file)
         _take_place(scratch, path)
         sync(path.parent)
 

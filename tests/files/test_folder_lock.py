@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,11 @@ def test_what_is_no_folder_is_refused(tmp_path, kind):
         (tmp_path / "folder").symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileExistsError):
         FolderLock(tmp_path / "folder", "--root")
+
+
+@pytest.mark.parametrize("kind", ["link that leads nowhere", "what can't be made"])
+def test_a_folder_below_something_that_is_no_folder_is_an_error_and_no_endless_loop(tmp_path, kind):
+    if kind == "link that leads nowhere":  # such as a scratch disk that is not mounted
+        (tmp_path / "outputs").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match=r"outputs|/proc"):
+        FolderLock(tmp_path / "outputs/run" if kind == "link that leads nowhere" else Path("/proc/run"), "--root")

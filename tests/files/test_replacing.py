@@ -124,3 +124,17 @@ def test_many_writers_of_one_file_do_not_disturb_each_other(tmp_path):
         assert (one.wait(), other.wait()) == (0, 0)
     assert (tmp_path / "file").read_text() in ("a" * 1000, "b" * 1000)
     assert names(tmp_path) == ["file"]
+
+
+def test_what_was_copied_read_only_is_written_all_the_same(tmp_path, monkeypatch):
+    """Only its owner's own rights count where nobody is root."""
+    writable = []
+    monkeypatch.setattr(
+        "lerobot_atlasvla.files.replacing.sync", lambda file: writable.append(bool(file.stat().st_mode & 0o200))
+    )
+    with replacing(tmp_path / "folder") as scratch:
+        scratch.mkdir()
+        (scratch / "file").touch()
+        (scratch / "file").chmod(0o444)
+    assert writable
+    assert all(writable)

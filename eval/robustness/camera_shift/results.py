@@ -10,11 +10,12 @@ from eval.common.former_flags import flag_of
 from eval.common.statistics import format_rate, newcombe_difference
 from eval.report.data import counts
 from eval.robustness.camera_shift.grid import MEANINGS, Grid, Point, read_grid, run_path
-from eval.rollout.plan import comparable
+from eval.rollout.plan import OF_THE_FILES, comparable, same_simulator
 from eval.rollout.run_folder import RUN_FILE, Run, read_run
 
 OF_A_POLICY = ("n_action_steps", "temporal_ensemble_coeff", "cameras", "threads", "fast_render")
 """Settings that may differ between the checkpoints of a plot: how each is asked, and what moves no result by itself."""
+OF_SIMULATOR = "simulator's "
 
 Counts = tuple[int, int]
 """(successes, rollouts)"""
@@ -135,13 +136,12 @@ def _check_belong_together(results: Results) -> None:
 def _fixed(run: Run) -> dict[str, Any]:
     settings = {name: value for name, value in comparable(run.settings).items() if name not in MEANINGS}
     # The render quality is among both.
-    simulator = {f"simulator's {name}": value for name, value in run.simulator.items() if name != "assets_source"}
-    return settings | simulator
+    return settings | {OF_SIMULATOR + name: value for name, value in run.simulator.items() if name not in OF_THE_FILES}
 
 
 def _refuse_difference(expected: Mapping[str, Any], found: Mapping[str, Any], run: Run) -> None:
     for name, value in expected.items():
-        if found.get(name) != value:
+        if not same_simulator(name.removeprefix(OF_SIMULATOR), value, found.get(name)):
             raise EvalError(
                 f"{run.path} does not belong to this grid: its {flag_of(name)} is {found.get(name)}, expected {value}. "
                 "Remove that folder, or choose a new --output_dir."

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError, check_labels, check_report_name
+from eval.common.former_flags import flag_of
+from eval.report.compare import differences
 from eval.report.data import note_text, publish
 from eval.report.plots import plot_success
 from eval.robustness.benchmark_report import PLOT, check_benchmark, check_same_tasks
@@ -95,13 +98,29 @@ def _labels(cfg: ControlsConfig, names: Sequence[str]) -> list[str]:
 
 
 def _of_its_policy(run: Run, policies: Sequence[Entry]) -> Entry:
-    for entry in policies:
-        if entry.run.policy["weights_sha256"] == run.policy["weights_sha256"]:
+    wanted = _policy_of(run)
+    same_weights = [entry for entry in policies if _policy_of(entry.run)["weights"] == wanted["weights"]]
+    for entry in same_weights:
+        if _policy_of(entry.run) == wanted:
             return Entry(entry.label, run)
+    if same_weights:
+        beside = same_weights[0].run
+        what, ours, theirs = differences(list(wanted), _policy_of(beside), wanted)[0]
+        raise EvalError(
+            f"--other_task={run.path} can't be read beside {beside.path}: its {flag_of(what)} is {theirs}, not {ours}, "
+            "so more than the instruction differs. Run it again with the same settings, or leave it out."
+        )
     raise EvalError(
         f"--other_task={run.path} is of {run.policy['checkpoint']}, whose weights none of --runs has; name the run of "
         "the same checkpoint in --runs, or leave it out."
     )
+
+
+def _policy_of(run: Run) -> dict[str, Any]:
+    """Return what decides the actions of a run's policy, in a given scene."""
+    settings = {name: run.settings.get(name) for name in ("n_action_steps", "temporal_ensemble_coeff", "image_size")}
+    digests = {"weights": run.policy["weights_sha256"], "configuration": run.policy.get("settings_sha256")}
+    return digests | settings
 
 
 def run(cfg: ControlsConfig, _: str) -> None:

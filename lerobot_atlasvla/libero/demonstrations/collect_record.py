@@ -38,7 +38,9 @@ class TaskProgress:
     kept: int = 0
     failures_in_a_row: int = 0
     mean_displacement_cm: float | None = None
-    """Mean distance that the object to be moved really got, over all attempts; None if nothing is displaced."""
+    """Mean distance that the object to be moved really got, over the displaced attempts; None if there are none."""
+    displaced: int = 0
+    """Those of ``attempts`` whose objects were displaced."""
     recovery_attempts: int = 0
     """Those of ``attempts`` that started from a mishap."""
     recovery_kept: int = 0
@@ -95,6 +97,8 @@ class Progress:
             suite, _, task_id = name.rpartition("/")
             key = (suite or record["settings"]["suite"], int(task_id))
             tasks[key] = TaskProgress(**{field: value for field, value in task.items() if field != "failures"})
+            if "displaced" not in task and tasks[key].mean_displacement_cm is not None:  # before the count was kept
+                tasks[key].displaced = tasks[key].attempts
         return cls(tasks, record["wall_s"])
 
 

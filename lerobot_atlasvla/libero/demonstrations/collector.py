@@ -162,7 +162,8 @@ class Collector:
         if attempt.displacement is not None:
             moved_cm = math.hypot(*attempt.displacement.target_moved_cm)
             before_cm = task.mean_displacement_cm or 0.0
-            task.mean_displacement_cm = before_cm + (moved_cm - before_cm) / task.attempts
+            task.displaced += 1
+            task.mean_displacement_cm = before_cm + (moved_cm - before_cm) / task.displaced
         task.recovery_attempts += attempt.recovery
         if attempt.trajectory is None:
             task.failures_in_a_row += 1

@@ -11,7 +11,7 @@ from lerobot_atlasvla.libero.cameras.features import CONVENTION
 from lerobot_atlasvla.libero.cameras.ranges import RandomCameraConfig
 from lerobot_atlasvla.libero.dataset_settings import CollectionError, TaskKey, shared
 from lerobot_atlasvla.libero.experts.scripted import known_by_suite, known_tasks
-from lerobot_atlasvla.libero.tasks import SPATIAL
+from lerobot_atlasvla.libero.tasks import LONGEST_EPISODE, SETTLE_STEPS, SPATIAL
 from lerobot_atlasvla.utils.setting_checks import check_at_least, check_in_range
 
 EXPERT, FIXED, RANDOM = "expert", "fixed", "random"
@@ -70,6 +70,11 @@ class GeometryConfig(RandomCameraConfig):
             )
         # LeRobot 0.6.1 can't add up the statistics of matrices when an episode has a single frame.
         check_at_least(CollectionError, self, states_per_episode=2, every_steps=1, max_steps=1)
+        if SETTLE_STEPS + self.max_steps > LONGEST_EPISODE:
+            raise CollectionError(
+                f"--max_steps={self.max_steps} must be at most {LONGEST_EPISODE - SETTLE_STEPS}: LIBERO ends an "
+                f"episode after {LONGEST_EPISODE} steps, of which {SETTLE_STEPS} are for settling."
+            )
         check_at_least(CollectionError, self, noise=0, object_offset_cm=0, layout_offset_cm=0)
         check_in_range(CollectionError, self, reach_share=(0, 1), posture_share=(0, 1), object_share=(0, 1))
         if not self.posture_noise or not all(0 <= std < math.inf for std in self.posture_noise):

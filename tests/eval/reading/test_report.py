@@ -15,7 +15,7 @@ from tests.eval.run_folders import make_run
 
 SETTINGS = {"suites": ["libero_goal"], "task_ids": None, "episodes": 2, "displace_cm": 0.0}
 READING = SETTINGS | {"benchmark": NAME, "told_task_ids": None, "instructions": INSTRUCTIONS}
-POLICY = {"weights_sha256": "abc"}
+POLICY = {"weights_sha256": "abc", "settings_sha256": "123"}
 # (the state's task, the told one): outcomes of the two states, and the goals reached.
 OUTCOMES = {
     (0, 1): [("told", 1), ("told", 1)],
@@ -136,6 +136,7 @@ def test_a_judgment_that_lacks_something_is_named(tmp_path, lacking):
     ("changes", "policy", "message"),
     [
         ({}, {"weights_sha256": "def"}, "was made with the weights of outputs/train, not with those of --checkpoint"),
+        ({}, {"settings_sha256": "456"}, "but another config.json or other pipelines"),
         ({"displace_cm": 6.0}, {}, "its displace_cm is 6.0, not 0.0"),
         ({"look": "plain"}, {}, "its render_quality is plain, not default"),
         ({"n_action_steps": 1}, {}, "its n_action_steps is 1, not 10"),

@@ -94,6 +94,13 @@ def test_other_tasks_are_refused(tmp_path, capsys):
     assert obstacles(read_run(a), read_run(same)) == []
 
 
+def test_assets_that_an_early_run_calls_official_only_may_be_the_same(tmp_path):
+    early = read_run(make_run(tmp_path / "a", GOOD, simulator={"assets": "official"}))
+    for name, assets, differ in (("b", "official (verified)", False), ("c", "stand-in", True)):
+        other = read_run(make_run(tmp_path / name, BAD, simulator={"assets": assets}))
+        assert bool(obstacles(early, other)) == differ
+
+
 def test_reports_are_compared_like_their_runs(tmp_path, capsys):
     a, b = make_run(tmp_path / "a", GOOD), make_run(tmp_path / "b", BAD)
     assert report.main([f"--run={a}", f"--reports={tmp_path}", "--name=ra"]) == 0

@@ -162,6 +162,17 @@ def test_seeds_and_their_mean(tmp_path):
     assert content["runs"][0]["mean_over_seeds"] == 0.625
 
 
+@pytest.mark.parametrize("settings", [{"init_states": False}, {"displace_cm": 6.0}])
+def test_seeds_with_placements_of_their_own_are_not_said_to_agree(tmp_path, settings):
+    rollouts = [*rollouts_of(0, [50, 60], seed=1000), *rollouts_of(0, [50, 0], seed=2000)]
+    run = make_run(tmp_path / "mine", rollouts, settings=settings | {"seeds": [1000, 2000], "task_ids": [0]})
+    report(tmp_path, f"--run={run}")
+    text, _, _ = written(tmp_path)
+    assert "Mean over 2 seeds: 75.0 %" in text
+    assert "came out the same at every seed" not in text
+    assert "Every seed starts from the same" not in text
+
+
 def test_runs_side_by_side(tmp_path):
     mine, other = make_run(tmp_path / "mine", MINE), make_run(tmp_path / "other", OTHER)
     report(tmp_path, f"--run=[{mine}, {other}]", "--labels=[AtlasVLA, ACT]", "--name=both")

@@ -91,6 +91,15 @@ def report(output, tmp_path, *arguments) -> tuple[str, dict]:
     return (folder / "report.md").read_text(), json.loads((folder / "report.json").read_text())
 
 
+def test_a_grid_that_was_begun_when_runs_said_less_of_their_assets_is_reported(output, tmp_path):
+    """eval.run continues it, so the report must not refuse it."""
+    now = {"mujoco": "3.3", "look": "default", "assets": "official (verified)", "assets_note": "bowl replaced"}
+    write_point(output, "act-2", PAN, 5, simulator=now)
+    assert "| act-2 | 8/10" in report(output, tmp_path)[0]
+    write_point(output, "act-2", PAN, 5, simulator=now | {"assets": "stand-in"})
+    assert run_report(output, tmp_path) == 1
+
+
 def test_meanings_are_those_of_the_simulator():
     assert list(MEANINGS) == list(asdict(CameraShift()))
     # The words that carry the sign are the simulator's own.

@@ -15,10 +15,9 @@ TASK = "pick up the bowl"
 FLAGS = ["--suite=libero_spatial", "--task_ids=[0]", "--placements=3"]
 
 
-def line(seed: int, steps: int | None = 90) -> str:
-    return json.dumps(
-        {"suite": "libero_spatial", "task_id": 0, "task": TASK, "noise": 0.0, "seed": seed, "steps": steps}
-    )
+def line(seed: int, steps: int | None = 90, **changes: str) -> str:
+    row = {"suite": "libero_spatial", "task_id": 0, "task": TASK, "noise": 0.0, "assets": "stand-in", "seed": seed}
+    return json.dumps(row | {"steps": steps} | changes)
 
 
 def render(camera_name: str, width: int, height: int) -> np.ndarray:
@@ -43,6 +42,7 @@ def solved(monkeypatch) -> list[int]:
     suite = SimpleNamespace(get_task=lambda task_id: task)
     monkeypatch.setitem(sys.modules, "libero.libero", SimpleNamespace(benchmark=suites))
     monkeypatch.setattr("lerobot_atlasvla.libero.setup.prepare_libero", lambda: None)
+    monkeypatch.setattr("lerobot_atlasvla.libero.setup.describe_simulator", lambda: {"assets": "stand-in"})
     monkeypatch.setattr(experts, "without_cameras", without_cameras)
     monkeypatch.setattr(experts, "ScriptedExpert", lambda env, name: SimpleNamespace(grasps=1, phase="done"))
     monkeypatch.setattr(experts, "solve", solve)
@@ -76,3 +76,19 @@ def test_pictures_show_the_end_of_failures_alone_and_upright(tmp_path, solved):
     with Image.open(picture) as image:
         brightness = [image.getpixel((100, row))[0] for row in (0, 200, 255)]
     assert brightness == [255, 55, 0]
+
+
+@pytest.mark.parametrize("assets", ["official (verified)", None])
+def test_outcomes_on_other_assets_are_not_continued(tmp_path, solved, capsys, assets):
+    file = tmp_path / "experts.jsonl"
+    file.write_text(line(0, assets=assets) + "\n")
+    assert experts.main([*FLAGS, f"--output={file}"]) == 1
+    assert f"has outcomes on {assets or 'unknown'} assets, and LIBERO's are now stand-in" in capsys.readouterr().err
+    assert solved == []
+
+
+@pytest.mark.parametrize("task_ids", ["[]", "[0, 0]"])
+def test_tasks_are_named_once(tmp_path, solved, capsys, task_ids):
+    assert experts.main([f"--task_ids={task_ids}", f"--output={tmp_path / 'experts.jsonl'}"]) == 1
+    assert "must name at least one task, and none of them twice" in capsys.readouterr().err
+    assert solved == []

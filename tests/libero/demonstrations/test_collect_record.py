@@ -11,7 +11,7 @@ from lerobot_atlasvla.libero.demonstrations import collect as collect_module
 from lerobot_atlasvla.libero.demonstrations import collect_record as record_module
 from lerobot_atlasvla.libero.demonstrations import collector as collector_module
 from lerobot_atlasvla.libero.demonstrations.collect import collect
-from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME, describe_source
+from lerobot_atlasvla.libero.demonstrations.collect_record import RECORD_NAME, Progress, describe_source
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt, Job
 from lerobot_atlasvla.libero.demonstrations.task_scene import Displacement
 from tests.libero.demonstrations.fake_simulator import EXPECTED, SOURCE, config, contents, fake_attempt
@@ -30,6 +30,7 @@ def test_contents_and_order_do_not_depend_on_the_workers(tmp_path, fake_simulato
         "kept": 3,
         "failures_in_a_row": 0,
         "mean_displacement_cm": None,
+        "displaced": 0,
         "failures": 1,
         "recovery_attempts": 2,
         "recovery_kept": 1,
@@ -59,6 +60,25 @@ def test_the_record_says_how_far_the_target_really_moved(tmp_path, fake_simulato
     collect(replace(displaced, episodes_per_task=3))  # continued: the mean is over all four
     record = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())
     assert record["tasks"]["5"]["mean_displacement_cm"] == pytest.approx(2.5)
+
+
+def test_attempts_that_could_not_be_displaced_are_not_in_that_mean(tmp_path, fake_simulator, monkeypatch):
+    """Whether they come first or later."""
+
+    def attempt(job: Job) -> Attempt:
+        return displaced_attempt(job) if job.attempt != 1 else fake_attempt(job)
+
+    monkeypatch.setattr(collect_module, "run_job", attempt)
+    collect(config(tmp_path / "ds", displace_cm=8.0, episodes_per_task=2))
+    task = json.loads((tmp_path / "ds" / "meta" / RECORD_NAME).read_text())["tasks"]["5"]
+    # Of three attempts the second was not displaced: 1 and 3 cm.
+    assert (task["attempts"], task["displaced"], task["mean_displacement_cm"]) == (3, 2, pytest.approx(2.0))
+
+
+def test_a_mean_that_was_recorded_without_its_count_is_over_all_attempts():
+    task = {"attempts": 4, "kept": 3, "failures": 1, "mean_displacement_cm": 2.0}
+    progress = Progress.from_record({"settings": {"suite": "libero_spatial"}, "tasks": {"5": task}, "wall_s": 1.0})
+    assert progress.tasks["libero_spatial", 5].displaced == 4
 
 
 def test_a_record_made_before_objects_could_be_displaced_is_continued_without(tmp_path, fake_simulator):

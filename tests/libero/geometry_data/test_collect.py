@@ -155,6 +155,7 @@ def test_the_states_per_second_are_told(tmp_path, capsys):
         ),
         ({"states_per_episode": 1}, "--states_per_episode=1 must be at least 2"),
         ({"every_steps": 0}, "--every_steps=0 must be at least 1"),
+        ({"max_steps": 991}, "--max_steps=991 must be at most 990: LIBERO ends an episode after 1000 steps"),
         ({"posture_share": 2.0}, "--posture_share=2.0 must lie in 0 .. 1"),
         ({"reach_share": float("nan")}, "--reach_share=nan must lie in 0 .. 1"),
         ({"posture_noise": []}, r"--posture_noise=\[\] must be"),

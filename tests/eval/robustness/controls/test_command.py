@@ -144,6 +144,19 @@ def test_another_tasks_instruction(call, runs, solved, words):
     assert words in Path("results/libero_plus/report.md").read_text()
 
 
+def test_it_is_read_beside_the_run_with_the_same_settings(call, runs):
+    """The same weights may have been run with other numbers of executed actions."""
+    plus_run("three", range(60), weights="mine", n_action_steps=3)
+    plus_run(
+        "swapped", range(45), LANGUAGE, prompt="other_task", categories=["language"], weights="mine", n_action_steps=3
+    )
+    assert call("--runs=[mine, three]", "--controls=[blind]", "--other_task=[swapped]")[0] == 0
+    assert [pair["policy"] for pair in content()["other_task"]] == ["three"]
+    status, printed = call(*USUAL, "--other_task=[swapped]")
+    assert status == 1
+    assert "--other_task=swapped can't be read beside mine: its n_action_steps is 3, not 10" in printed.err
+
+
 def test_libero_pro(call):
     for folder, solved in (("mine", 3), ("blind", 1)):
         rollouts = [
