@@ -20,6 +20,7 @@ from .model.frozen import is_frozen
 from .model.sizes.memory import check_fits_memory
 from .policy import rtc
 from .policy.action_queues import ActionQueues
+from .policy.checks.landmarks import check_others_stand_still
 from .policy.checks.values import check_finite_actions, check_finite_loss
 from .policy.columns import note_image_sizes
 from .policy.pipelines.files import check_pipelines
@@ -82,6 +83,7 @@ class AtlasVLAPolicy(PreTrainedPolicy):
         config.backbone_architectures = backbones.architectures(config, resolved)
         backbones.check_points(config)
         order_views(config)
+        check_others_stand_still(config)
         check_fits_memory(config, without=pretrained)
         self.model = AtlasVLA(config, without_weights=pretrained)
         self._prepare()

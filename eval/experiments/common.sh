@@ -18,17 +18,22 @@ SHIFT='{"shift": {"type": "RandomCrop", "kwargs": {"size": [64, 64], "padding": 
 # join VALUES...: a list as the commands take it.
 join() { local IFS=,; echo "[$*]"; }
 
-# train FOLDER FLAGS...: lerobot-train into FOLDER, resumed if FOLDER has a checkpoint. A resumed run has the flags that it began
-# with, so others are refused.
+# train FOLDER FLAGS...: lerobot-train into FOLDER, resumed if FOLDER has a checkpoint. A resumed run has the flags and the data that
+# it began with, so others are refused.
 train() {
-  local folder=$1 begun=$1.command asked
+  local folder=$1 begun=$1.command asked flag data=
   shift
   local command=("$BIN/lerobot-train" "$@" "--output_dir=$folder")
-  asked=$(printf 'lerobot-train'; printf ' %q' "${command[@]:1}") # quoted, so that it can be pasted into a shell
+  for flag; do
+    [[ $flag != --dataset.root=* ]] || data=" # $(episodes "${flag#*=}") episodes"
+  done
+  asked="$(printf 'lerobot-train'; printf ' %q' "${command[@]:1}")$data" # quoted, so that it can be pasted into a shell
   if [ -d "$folder/checkpoints/last" ]; then
-    if [ -e "$begun" ] && [ "$(cut -d' ' -f2- "$begun")" != "$asked" ]; then
-      echo "error: $folder was begun with other flags than now. Remove it, or choose another OUT. Begun with:" >&2
-      cat "$begun" >&2
+    if [ ! -e "$begun" ]; then
+      echo "warning: it is not known with which flags $folder was begun; it goes on with them." >&2
+    elif [ "$(cut -d' ' -f2- "$begun")" != "$asked" ]; then
+      echo "error: $folder was begun with other flags or data than now. Remove it, or choose another OUT. Now and then:" >&2
+      echo "$asked" | cat - "$begun" >&2
       return 1
     fi
     "$BIN/lerobot-train" "--config_path=$folder/checkpoints/last/pretrained_model/train_config.json" --resume=true
@@ -60,7 +65,7 @@ merge() {
   local there
   there=$(episodes "$OUT/$1")
   [ -z "$there" ] || [ "$there" != "$(episodes "${folders[@]}")" ] || return 0
-  rm -rf "$OUT/$1.merging"
+  rm -rf "${OUT:?}/$1.merging"
   "$BIN/lerobot-edit-dataset" --new_repo_id="local/$1" --new_root="$OUT/$1.merging" --operation.type=merge \
     --operation.repo_ids="$(join "${names[@]/#/local/}")" --operation.roots="$(join "${folders[@]}")"
   rm -rf "${OUT:?}/$1"

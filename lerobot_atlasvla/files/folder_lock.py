@@ -52,11 +52,11 @@ class FolderLock:
                 folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
-                if not left:  # a folder above it that can't be made, such as /proc/run
+                if left <= 0:  # a folder above it that can't be made, such as /proc/run
                     raise
                 continue  # its last holder has just removed it
             except FileExistsError:
-                if _is_something_else(folder) or not left:  # a folder above it is a link that leads nowhere
+                if _is_something_else(folder) or left <= 0:  # a folder above it is a link that leads nowhere
                     raise
                 continue  # the same, between finding it there and looking what it is
             try:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from eval.common.cli import run_command
 from eval.common.errors import EvalError, check_labels, check_report_name
@@ -98,17 +97,16 @@ def _labels(cfg: ControlsConfig, names: Sequence[str]) -> list[str]:
 
 
 def _of_its_policy(run: Run, policies: Sequence[Entry]) -> Entry:
-    wanted = _policy_of(run)
-    same_weights = [entry for entry in policies if _policy_of(entry.run)["weights"] == wanted["weights"]]
+    weights = "weights_sha256"
+    same_weights = [entry for entry in policies if entry.run.policy[weights] == run.policy[weights]]
     for entry in same_weights:
-        if _policy_of(entry.run) == wanted:
+        if not _obstacle(entry.run, run):
             return Entry(entry.label, run)
     if same_weights:
         beside = same_weights[0].run
-        what, ours, theirs = differences(list(wanted), _policy_of(beside), wanted)[0]
         raise EvalError(
-            f"--other_task={run.path} can't be read beside {beside.path}: its {flag_of(what)} is {theirs}, not {ours}, "
-            "so more than the instruction differs. Run it again with the same settings, or leave it out."
+            f"--other_task={run.path} can't be read beside {beside.path}: {_obstacle(beside, run)}, so more than the "
+            "instruction differs. Run it again with the same settings, or leave it out."
         )
     raise EvalError(
         f"--other_task={run.path} is of {run.policy['checkpoint']}, whose weights none of --runs has; name the run of "
@@ -116,11 +114,15 @@ def _of_its_policy(run: Run, policies: Sequence[Entry]) -> Entry:
     )
 
 
-def _policy_of(run: Run) -> dict[str, Any]:
-    """Return what decides the actions of a run's policy, in a given scene."""
-    settings = {name: run.settings.get(name) for name in ("n_action_steps", "temporal_ensemble_coeff", "image_size")}
-    digests = {"weights": run.policy["weights_sha256"], "configuration": run.policy.get("settings_sha256")}
-    return digests | settings
+def _obstacle(run: Run, other: Run) -> str:
+    """Say in what else a policy of the same weights differs that decides its actions; nothing if in nothing."""
+    # Runs of earlier versions did not record it.
+    if len({run.policy.get("settings_sha256"), other.policy.get("settings_sha256")} - {None}) > 1:
+        return "its checkpoint has another config.json or other pipelines (normalization statistics)"
+    names = ("n_action_steps", "temporal_ensemble_coeff", "image_size")
+    for name, ours, theirs in differences(names, run.settings, other.settings):
+        return f"its {flag_of(name)} is {theirs}, not {ours}"
+    return ""
 
 
 def run(cfg: ControlsConfig, _: str) -> None:

@@ -104,7 +104,6 @@ def check_landmarks_of(config: AtlasVLAConfig) -> None:
 
     Raises:
         ConfigError: If it can't.
-        ValueError: If it sees the robot's base, and another camera than the first is at the wrist by its name.
     """
     if not config.reads_landmarks:
         return
@@ -121,8 +120,6 @@ def check_landmarks_of(config: AtlasVLAConfig) -> None:
             "LIBERO it is the world's), and this backbone sees its cameras in the base's itself: leave out "
             "--policy.hand_eye."
         )
-    if sees_base and config.input_features:
-        _check_others_stand_still(config)
     if config.landmark_frame == "base" and not config.hand_eye and not sees_base:
         raise ConfigError(
             "landmark_frame='base' needs the pose of the first camera in the end effector's frame, and hand_eye is "
@@ -156,18 +153,25 @@ def check_landmark_features(config: AtlasVLAConfig) -> None:
             f"hand_eye is the place of the first camera at the hand, but the first is {first}, and {wrist[0]} is one "
             f"at the wrist by its name; put it first: --policy.views='[{order}]'."
         )
-    _check_others_stand_still(config)
 
 
-def _check_others_stand_still(config: AtlasVLAConfig) -> None:
-    """Refuse a camera at the hand that is not the first: its pose would be averaged over the episode."""
+def check_others_stand_still(config: AtlasVLAConfig) -> None:
+    """Check that no camera but the first is at the hand, where poses are averaged over an episode.
+
+    Args:
+        config: The configuration; what there is to know of its backbone is known, and the views are in their order.
+
+    Raises:
+        ValueError: If another one is at the wrist by its name.
+    """
+    heads = known_heads(config)
+    places = config.hand_eye or (heads is not None and heads.frame == "base")
     moving = [key for key in config.view_keys[1:] if looks_like_wrist(key)]
-    if moving:
-        views = ", ".join(key for key in config.view_keys if key not in moving)
+    if config.reads_landmarks and places and moving:
         raise ValueError(
             f"3-D landmarks take every camera but the first for one that stands still, and {', '.join(moving)} is at "
-            f"the wrist by its name; leave it out (--policy.views='[{views}]'), or rename it if it stands still "
-            "(--rename_map)."
+            "the wrist by its name: leave it out (--policy.views), use a backbone that sees it first, or rename it if "
+            "it stands still (--rename_map)."
         )
 
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from lerobot.processor import ProcessorStepRegistry
 from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME
@@ -74,11 +74,13 @@ def find_file(checkpoint: str | Path, name: str, **hub: Any) -> Path | None:
         return Path(hf_hub_download(str(checkpoint), name, **chosen))
     except LocalEntryNotFoundError as error:  # the Hub can't be asked; a kind of the next one
         where = {key: chosen[key] for key in ("cache_dir", "revision") if key in chosen}
-        if try_to_load_from_cache(str(checkpoint), name, **where) is _CACHED_NO_EXIST:
+        absent = try_to_load_from_cache(str(checkpoint), name, **where) is _CACHED_NO_EXIST
+        # Where nobody may ask the Hub, LeRobot can't get it either.
+        if absent or constants.HF_HUB_OFFLINE or chosen.get("local_files_only"):
             return None
         raise PipelineError(
-            f"Whether {checkpoint} has a {name} can't be told, and what is not read could run code: {error} Try again "
-            "when the Hub can be reached, or give the path of a downloaded checkpoint."
+            f"{checkpoint} may have a {name}, which must be read before LeRobot does, and the Hub can't be asked: "
+            f"{error} Try again, set HF_HUB_OFFLINE=1 to use what is cached, or give a downloaded folder."
         ) from error
     except EntryNotFoundError:
         return None

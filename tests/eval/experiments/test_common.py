@@ -65,10 +65,28 @@ def test_training_is_not_resumed_with_other_flags(recipe, tmp_path):
     assert recipe("train out/run --steps=10")[0] == 0
     status, error, _ = recipe("train out/run --steps=20; echo went on >> calls")
     assert status == 1
-    assert "error: out/run was begun with other flags than now. Remove it, or choose another OUT." in error
+    assert "error: out/run was begun with other flags or data than now. Remove it, or choose another OUT." in error
     assert "--steps=10" in error
     assert len(calls(tmp_path)) == 1
     assert "--steps=10" in (tmp_path / "out/run/train_command.txt").read_text()
+
+
+def test_training_is_not_resumed_on_data_that_grew(recipe, tmp_path):
+    dataset(tmp_path / "data", 4)
+    for _ in range(2):
+        assert recipe("train out/run --dataset.root=data")[0] == 0
+    dataset(tmp_path / "data", 5)
+    status, error, _ = recipe("train out/run --dataset.root=data")
+    assert status == 1
+    assert "--dataset.root=data --output_dir=out/run # 5 episodes\nOMP" in error
+
+
+def test_training_of_which_nothing_is_recorded_goes_on_with_a_warning(recipe, tmp_path):
+    (tmp_path / "out/run/checkpoints/last").mkdir(parents=True)
+    status, error, _ = recipe("train out/run --steps=10")
+    assert (status, calls(tmp_path)[0].endswith("--resume=true")) == (0, True)
+    assert "warning: it is not known with which flags out/run was begun" in error
+    assert not (tmp_path / "out/run/train_command.txt").exists()
 
 
 def test_a_merge_that_was_stopped_is_made_again_and_a_finished_one_is_not(recipe, tmp_path):
@@ -91,6 +109,7 @@ def test_parts_that_grew_are_merged_again(recipe, tmp_path):
     assert json.loads((tmp_path / "out/all/meta/info.json").read_text()) == {"total_episodes": 5}
 
 
+@pytest.mark.slow
 def test_episodes_are_chosen_by_task_even_if_the_dataset_grew(recipe, tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 

@@ -179,22 +179,24 @@ def test_a_checkpoints_tokenizer_is_data_and_chooses_no_files(saved, tmp_path):
         step.load_state_dict({key: torch.zeros(3, dtype=torch.uint8)})
 
 
-@pytest.mark.parametrize("known_to_be_absent", [True, False])
-def test_a_pipeline_that_the_hub_cannot_be_asked_for_is_not_taken_for_absent(monkeypatch, tmp_path, known_to_be_absent):
+@pytest.mark.parametrize("known", ["absent", "offline", "local only", ""])
+def test_a_pipeline_that_the_hub_cannot_be_asked_for_is_not_taken_for_absent(monkeypatch, tmp_path, known):
     """The network may be back a moment later, when LeRobot reads it."""
 
     def unreachable(*_, **__):
         raise LocalEntryNotFoundError("connection refused")
 
     monkeypatch.setattr(files, "hf_hub_download", unreachable)
-    if known_to_be_absent:
+    monkeypatch.setattr(files.constants, "HF_HUB_OFFLINE", known == "offline")
+    if known == "absent":
         snapshot = tmp_path / "models--someone--policy"
         for name in FILES:
             (snapshot / ".no_exist/abc").mkdir(parents=True, exist_ok=True)
             (snapshot / ".no_exist/abc" / name).touch()
         (snapshot / "refs").mkdir()
         (snapshot / "refs/main").write_text("abc")
-        check_pipelines("someone/policy", cache_dir=tmp_path)
+    if known:
+        check_pipelines("someone/policy", cache_dir=tmp_path, local_files_only=known == "local only")
     else:
-        with pytest.raises(PipelineError, match=f"Whether someone/policy has a {FILES[0]} can't be told.*Hub can be"):
+        with pytest.raises(PipelineError, match=f"someone/policy may have a {FILES[0]}, which must be read before"):
             check_pipelines("someone/policy", cache_dir=tmp_path)

@@ -161,6 +161,14 @@ def test_a_backbone_that_sees_the_base_needs_no_hand_eye_calibration(tmp_path):
     make(write_backbone(tmp_path / "first_view", "wrist", "scene", frame="first_view"), **settings)
 
 
+def test_a_backbone_that_sees_the_base_has_one_moving_camera_the_first(tmp_path):
+    folder = write_backbone(tmp_path / "wrist_first", "wrist", "scene", frame="base")
+    assert make(folder, query_conditioning="landmarks").config.view_keys == (WRIST, IMAGE)
+    folder = write_backbone(tmp_path / "wrist_last", "scene", "wrist", frame="base")
+    with pytest.raises(ValueError, match=f"{WRIST} is at the wrist by its name: leave it out"):
+        make(folder, query_conditioning="landmarks")
+
+
 def test_a_feature_cache_is_of_one_frame_and_one_scale(tmp_path):
     """What the heads predict offsets from is in the record and not among the weights."""
     meta = SimpleNamespace(repo_id="local/x", total_frames=3)
