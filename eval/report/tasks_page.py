@@ -1,7 +1,7 @@
 """The tables of ``docs/tasks.md``, written by ``python -m eval.results_table``: expert and policies, task by task.
 
-Expert rates are read from the tables of ``experts.md`` and ``scripted_expert.md``, those of the policies from the
-``report.json`` that :data:`POLICIES` names. What has no report has no column, and a task without a figure has a dash.
+Expert rates are read from the tables of ``experts.md``, those of the policies from the ``report.json`` that
+:data:`POLICIES` names. What has no report has no column, and a task without a figure has a dash.
 """
 
 import re
@@ -48,9 +48,8 @@ def tasks_block(results: Path, _page: Path) -> str:
 
 def expert_rates(results: Path, suite: str) -> dict[int, str]:
     """Read how often the expert succeeds, by task, from the tables with that column in the suite's section."""
-    file, column = ("scripted_expert.md", "official-like, noise 1") if suite == SPATIAL else ("experts.md", "success")
-    text = (results / file).read_text(encoding="utf-8")
-    section = text if suite == SPATIAL else text.partition(f"\n## {suite}\n")[2].partition("\n## ")[0]
+    file, column = "experts.md", "success"
+    section = (results / file).read_text(encoding="utf-8").partition(f"\n## {suite}\n")[2].partition("\n## ")[0]
     rates: dict[int, str] = {}
     place = None
     for line in section.splitlines():

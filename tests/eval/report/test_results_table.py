@@ -11,7 +11,6 @@ from eval.report.results_table import BEGIN, END, NONE_YET, main
 from tests.eval.run_folders import TRAINING, make_run, rollouts_of
 from tests.helpers import ROOT
 
-EXPERTS = ("experts.md", "scripted_expert.md")
 SHIFT = {
     "kind": "camera_shift",
     "complete": True,
@@ -34,8 +33,7 @@ SHIFT = {
 def root(tmp_path):
     (tmp_path / "eval/results").mkdir(parents=True)
     (tmp_path / "docs").mkdir()
-    for file in EXPERTS:
-        shutil.copy(ROOT / "eval/results" / file, tmp_path / "eval/results")
+    shutil.copy(ROOT / "eval/results/experts.md", tmp_path / "eval/results")
     for page in ("eval/README.md", "docs/tasks.md"):
         (tmp_path / page).write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
     return tmp_path
@@ -103,7 +101,7 @@ def test_incomplete_grid_is_marked(root):
         ("eval/results/x/report.json", '{"kind": "rollouts", "runs": [7]}', "lacks something"),
         ("eval/results/x/report.json", "{", "is not what eval.report writes"),
         ("eval/results/x/report.json", "{}", "is not a report"),
-        ("eval/results/experts.md", "## libero_object", "has no table with the column 'success' for libero_object"),
+        ("eval/results/experts.md", "## libero_spatial", "has no table with the column 'success' for libero_spatial"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_nothing_is_written(root, capsys, page, content, message):
@@ -137,8 +135,8 @@ def test_every_task_has_its_expert_and_its_policies(root, tmp_path):
     lines = block(root / "docs/tasks.md").splitlines()
     assert lines[2] == "| task | expert | policy, objects displaced | blind, objects displaced |"
     bowl = "pick up the black bowl between the plate and the ramekin and place it on the plate"
-    assert lines[4] == f"| 0 {bowl} | 10/10 [72, 100] | 1/2 [9, 91] | 0/2 [0, 66] |"
-    assert lines[5].endswith(" | 10/10 [72, 100] | - | - |")
+    assert lines[4] == f"| 0 {bowl} | 49/50 [90, 100] | 1/2 [9, 91] | 0/2 [0, 66] |"
+    assert lines[5].endswith(" | 50/50 [93, 100] | - | - |")
     assert "| 3 open the top drawer and put the bowl inside | 50/50 [93, 100] |" in lines
     assert "| 1 put both the cream cheese box and the butter in the basket | 48/50 [87, 99] |" in lines
     assert len([line for line in lines if line[2:3].isdigit()]) == 40
@@ -159,5 +157,5 @@ def test_a_policy_of_three_suites_has_a_column_in_each_of_them(root, tmp_path):
     with_both = f"{alone} policy, three suites | blind, three suites |"
     assert [line for line in lines if line.startswith("| task")] == [with_both, alone, with_both, alone]
     firsts = [line for line in lines if line.startswith("| 0 ")]
-    assert firsts[0].endswith("| 10/10 [72, 100] | 1/2 [9, 91] | 0/2 [0, 66] |")
+    assert firsts[0].endswith("| 49/50 [90, 100] | 1/2 [9, 91] | 0/2 [0, 66] |")
     assert firsts[2].endswith("| 50/50 [93, 100] | 0/2 [0, 66] | 2/2 [34, 100] |")
