@@ -11,15 +11,22 @@ from tests.conftest import IMAGE, tiny_config
 from tests.helpers.released import save_checkpoint
 from tests.helpers.small_checkpoints import SMALL_ACT
 
+ONLY_CONFIG = {
+    "flow": {"head": "flow"},
+    "l1": {"head": "l1"},
+    "ensembling": {"n_action_steps": 1, "temporal_ensemble_coeff": 0.1},
+    "landmarks": {"query_conditioning": "landmarks"},
+}
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoints")
     save_checkpoint(root / "l1", views="none")
-    for head in ("flow", "l1"):
-        folder = root / f"only_config_{head}"
+    for name, settings in ONLY_CONFIG.items():
+        folder = root / f"only_config_{name}"
         folder.mkdir()
-        tiny_config(head=head)._save_pretrained(folder)
+        tiny_config(**settings)._save_pretrained(folder)
     from lerobot.policies.act.configuration_act import ACTConfig
 
     (root / "act").mkdir()
@@ -39,6 +46,8 @@ REFUSED = {
     "another folder": (["--checkpoint=full"], "--checkpoint=full is not a LeRobot checkpoint: neither it nor its"),
     "full folder": (["--output_dir=full"], "--output_dir=full exists and is not an empty folder; choose a new one."),
     "flow head": (["--checkpoint=only_config_flow"], "has the action head flow, which starts from noise"),
+    "ensembling": (["--checkpoint=only_config_ensembling"], "averages chunks, which the exported policy does not"),
+    "landmarks": (["--checkpoint=only_config_landmarks"], "whose cameras' places are averaged over an episode"),
     "another policy": (["--checkpoint=act"], "act is a policy of type act, not atlasvla."),
     "no weights": (["--checkpoint=only_config_l1"], "model.safetensors"),
     "adapter": (["--checkpoint=adapter"], "adapter holds an adapter and no whole policy."),

@@ -68,11 +68,12 @@ def test_it_runs_in_a_fresh_environment(two_cameras, blind, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "action.npy"), expected, rtol=0, atol=1e-6)
 
 
-def test_recorded_observations(two_cameras, tmp_path):
+def test_recorded_observations_of_another_size_are_refused(two_cameras, tmp_path):
     """Its cameras are of two sizes: the recorded one has the wrong one, which is said."""
     script = ROOT / "examples/exported_policy.py"
     command = [sys.executable, script, two_cameras.folder, f"--observations={recorded(tmp_path)}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
     assert "observation.images.image must be RGB of shape (40, 60, 3), uint8; got uint8 of shape (32, 32, 3)" in (
         done.stderr
     )

@@ -54,12 +54,6 @@ def test_an_empty_folder_is_removed_in_the_end_and_a_full_one_is_not(tmp_path):
     FolderLock(tmp_path / "a", "--root")
 
 
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "a").touch()
-    with pytest.raises(FileExistsError):
-        FolderLock(tmp_path / "a", "--root")
-
-
 def test_a_folder_that_is_removed_while_it_is_made_is_made_again(tmp_path, monkeypatch):
     """mkdir found it there, and a moment later, when it looks what it is, its last holder has removed it."""
     mkdir, calls = os.mkdir, []

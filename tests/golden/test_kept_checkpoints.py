@@ -1,6 +1,7 @@
 """Checkpoints and datasets that earlier commits wrote still load, and mean the same."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -21,12 +22,13 @@ def test_a_kept_checkpoint_gives_the_actions_it_gave_when_it_was_made(name):
     torch.testing.assert_close(actions(CHECKPOINTS / name), expected, atol=2e-4, rtol=0)
 
 
-def test_a_collected_dataset_of_an_earlier_commit_opens_and_is_continued(tmp_path, capsys):
-    dataset = LeRobotDataset("local/earlier", root=DATASET)
+def test_a_collected_dataset_of_an_earlier_commit_opens_and_is_recognized(tmp_path):
+    root = shutil.copytree(DATASET, tmp_path / "dataset")
+    dataset = LeRobotDataset("local/earlier", root=root)
     assert dataset.num_episodes == 1
     assert dataset[0]["observation.images.wrist_image"].shape == (3, 32, 32)
     assert dataset[0]["action"].shape == (7,)
-    before = sorted((path, path.stat().st_mtime_ns) for path in DATASET.rglob("*"))
+    before = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
     # The collector recognizes its own record: there is nothing left to do, and it does nothing.
-    assert collect([f"--root={DATASET}", "--repo_id=local/earlier", *COLLECTED_WITH]) == 0
-    assert sorted((path, path.stat().st_mtime_ns) for path in DATASET.rglob("*")) == before
+    assert collect([f"--root={root}", "--repo_id=local/earlier", *COLLECTED_WITH]) == 0
+    assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before

@@ -192,12 +192,6 @@ def test_entries_of_different_numbers_of_samples_are_refused(scenes, call, key):
         getattr(policy, call)(batch)
 
 
-def test_without_a_state_none_is_asked_for(scenes):
-    policy = tiny_policy(use_state=False)
-    batch = {key: value for key, value in scenes[0].items() if key != STATE}
-    assert policy.predict_action_chunk(batch).isfinite().all()
-
-
 def test_a_policy_for_other_sizes_reads_them():
     from lerobot.configs.types import FeatureType, PolicyFeature
 

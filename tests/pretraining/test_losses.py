@@ -102,7 +102,9 @@ def test_the_truth_has_no_error(batch):
     for view, role in enumerate("ab"):
         _add_view_errors(errors, truth(batch), batch, view, role, posed=True)
     for name, values in errors.items():
-        assert torch.cat((*values, torch.zeros(1))).max() < (0.1 if name.endswith("deg") else 1e-3), name
+        (found,) = values
+        assert len(found) or "small" in name, f"no {name}"  # the walls of this scene are no small things
+        assert (found < (0.1 if name.endswith("deg") else 1e-3)).all(), name
     off = truth(batch)._replace(points_BVQ3=batch.points_BVQ3 + torch.tensor([0.03, 0.04, 0.0]))
     shifted = {name: [] for name in errors}
     _add_view_errors(shifted, off, batch, 1, "b", posed=True)

@@ -1,6 +1,7 @@
 """atlasvla-pretrain from data to backbone: what it writes, how it goes on, what it refuses."""
 
 import json
+import math
 import re
 import shutil
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from lerobot_atlasvla.commands.pretrain import main
 from lerobot_atlasvla.model.geometry.record import read_record
-from lerobot_atlasvla.pretraining import trainer
+from lerobot_atlasvla.pretraining import data, trainer
 from lerobot_atlasvla.pretraining.data import APART_M, _set_apart, read_data
 from lerobot_atlasvla.pretraining.settings import PretrainConfig, PretrainError
 from lerobot_atlasvla.pretraining.trainer import Trainer, pretrain
@@ -390,3 +391,17 @@ def test_a_policy_acts_on_it(made):
 
 def test_copied_folders_work(made, tmp_path):
     assert read_record(shutil.copytree(made, tmp_path / "copy")) == read_record(made)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_a_backbone(data_root, tmp_path, monkeypatch):
+    def burst(*_):
+        return {name: torch.tensor(math.nan, requires_grad=True) for name in trainer.WEIGHTS}
+
+    monkeypatch.setattr(trainer, "loss_terms", burst)
+    assert "The loss of step 1 is nan: lower --lr=" in refused(data_root, tmp_path / "backbone")
+    assert not (tmp_path / "backbone/config.json").exists()
+
+
+def test_data_that_do_not_fit_into_memory_are_refused(data_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "available_memory", lambda: 0)
+    assert "GB are available: choose a smaller --image_size, or fewer --views" in refused(data_root, tmp_path / "new")

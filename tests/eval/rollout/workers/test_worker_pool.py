@@ -18,11 +18,12 @@ def test_workers_stay_with_their_task_and_then_help_where_most_is_left():
     taken = [schedule.take(None, []), schedule.take(None, [a]), schedule.take(a, [b]), schedule.take(a, [b])]
     assert [job.key[1::2] for job in taken] == [(0, 0), (1, 0), (0, 1), (0, 2)]
     # Nobody has the third task; then two tasks are shared, and more is left of the third.
-    assert schedule.take(a, [b]).task == c
-    assert schedule.take(None, [c, b]).task in (b, c)
-    while schedule.take(c, [b]):
-        pass
-    assert schedule.take(c, [b]) is None
+    taken += [schedule.take(a, [b]), schedule.take(None, [c, b])]
+    assert taken[-2].task == c
+    assert taken[-1].task in (b, c)
+    while job := schedule.take(c, [b]):
+        taken.append(job)
+    assert sorted(job.key for job in taken) == sorted(job.key for job in jobs)
 
 
 def test_what_other_workers_finished_is_handed_over_before_an_error(monkeypatch):
