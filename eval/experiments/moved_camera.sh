@@ -100,7 +100,7 @@ done
 train "$OUT/blind" $(ours) --policy.views=none --dataset.repo_id=local/cameras --dataset.root="$OUT/demos" \
   "--dataset.episodes=$own" --job_name=blind --steps="$STEPS" --num_workers=1 --save_freq="$STEPS"
 "$BIN/python" -m eval.run --checkpoint="$OUT/blind/checkpoints/last" --output_dir="$OUT/eval_blind" --suites="[$SUITE]" --task_ids="[$TASK]" \
-  --episodes=20 --displace_cm=6 --n_action_steps="$EXECUTED"
+  --episodes="$((2 * ROLLOUTS))" --displace_cm=6 --n_action_steps="$EXECUTED"
 # shellcheck disable=SC2086
 "$BIN/python" -m eval.camera_shift --output_dir="$OUT/camera_shift" --suites="[$SUITE]" --task_ids="[$TASK]" \
   --episodes="$ROLLOUTS" --displace_cm=6 --n_action_steps="$EXECUTED" \
