@@ -4,7 +4,7 @@
 # same tasks. Needs what moved_camera.sh leaves in OUT, with the same settings.
 #   robust      landmarks from random cameras, and besides these demonstrations ARM_EPISODES more that start from other
 #               postures of the arm; images blurred, distorted or paled by LeRobot's own image_transforms, of which
-#               LIBERO-Plus's noise tasks are relatives; only run with a few steps by us, to see that it works
+#               LIBERO-Plus's noise tasks are relatives; only run at a tenth of its size by us, to see that it works
 #   wrist_only  end to end, the wrist camera alone
 # POLICIES are runs of moved_camera.sh in OUT. BASE_TASK is TASK's name (BASE_TASK= with all tasks of the suite); FRACTION of
 # the perturbed tasks.

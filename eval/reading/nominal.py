@@ -7,7 +7,7 @@ from typing import Any
 from eval.common.errors import EvalError
 from eval.common.former_flags import flag_of
 from eval.report.compare import SIMULATOR, differences
-from eval.rollout.plan import comparable
+from eval.rollout.plan import comparable, same_configuration
 from eval.rollout.run_folder import Run, read_run
 
 # They change how a run is made, or what is noted of it, but no success.
@@ -47,9 +47,7 @@ def check_nominal(
             f"--nominal={nominal.path} was made with the weights of {nominal.policy['checkpoint']}, not with those of "
             "--checkpoint; give a run of that checkpoint, or leave it out."
         )
-    # Runs of earlier versions did not record it.
-    digests = {nominal.policy.get("settings_sha256"), policy.get("settings_sha256")}
-    if len(digests - {None}) > 1:
+    if not same_configuration(nominal.policy, policy):
         raise EvalError(
             f"--nominal={nominal.path} was made with the weights of --checkpoint, but another config.json or other "
             "pipelines (normalization statistics); give a run of that checkpoint, or leave it out."

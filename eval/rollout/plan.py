@@ -135,8 +135,7 @@ def check_same_run(before: Run, now: Run) -> None:
             f"in --output_dir={folder} was made with {before.policy['checkpoint']}, "
             f"{before.policy['weights_sha256'][:12]}.... Give that checkpoint, or choose a new --output_dir."
         )
-    # Runs of earlier versions did not record it.
-    if before.policy.get("settings_sha256") not in (None, now.policy["settings_sha256"]):
+    if not same_configuration(before.policy, now.policy):
         raise EvalError(
             f"--checkpoint={now.policy['checkpoint']} has the weights of the run in --output_dir={folder}, but its "
             "config.json or its pipelines (normalization statistics) have changed since. Restore them, or choose a new "
@@ -178,6 +177,11 @@ def check_continues(recorded: Mapping[str, Any], asked: Mapping[str, Any], folde
 def same_simulator(name: str, recorded: str | None, present: str | None) -> bool:
     """Tell whether two records of the simulator agree in ``name``; early ones call all assets "official"."""
     return same_files(recorded, present) if name == "assets" and recorded and present else recorded == present
+
+
+def same_configuration(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two policies, as runs record them, can have one config.json and pipelines; early runs do not say."""
+    return len({one.get("settings_sha256"), other.get("settings_sha256")} - {None}) < 2
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from eval.robustness.controls.benchmarks import BENCHMARKS, ReportedBenchmark
 from eval.robustness.controls.comparison import Entry, table_of
 from eval.robustness.controls.page import page_of
 from eval.robustness.libero_plus.prompts import OTHER_TASK
+from eval.rollout.plan import same_configuration
 from eval.rollout.run_folder import Run, read_run
 
 
@@ -116,8 +117,7 @@ def _of_its_policy(run: Run, policies: Sequence[Entry]) -> Entry:
 
 def _obstacle(run: Run, other: Run) -> str:
     """Say in what else a policy of the same weights differs that decides its actions; nothing if in nothing."""
-    # Runs of earlier versions did not record it.
-    if len({run.policy.get("settings_sha256"), other.policy.get("settings_sha256")} - {None}) > 1:
+    if not same_configuration(run.policy, other.policy):
         return "its checkpoint has another config.json or other pipelines (normalization statistics)"
     names = ("n_action_steps", "temporal_ensemble_coeff", "image_size")
     for name, ours, theirs in differences(names, run.settings, other.settings):
